@@ -1,0 +1,121 @@
+"""python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,...]: what a run did to reward and entropy."""
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+from etils import epath
+
+from entropy_rl import law, metrics
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+_COMPARE = flags.DEFINE_list("compare", [], "Other run directories, to show beside it.")
+_ROWS = 10  # of the printed table
+
+
+def read_run(workdir: str) -> list[dict]:
+    """The rows of a run's metrics.jsonl. Raises ValueError where there are none."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    if not path.exists() or not (rows := metrics.read_jsonl(path)):
+        raise ValueError(f"--workdir: {path} holds no metrics; give the directory of a run")
+    return rows
+
+
+def series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of a metric where it was measured."""
+    found = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+    return tuple(np.array(x) for x in zip(*found)) if found else (np.zeros(0), np.zeros(0))
+
+
+def accuracy_keys(rows: list[dict]) -> list[str]:
+    """The `eval/<name>/accuracy` keys of a run."""
+    return sorted({k for r in rows for k in r if k.startswith("eval/") and k.endswith("/accuracy")})
+
+
+def table(rows: list[dict]) -> str:
+    """Reward and entropy over the run in ten spans of steps, and every evaluation."""
+    rl = [r for r in rows if r["step"] > 0]
+    spans = np.array_split(np.arange(len(rl)), min(_ROWS, len(rl)))
+    keys = ("reward/mean", "entropy/mean", "length/mean", "grad/norm")
+    lines = [f"{'steps':>11}  {'reward':>7}  {'entropy':>8}  {'length':>7}  {'|grad|':>7}"]
+    for span in spans:
+        means = [np.mean([rl[i][k] for i in span if rl[i].get(k) is not None] or [np.nan]) for k in keys]
+        name = f"{rl[span[0]]['step']}–{rl[span[-1]]['step']}"
+        lines.append(f"{name:>11}  {means[0]:7.3f}  {means[1]:8.3f}  {means[2]:7.1f}  {means[3]:7.3f}")
+    for key in accuracy_keys(rows):
+        name = key.rsplit("/", 1)[0]
+        lines.append("")
+        for r in rows:
+            if r.get(key) is not None:
+                lines.append(f"{name} at step {r['step']:>4}: greedy accuracy {r[key]:6.1%}  "
+                             f"[{r[name + '/low']:.1%}, {r[name + '/high']:.1%}]  of {r[name + '/problems']}")
+    return "\n".join(lines)
+
+
+def plot(runs: dict[str, list[dict]], path: epath.Path) -> None:
+    """Reward, entropy and held-out accuracy over the steps, and reward against entropy with the fitted law."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4), constrained_layout=True)
+    for name, rows in runs.items():
+        (line,) = axes[0].plot(*series(rows, "reward/mean"), label=name)
+        axes[1].plot(*series(rows, "entropy/mean"), color=line.get_color())
+        for key in accuracy_keys(rows):
+            axes[2].plot(*series(rows, key), "o-", color=line.get_color())
+        pairs = [(r["entropy/mean"], r["reward/mean"]) for r in rows if r.get("reward/mean") is not None]
+        entropy, reward = (np.array(x) for x in zip(*pairs))
+        axes[3].plot(entropy, reward, ".", color=line.get_color())
+        fitted = law.fit(entropy, reward)
+        if fitted.message is None:
+            grid = np.linspace(0, entropy.max(), 100)
+            axes[3].plot(grid, fitted.predict(grid), color=line.get_color(), lw=1)
+    titles = (("step", "reward, mean of the step"), ("step", "entropy, nats a token"),
+              ("step", "held-out accuracy, greedy"), ("entropy, nats", "reward, and R = −a·exp(H) + b"))
+    for axis, (x, y) in zip(axes, titles):
+        axis.set(xlabel=x, ylabel=y)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def report(workdir: str, compare: Sequence[str] = ()) -> str:
+    """Writes report/curves.png and report/index.html into the run directory; returns the text that they show."""
+    runs = {epath.Path(w).name: read_run(w) for w in (workdir, *compare)}
+    folder = epath.Path(workdir) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = []
+    for name, rows in runs.items():
+        rl = [r for r in rows if r.get("reward/mean") is not None]
+        if not rl:
+            raise ValueError(f"{name}: no step was trained yet")
+        fitted = law.fit(np.array([r["entropy/mean"] for r in rl]), np.array([r["reward/mean"] for r in rl]))
+        texts.append(f"{name}\n{table(rows)}\n\nlaw R = −a·exp(H) + b: {fitted.message or describe(fitted)}")
+    text = "\n\n".join(texts)
+    plot(runs, folder / "curves.png")
+    (folder / "index.html").write_text(
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(', '.join(runs))}</title>"
+        f"<img src=curves.png style='max-width:100%'><pre>{html.escape(text)}</pre>\n")
+    return text
+
+
+def describe(fitted) -> str:
+    """The law's numbers in a line."""
+    return (f"a = {fitted.a:.3f}, b = {fitted.b:.3f}, ceiling b − a = {fitted.ceiling:.3f}, R² = {fitted.r2:.2f}, "
+            f"RMSE = {fitted.rmse:.3f}")
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    print(report(_WORKDIR.value, _COMPARE.value))
+    print(f"\nplot: {epath.Path(_WORKDIR.value) / 'report' / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir"])
+    app.run(main)

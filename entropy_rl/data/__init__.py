@@ -1,0 +1,18 @@
+"""Problems, prompts, worked solutions and a small tokenizer: everything a run reads before it samples."""
+
+from entropy_rl.data.prompts import PAPER_CHAT, PAPER_PLAIN, Prompts, encode_prompts, render
+from entropy_rl.data.tasks import Problem, Task
+from entropy_rl.data.tiny_tokenizer import tiny_tokenizer
+from entropy_rl.data.worked import worked_solution
+
+__all__ = [
+    "PAPER_CHAT",
+    "PAPER_PLAIN",
+    "Problem",
+    "Prompts",
+    "Task",
+    "encode_prompts",
+    "render",
+    "tiny_tokenizer",
+    "worked_solution",
+]

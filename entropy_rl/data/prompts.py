@@ -1,0 +1,117 @@
+r"""From a problem to prompt tokens.
+
+Shapes: N prompts, P = max_len positions, left padded so that every prompt ends at the last position.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.data.tasks import Problem, Task
+from entropy_rl.data.worked import worked_solution
+
+_EXAMPLES_STEP = 1 << 21  # a step that neither RL nor the warm-up reaches
+
+# Both papers' wording (arXiv 2506.01939): plain text for base models, the user's turn for chat models.
+PAPER_CHAT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
+PAPER_PLAIN = f"User:\n{PAPER_CHAT}\n\nAssistant:\n"
+
+
+def render(
+    problem: Problem, template: str, few_shot: Sequence[tuple[str, str]], chat: bool, tokenizer: Any
+) -> str:
+    """The prompt's text.
+
+    Args:
+        problem: gives the question.
+        template: text around "{question}" (`data.template`); other braces are left as they are.
+        few_shot: worked (question, response) pairs, put before the question in the same template.
+        chat: render as turns with the tokenizer's chat template, the template giving the user's turn.
+        tokenizer: a transformers tokenizer; used only for chat.
+
+    Raises:
+        ValueError: no "{question}" in the template, an empty question, or no chat template in the tokenizer.
+    """
+    if "{question}" not in template:
+        raise ValueError(f"data.template has no {{question}} in it: {template!r}")
+    if not problem.question.strip():
+        raise ValueError(f"problem {problem.uid} ({problem.kind}) has an empty question")
+    asked = [(template.replace("{question}", question), response) for question, response in few_shot]
+    last = template.replace("{question}", problem.question)
+    if not chat:
+        return "".join(f"{prompt}{response}\n\n" for prompt, response in asked) + last
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("data.chat is true, but this tokenizer has no chat template; set it to false")
+    turns = []
+    for prompt, response in asked:
+        turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    turns.append({"role": "user", "content": last})
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def encode_prompts(
+    tokenizer: Any, texts: Sequence[str], max_len: int, uids: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left-padded prompts.
+
+    Args:
+        tokenizer: a transformers tokenizer. Its BOS is added where it would add one and the text has none.
+        texts: N rendered prompts.
+        max_len: P (`data.max_prompt_len`), the width whatever the texts, so that shapes stay static.
+        uids: N problem hashes, to name a prompt that does not fit; None: its row is named.
+
+    Returns:
+        (tokens_NxP int32, mask_NxP int32), the mask 1 on the prompt's tokens and 0 on padding.
+
+    Raises:
+        ValueError: an empty prompt, or one over max_len.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    tokens_NxP = np.full((len(texts), max_len), pad, np.int32)
+    mask_NxP = np.zeros((len(texts), max_len), np.int32)
+    for row, text in enumerate(texts):
+        name = f"row {row}" if uids is None else f"problem {uids[row]}"
+        ids = _encode(tokenizer, text) if text.strip() else []
+        if not ids:
+            raise ValueError(f"the prompt of {name} is empty; data.template and the question make {text!r}")
+        if len(ids) > max_len:
+            raise ValueError(
+                f"data.max_prompt_len is {max_len}, but the prompt of {name} has {len(ids)} tokens "
+                f"({len(text)} characters); raise it, shorten data.template, or drop few-shot examples"
+            )
+        tokens_NxP[row, max_len - len(ids) :] = ids
+        mask_NxP[row, max_len - len(ids) :] = 1
+    return tokens_NxP, mask_NxP
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    ids = list(tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
+    # Some tokenizers close every text with EOS, after which a model has nothing left to say.
+    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+        ids.pop()
+    return ids
+
+
+class Prompts:
+    """Problems to prompt tokens, as the config section `data` says.
+
+    Worked examples, where asked for, come from training problems of seed 0: the same in every run, and in no
+    evaluation.
+    """
+
+    def __init__(self, data: Any, tokenizer: Any):
+        self._data, self._tokenizer = data, tokenizer
+        examples = Task(data.task, data.settings.to_dict(), seed=0).train(
+            _EXAMPLES_STEP, max(1, data.few_shot)
+        )
+        rng = random.Random(0)
+        self._few_shot = tuple((p.question, worked_solution(p, rng, 0.0)) for p in examples[: data.few_shot])
+
+    def __call__(self, problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens_NxP, mask_NxP), i32, left padded to `data.max_prompt_len`."""
+        data = self._data
+        texts = [render(p, data.template, self._few_shot, data.chat, self._tokenizer) for p in problems]
+        return encode_prompts(self._tokenizer, texts, data.max_prompt_len, [p.uid for p in problems])

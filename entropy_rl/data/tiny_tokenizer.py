@@ -1,0 +1,36 @@
+r"""A character tokenizer of 104 symbols, built in memory: nothing to download, nothing to train.
+
+Each printable ASCII character is a token. So are `\boxed{` and the fixed words of a chain_sum question, which
+makes a prompt for two 2-digit terms nine tokens long.
+"""
+
+import string
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+_SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+_WHOLE = ("\\boxed{", "State the final answer to the following arithmetic problem: ", " =")
+_CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n\t"
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A transformers tokenizer whose decode(encode(text)) is text, for printable ASCII, newline and tab.
+
+    Other characters become `<unk>`. Neither BOS nor EOS is added to a text. Vocabulary: 104, in this order:
+    pad 0, bos 1, eos 2, unk 3, whole pieces, characters.
+    """
+    vocabulary = {piece: i for i, piece in enumerate((*_SPECIAL, *_WHOLE, *_CHARACTERS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    pieces = "|".join(piece.replace("\\", "\\\\").replace("{", "\\{") for piece in _WHOLE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{pieces}|(?m:.)"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,138 @@
+r"""Worked solutions for the supervised warm-up, in several formats and with slips on purpose.
+
+A model taught several ways, some of them wrong, leaves reinforcement learning a choice to make: that choice
+is the entropy which the rest of this code watches. All texts end in `\boxed{answer}`.
+
+For 47 + 85 the three formats are
+
+    digits with carries     7+5=12,4+8+1=13 \boxed{132}
+    parts by place          120+12=132 \boxed{132}
+    counting on             47+80=127+5=132 \boxed{132}
+"""
+
+import random
+import re
+
+from entropy_rl.data.tasks import Problem
+
+
+def worked_solution(problem: Problem, rng: random.Random, error_rate: float) -> str:
+    r"""A worked solution ending in `\boxed{answer}`.
+
+    chain_sum: one of three formats, drawn from rng. Each arithmetic step is wrong with probability
+    error_rate, by one unit of its place, and the error is carried into the answer. gsm_symbolic: the entry's
+    own solution.
+
+    Args:
+        problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic".
+        rng: the only source of randomness; the text is a pure function of (problem, rng's state, error_rate).
+        error_rate: probability of a slip at each step, in [0, 1].
+
+    Raises:
+        ValueError: the task has no worked solutions, or error_rate cannot be met.
+    """
+    if not 0 <= error_rate <= 1:
+        raise ValueError(f"warmup.error_rate is {error_rate}; it is a probability, from 0 to 1")
+    if problem.kind == "reasoning_gym:chain_sum":
+        return _chain_sum(problem.entry["metadata"]["expression"], rng, error_rate)
+    if problem.kind == "reasoning_gym:gsm_symbolic":
+        if error_rate:
+            raise ValueError(
+                f"warmup.error_rate is {error_rate}, but gsm_symbolic's solutions are ready made; set it to 0"
+            )
+        return _gsm_symbolic(problem)
+    raise ValueError(
+        f"warmup.updates: {problem.kind} has no worked solutions to learn from; "
+        "set it to 0, or take chain_sum or gsm_symbolic as data.task"
+    )
+
+
+def _gsm_symbolic(problem: Problem) -> str:
+    solution = problem.entry["metadata"].get("answer_cot")
+    if not solution:
+        raise ValueError(f"warmup.updates: problem {problem.uid} of gsm_symbolic has no worked solution")
+    steps = re.sub(r"\s*####.*\Z", "", solution, flags=re.DOTALL).rstrip()
+    return f"{steps}\n\\boxed{{{problem.entry['answer']}}}"
+
+
+def _chain_sum(expression: str, rng: random.Random, error_rate: float) -> str:
+    first, *rest = expression.split()
+    terms = [
+        int(term) if operator == "+" else -int(term)
+        for operator, term in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    add = rng.choice((_by_digits, _by_parts, _by_counting))
+    total, texts = int(first), []
+    for term in terms:
+        text, total = add(total, term, rng, error_rate)
+        texts.append(text)
+    return f"{';'.join(texts)} \\boxed{{{total}}}".lstrip()
+
+
+def _by_digits(x: int, y: int, rng: random.Random, error_rate: float) -> tuple[str, int]:
+    # Column by column on magnitudes, the larger on top; the sign is that of the larger.
+    large, small = (x, y) if abs(x) >= abs(y) else (y, x)
+    subtract = (large < 0) != (small < 0) and small != 0
+    width = len(str(abs(large)))
+    tops, bottoms = _digits(large, width), _digits(small, width)
+    steps, carry, magnitude = [], 0, 0
+    for place, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
+        extra = ("-1" if subtract else "+1") if carry else ""
+        if subtract:
+            borrow = top - bottom - carry < 0
+            top += 10 * borrow
+            result = _slip(top - bottom - carry, rng, error_rate, low=0, high=9)
+            steps.append(f"{top}-{bottom}{extra}={result}")
+            digit, carry = result, int(borrow)
+        else:
+            result = _slip(top + bottom + carry, rng, error_rate, low=0, high=19)
+            steps.append(f"{top}+{bottom}{extra}={result}")
+            last = place == width - 1
+            digit, carry = (result, 0) if last else (result % 10, result // 10)
+        magnitude += digit * 10**place
+    return ",".join(steps), -magnitude if large < 0 else magnitude
+
+
+def _by_parts(x: int, y: int, rng: random.Random, error_rate: float) -> tuple[str, int]:
+    width = max(len(str(abs(x))), len(str(abs(y))))
+    sign_x, sign_y = (-1 if x < 0 else 1), (-1 if y < 0 else 1)
+    parts = []
+    for place, (a, b) in enumerate(zip(_digits(x, width), _digits(y, width), strict=True)):
+        unit = 10**place
+        parts.append(_slip((sign_x * a + sign_y * b) * unit, rng, error_rate, unit))
+    if width == 1:
+        return str(parts[0]), parts[0]
+    total = _slip(sum(parts), rng, error_rate, unit=10 ** rng.randrange(width))
+    text = str(parts[-1]) + "".join(f"{part:+d}" for part in reversed(parts[:-1]))
+    return f"{text}={total}", total
+
+
+def _by_counting(x: int, y: int, rng: random.Random, error_rate: float) -> tuple[str, int]:
+    width = len(str(abs(y)))
+    sign = -1 if y < 0 else 1
+    text, total = str(x), x
+    moves = [(10**p, sign * d * 10**p) for p, d in enumerate(_digits(y, width)) if d] or [(1, 0)]
+    for unit, move in reversed(moves):
+        total = _slip(total + move, rng, error_rate, unit)
+        text += f"{move:+d}={total}"
+    return text, total
+
+
+def _digits(x: int, width: int) -> list[int]:
+    """Digits of |x|, ones first."""
+    return [int(c) for c in reversed(str(abs(x)).zfill(width))]
+
+
+def _slip(
+    value: int,
+    rng: random.Random,
+    error_rate: float,
+    unit: int = 1,
+    low: int | None = None,
+    high: int | None = None,
+) -> int:
+    """value, or with probability error_rate a value one unit off that stays within [low, high]."""
+    if rng.random() >= error_rate:
+        return value
+    near = (value - unit, value + unit)
+    return rng.choice([v for v in near if (low is None or v >= low) and (high is None or v <= high)])

@@ -1,0 +1,132 @@
+"""What a run is made of: the model on its mesh, and the few functions that are jitted.
+
+Only this file calls jit for training, so only this file knows how things are sharded.
+"""
+
+import contextlib
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from entropy_rl import config as config_lib
+from entropy_rl import objectives, sampler, step, token_transforms
+from entropy_rl.data import tiny_tokenizer
+from entropy_rl.model import sharding
+from entropy_rl.model.source import load_model
+from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
+from entropy_rl.token_transforms import TokenGrads
+
+
+class Engine(NamedTuple):
+    """The compiled parts of a run.
+
+    Attributes:
+        cfg, tokenizer: of the model.
+        mesh, rules: where arrays live; enter `engine.on_mesh()` before anything is called.
+        rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key) -> Rollout, sampled.
+        greedy: the same with one greedy response a prompt.
+        score: (params, batch) -> (logp, entropy), f32[B, T].
+        update: (state, batch, key, first) -> (state, metrics); the state is donated.
+        init: params -> TrainState; the parameters are donated.
+        abstract_state: the TrainState as ShapeDtypeStructs with shardings, for a restore.
+        params_sharding: of the parameters.
+    """
+
+    cfg: ModelConfig
+    tokenizer: Any
+    model: Transformer
+    mesh: Mesh
+    rules: Any
+    rollout: Any
+    greedy: Any
+    score: Any
+    update: Any
+    init: Any
+    abstract_state: Any
+    params_sharding: Any
+
+    def on_mesh(self):
+        """The context in which logical axes have a meaning."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(jax.set_mesh(self.mesh))
+        stack.enter_context(nn.logical_axis_rules(self.rules))
+        return stack
+
+
+def load(c: ConfigDict) -> tuple[ModelConfig, Any, Any]:
+    """(ModelConfig, parameters on the host, tokenizer) of `model.source`."""
+    if c.model.source != "tiny":
+        return load_model(c.model.source)
+    tokenizer = tiny_tokenizer()
+    cfg = ModelConfig(vocab_size=len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **c.model.tiny.to_dict())
+    return cfg, init_params(cfg, jax.random.fold_in(jax.random.key(c.seed), 0)), tokenizer
+
+
+def method(c: ConfigDict) -> step.Method:
+    """The recipe in `config.algo` as functions. Raises ValueError for what nobody would read."""
+    objective = objectives.build(config_lib.named(c.algo.objective))
+    chain = token_transforms.build(config_lib.transforms_of(c), c.algo.scope, c.train.micro_batches)
+    return step.Method(objective, chain, c.algo.aggregation, c.rollout.temperature)
+
+
+def optimizer(c: ConfigDict) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW at a constant rate after a linear warm-up."""
+    lr = optax.linear_schedule(0.0, c.optim.lr, c.optim.warmup_updates) if c.optim.warmup_updates else c.optim.lr
+    adamw = optax.adamw(lr, c.optim.b1, c.optim.b2, c.optim.eps, weight_decay=c.optim.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(c.optim.grad_clip), adamw)
+
+
+def make_mesh(c: ConfigDict) -> Mesh:
+    """The mesh of the config; raises ValueError where batches do not spread evenly over it."""
+    mesh = sharding.make_mesh(**c.mesh.to_dict())
+    config_lib.check_mesh(c, mesh.shape["data"] * mesh.shape["fsdp"])
+    return mesh
+
+
+def build(c: ConfigDict, cfg: ModelConfig, tokenizer, mesh: Mesh, how: step.Method | None = None,
+          opt: optax.GradientTransformation | None = None, samples: int | None = None) -> Engine:  # fmt: skip
+    """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
+    how, opt = how or method(c), opt or optimizer(c)
+    samples = samples or c.rollout.samples
+    model = Transformer(cfg, jnp.dtype(c.model.dtype), c.model.remat)
+    rules = sharding.rules(cfg, mesh)
+    params_sharding = sharding.param_shardings(cfg, mesh)
+    rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
+    rows_per_update = c.rollout.prompts // c.train.updates_per_rollout * samples
+
+    def init(params) -> step.TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        none = jnp.zeros((rows_per_update, c.rollout.max_tokens))
+        return step.TrainState(zero, params, opt.init(params), how.chain.init(TokenGrads(none, none)), zero)
+
+    abstract = jax.eval_shape(init, abstract_params(cfg))
+    shardings = step.TrainState(
+        replicated,
+        params_sharding,
+        sharding.like_params(abstract.opt_state, abstract.params, params_sharding, mesh),
+        jax.tree.map(lambda _: replicated, abstract.token_state),
+        replicated,
+    )
+    draw = functools.partial(sampler.rollout, model, max_tokens=c.rollout.max_tokens, eos_ids=cfg.eos_ids)
+    sampling = sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k).check()
+    sampled, greedy = functools.partial(draw, n=samples, sampling=sampling), functools.partial(
+        draw, n=1, sampling=sampler.Sampling(temperature=0.0))  # fmt: skip
+    draw_in = (params_sharding, rows, rows, rows, replicated)
+    return Engine(
+        cfg, tokenizer, model, mesh, rules,
+        rollout=jax.jit(sampled, in_shardings=draw_in),
+        greedy=jax.jit(greedy, in_shardings=draw_in),
+        score=jax.jit(functools.partial(step.score, model, how.temperature, c.train.micro_batches),
+                      in_shardings=(params_sharding, rows)),
+        update=jax.jit(step.make_train_step(model, how, opt, c.train.micro_batches), donate_argnums=0,
+                       in_shardings=(shardings, rows, replicated, replicated), out_shardings=(shardings, replicated)),
+        init=jax.jit(init, in_shardings=(params_sharding,), out_shardings=shardings, donate_argnums=0),
+        abstract_state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
+        params_sharding=params_sharding,
+    )  # fmt: skip

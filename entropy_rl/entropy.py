@@ -1,0 +1,65 @@
+"""Entropy, cross-entropy and divergence from logits, in nats and float32; and how a batch's entropy is summed up.
+
+V vocabulary; B sequences, T response positions. H(P, Q) = H(P) + KL(P ‖ Q).
+
+A logit of −inf takes its token out of the support: probability 0, and finite gradients. Where P has mass outside
+the support of Q, cross-entropy and divergence are inf.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from entropy_rl import masked
+from entropy_rl.head import logp_and_entropy as logp_and_entropy
+from entropy_rl.masked import fraction_below as fraction_below
+from entropy_rl.masked import quantile as quantile
+from entropy_rl.masked import response_mean as response_mean
+
+_OUTSIDE = -1e30  # a finite stand-in for −inf: exp gives 0, and 0 · −1e30 is 0 where 0 · −inf is NaN
+
+
+def _log_probs(logits: Array) -> tuple[Array, Array]:
+    """Log-probabilities, about −1e30 outside the support, and the support, [..., V]."""
+    logits = logits.astype(jnp.float32)
+    inside = logits > -jnp.inf
+    largest = jnp.max(logits, axis=-1, keepdims=True, initial=_OUTSIDE)
+    below = jnp.maximum(jnp.where(inside, logits, _OUTSIDE) - jax.lax.stop_gradient(largest), _OUTSIDE)
+    return jax.nn.log_softmax(below, axis=-1), inside
+
+
+def _expected(logp: Array, inside: Array, value: Array) -> Array:
+    """Σ_v p(v) · value(v) over the support of p, [...]."""
+    return jnp.sum(jnp.where(inside, jnp.exp(logp) * value, 0.0), axis=-1)
+
+
+def entropy(logits: Array) -> Array:
+    """H = −Σ p log p of softmax(logits), nats, f32[...] from [..., V]. Divide logits by the temperature first."""
+    logp, inside = _log_probs(logits)
+    return -_expected(logp, inside, logp)
+
+
+def cross_entropy(logits_p: Array, logits_q: Array) -> Array:
+    """H(P, Q) = −Σ p log q, nats, f32[...] from two [..., V]."""
+    logp, inside = _log_probs(logits_p)
+    logq, inside_q = _log_probs(logits_q)
+    outside = jnp.any(inside & ~inside_q, axis=-1)
+    return jnp.where(outside, jnp.inf, -_expected(logp, inside & inside_q, logq))
+
+
+def kl_divergence(logits_p: Array, logits_q: Array) -> Array:
+    """KL(P ‖ Q) = Σ p (log p − log q), nats, f32[...] from two [..., V]; never below 0 but for rounding."""
+    logp, inside = _log_probs(logits_p)
+    logq, inside_q = _log_probs(logits_q)
+    outside = jnp.any(inside & ~inside_q, axis=-1)
+    return jnp.where(outside, jnp.inf, _expected(logp, inside & inside_q, logp - logq))
+
+
+def token_mean(entropy_BxT: Array, mask_BxT: Array) -> Array:
+    """Mean entropy over the valid tokens of the batch, nats, f32[]; 0 on an empty mask (`entropy/mean`)."""
+    return masked.mean(entropy_BxT, mask_BxT)
+
+
+def sampled(logp_BxT: Array, mask_BxT: Array) -> Array:
+    """−mean logp of the sampled tokens: the one-sample estimate of the mean entropy, nats, f32[]; 0 on empty."""
+    return -masked.mean(logp_BxT, mask_BxT)

@@ -1,0 +1,219 @@
+"""The training loop, top to bottom: prompts, rollout, reward, advantage, updates, metrics, evaluation, checkpoint.
+
+Shapes: N prompts, G samples a prompt, B = N·G, T response positions.
+
+A run is a pure function of (config, step) and the state that a checkpoint holds, so that one which was interrupted
+and goes on equals one which was not, bit for bit.
+"""
+
+import math
+import time
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from entropy_rl import advantages, config as config_lib, engine as engine_lib, masked, metrics, step as step_lib, warmup
+from entropy_rl.checkpoint import Checkpoints
+from entropy_rl.data import Prompts, Task
+from entropy_rl.entropy import response_mean
+from entropy_rl.policy import responses
+from entropy_rl.preemption import Preemption
+from entropy_rl.rewards import Grader
+
+
+def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
+    """Trains in `workdir`, from its newest checkpoint where it has one.
+
+    Args:
+        c: the configuration.
+        workdir: the run directory; holds the whole record of the run.
+        force: go on although the run was started with another configuration.
+
+    Raises:
+        ValueError: a wrong configuration, model, data or run directory, before any work.
+        RuntimeError: no response could be scored, or too many updates in a row were not finite.
+        SystemExit: code 75 after SIGTERM, once the state is saved.
+    """
+    config_lib.check(c)
+    metrics.check_config(workdir, c.to_dict(), force=force)
+    mesh = engine_lib.make_mesh(c)
+    task = Task(c.data.task, c.data.settings.to_dict(), c.seed)
+    advantage_of = advantages.build(config_lib.named(c.algo.advantage))
+    engine_lib.method(c)
+    checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
+    cfg, params, tokenizer = engine_lib.load(c)
+    prompts = Prompts(c.data, tokenizer)
+    e = engine_lib.build(c, cfg, tokenizer, mesh)
+
+    with e.on_mesh(), Preemption() as preemption, Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
+        restored = checkpoints.restore(e.abstract_state)
+        start = None if restored is None else int(restored[1]["step"])
+        log = metrics.RunLog(workdir, start)
+        log.config(c.to_dict())
+        if restored is None:
+            params = jax.device_put(params, e.params_sharding)
+            row = {"step": 0}
+            if c.warmup.updates:
+                params, row["warmup/loss"] = warmup.run(c, cfg, params, tokenizer, mesh, task, prompts, preemption.check)
+            state = e.init(params)
+            if c.eval.every:
+                row |= evaluate(e, c, state.params, task, prompts, grader)
+            log.write(row)
+            logging.info("step 0  %s", accuracy_text(row))
+            if c.warmup.updates:
+                checkpoints.save(0, state, {})
+        else:
+            state = restored[0]
+        del params, restored
+        root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
+
+        for step in range(start + 1, c.train.steps + 1):
+            key, marks = jax.random.fold_in(root, step), [time.monotonic()]
+
+            # Rollout: G responses to each prompt, with logp and entropy of every token.
+            problems = task.train(step, c.rollout.prompts)
+            prompt, prompt_mask = prompts(problems)
+            uid = np.array([p.uid for p in problems], np.uint32)
+            out = jax.device_get(e.rollout(state.params, prompt, prompt_mask, uid, jax.random.fold_in(key, 0)))
+            marks.append(time.monotonic())
+
+            # Reward and advantage: what could not be scored is masked, not zero.
+            texts = [r.text for r in responses(out, tokenizer)]
+            owners = [problems[b // c.rollout.samples] for b in range(len(texts))]
+            scores = grader.grade([(p.kind, text, p.entry) for p, text in zip(owners, texts, strict=True)])
+            valid = np.array([s is not None for s in scores])
+            reward = np.array([s or 0.0 for s in scores], np.float32)
+            advantage = np.asarray(advantage_of(reward, valid, c.rollout.samples))
+            marks.append(time.monotonic())
+
+            # Updates: each of whole groups; the rollout is scored once where there is more than one.
+            batch = step_lib.Batch(prompt, prompt_mask, out.tokens, out.mask, valid,
+                                   np.broadcast_to(advantage[:, None], out.mask.shape) * out.mask, out.logp, out.entropy,
+                                   row_uids(problems, c.rollout.samples))  # fmt: skip
+            parts = cut(batch, c.train.updates_per_rollout)
+            if c.train.updates_per_rollout > 1:
+                # the first update is on-policy: one micro-batch computes its own statistics
+                needed = parts if c.train.micro_batches > 1 else parts[1:]
+                scored = [jax.device_get(e.score(state.params, part)) for part in needed]
+                parts[len(parts) - len(needed) :] = [
+                    part._replace(old_logp=logp, old_entropy=entropy)
+                    for part, (logp, entropy) in zip(needed, scored, strict=True)]  # fmt: skip
+            updates = []
+            for i, part in enumerate(parts):
+                state, update_metrics = e.update(state, part, jax.random.fold_in(key, 1 + i), i == 0)
+                updates.append(update_metrics)
+            state = state._replace(step=jnp.full_like(state.step, step))
+            updates = jax.device_get(updates)
+            marks.append(time.monotonic())
+            if int(state.skipped) > c.optim.max_skipped:
+                raise RuntimeError(f"step {step}: the gradient was not finite in {int(state.skipped)} updates in a row "
+                                   f"(optim.max_skipped={c.optim.max_skipped}); the last checkpoint is sound")
+
+            row = {"step": step} | update_row(updates) | rollout_row(out, reward, valid, c.rollout.samples, marks, prompt_mask, c)
+            evaluate_now = c.eval.every and (step % c.eval.every == 0 or step == c.train.steps)
+            if evaluate_now:
+                row |= evaluate(e, c, state.params, task, prompts, grader)
+            row = log.write(row)
+            log.sample(sample_rows(step, c.log.samples, owners, texts, out, scores, advantage))
+            logging.info("%s%s", metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start)),
+                         f"  {accuracy_text(row)}" if evaluate_now else "")  # fmt: skip
+
+            last = step == c.train.steps
+            if last or preemption.requested or step % c.checkpoint.every == 0:
+                checkpoints.save(step, state, {})
+            if not last:
+                preemption.check()
+
+
+def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
+    """The rollout as `updates` batches of whole groups, in order."""
+    return [jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch) for i in range(updates)]
+
+
+def row_uids(problems, samples: int) -> np.ndarray:
+    """u32[B]: a hash of (prompt, sample), which random draws and ties hang on."""
+    return np.array([zlib.crc32(b"%d %d" % (p.uid, g)) for p in problems for g in range(samples)], np.uint32)
+
+
+def update_row(updates: list[dict]) -> dict:
+    """Means over a step's updates; skipped ones are counted and left out of the means."""
+    done = [u for u in updates if not u["grad/skipped"]] or updates
+    row = {k: float(np.mean([u[k] for u in done])) for k in updates[0]}
+    return row | {"grad/skipped": int(sum(u["grad/skipped"] for u in updates))}
+
+
+def rollout_row(out, reward, valid, samples: int, marks: list[float], prompt_mask, c: ConfigDict) -> dict:
+    """What the rollout itself says: rewards, the sampling policy's entropy over its own tokens, lengths, speed."""
+    mask = jnp.asarray(out.mask, jnp.float32)
+    tokens = int(out.mask.sum())
+    groups, scored = reward.reshape(-1, samples), valid.reshape(-1, samples)
+    spread = np.where(scored, groups, -np.inf).max(1) > np.where(scored, groups, np.inf).min(1)
+    prompt_tokens = int(prompt_mask.sum()) * samples
+    return {
+        "reward/mean": float(reward[valid].mean()) if valid.any() else None,
+        "reward/std": float(reward[valid].std()) if valid.any() else None,
+        "reward/unscored": int((~valid).sum()),
+        "entropy/mean": masked.mean(out.entropy, mask),
+        "entropy/response_mean": response_mean(out.entropy, mask),
+        "entropy/sampled": masked.mean(-out.logp, mask),
+        "entropy/p80": masked.quantile(jnp.asarray(out.entropy), mask, 0.8),
+        "entropy/frac_below_0.01": masked.fraction_below(out.entropy, mask, 0.01),
+        "length/mean": tokens / len(mask),
+        "length/clipped_frac": float(1 - out.finished.mean()),
+        "group/degenerate_frac": float(1 - spread.mean()),
+        "throughput/rollout_tokens_per_s": tokens / (marks[1] - marks[0]),
+        # tokens of whole sequences, prompt and response, that the updates consumed
+        "throughput/train_tokens_per_s": (tokens + prompt_tokens) / (marks[3] - marks[2]),
+        "time/rollout_s": marks[1] - marks[0],
+        "time/reward_s": marks[2] - marks[1],
+        "time/train_s": marks[3] - marks[2],
+    }
+
+
+def evaluate(e: engine_lib.Engine, c: ConfigDict, params, task: Task, prompts: Prompts, grader: Grader) -> dict:
+    """Greedy accuracy on the fixed held-out problems, with its 95% Wilson interval."""
+    problems, right, scored = task.held_out(c.eval.problems), 0, 0
+    for i in range(0, len(problems), c.eval.batch):
+        some = problems[i : i + c.eval.batch]
+        padded = some + [some[0]] * (c.eval.batch - len(some))
+        tokens, mask = prompts(padded)
+        uid = np.zeros(len(padded), np.uint32)
+        out = jax.device_get(e.greedy(params, tokens, mask, uid, jax.random.key(0)))
+        texts = [r.text for r in responses(out, e.tokenizer)]
+        scores = grader.grade([(p.kind, text, p.entry) for p, text in zip(some, texts)])
+        right += sum(s == 1.0 for s in scores if s is not None)
+        scored += sum(s is not None for s in scores)
+    low, high = wilson(right, scored)
+    name = f"eval/{task.name}"
+    return {f"{name}/accuracy": right / scored, f"{name}/low": low, f"{name}/high": high, f"{name}/problems": scored}
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% score interval of a share of `right` in `n` (Wilson 1927)."""
+    p, centre = right / n, (right + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(n * p * (1 - p) + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_text(row: dict) -> str:
+    """`chain_sum 41.0% [34.4, 47.9]` for every evaluation in a row of metrics."""
+    names = [k.split("/")[1] for k in row if k.startswith("eval/") and k.endswith("/accuracy")]
+    return "  ".join(f"{n} {row[f'eval/{n}/accuracy']:.1%} [{100 * row[f'eval/{n}/low']:.1f}, "
+                     f"{100 * row[f'eval/{n}/high']:.1f}]" for n in names)
+
+
+def sample_rows(step: int, n: int, owners, texts, out, scores, advantage) -> list[dict]:
+    """The first n responses of a step, as they go to samples.jsonl."""
+    return [
+        {
+            "step": step, "question": owners[b].question, "response": texts[b], "reward": scores[b],
+            "advantage": advantage[b], "length": out.mask[b].sum(), "finished": out.finished[b],
+            "entropy": out.entropy[b].sum() / max(1, out.mask[b].sum()),
+        }
+        for b in range(min(n, len(texts)))
+    ]  # fmt: skip

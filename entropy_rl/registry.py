@@ -1,0 +1,48 @@
+"""Names to factories: advantages, objectives and token transforms are all chosen in a config by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def check_spec(table: Mapping[str, Callable], name: str, kwargs: Mapping[str, Any], key: str,
+               given: tuple[str, ...] = ()) -> Callable:
+    """The callable that `name` stands for, once every keyword is known to be one of its parameters.
+
+    Args:
+      table: what may be named.
+      name: the name in the config.
+      kwargs: its options in the config.
+      key: the config key, for messages.
+      given: parameters that the caller passes itself and a config may not set.
+
+    Raises:
+      ValueError: unknown name, unknown option, or an option without default that is missing.
+    """
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{key}: unknown name {name!r}{hint}; legal names: {', '.join(sorted(table))}")
+    parameters = {k: p for k, p in inspect.signature(table[name]).parameters.items() if k not in given}
+    for option in kwargs:
+        if option not in parameters:
+            legal = ", ".join(parameters) or "none"
+            raise ValueError(f"{key}: {name} has no option {option!r}; legal options: {legal}")
+    for option, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and option not in kwargs:
+            raise ValueError(f"{key}: {name} needs the option {option!r}, which is missing")
+    return table[name]
+
+
+def split_spec(spec: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """A name, or a pair (name, options), as a pair.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    if len(spec) == 2 and isinstance(spec[0], str) and isinstance(spec[1], Mapping):
+        return spec[0], dict(spec[1])
+    raise ValueError(f"{key}: got {spec!r}, expected a name or a pair (name, {{option: value}})")

@@ -1,0 +1,226 @@
+"""Scores responses in processes of our own that can be killed.
+
+A verifier can hang, crash, eat memory or evaluate what the model wrote, so it never runs in the trainer. One
+item's limit is CPU time, set by the worker on itself and enforced by the kernel; a worker that dies takes one
+item with it, which is tried once more in a fresh worker, so that a busy machine changes no reward.
+"""
+
+import json
+import os
+import pickle
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from entropy_rl.rewards.answer import MAX_RESPONSE_CHARS
+
+Item = tuple[str, str, Any]
+
+_START_SECONDS = 120.0
+# Below this a verifier's own libraries run out, and some verifiers take a MemoryError for a wrong answer.
+_LEAST_MEMORY_MB = 512
+# No token of ours belongs in a process that evaluates a model's text.
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
+
+
+class Grader:
+    """Worker processes that score responses; a context manager.
+
+    Args:
+        workers: processes, each with an equal share of a batch. They start with the first `grade`.
+        cpu_seconds: CPU time for one item.
+        memory_mb: address space of one worker, in MiB.
+        wall_seconds: wall time for one item, for one that waits and uses no CPU; None: 10 cpu_seconds.
+
+    Attributes:
+        causes: how many items could not be scored, by cause: "timeout", "died", "memory", "raised".
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        cpu_seconds: float = 2.0,
+        memory_mb: int = 1024,
+        wall_seconds: float | None = None,
+    ):
+        wall_seconds = 10 * cpu_seconds if wall_seconds is None else wall_seconds
+        if workers < 1:
+            raise ValueError(f"reward.workers is {workers}; grading needs at least 1")
+        if not 0 < cpu_seconds <= wall_seconds:
+            raise ValueError(
+                f"reward.cpu_seconds is {cpu_seconds}; it must be in (0, {wall_seconds}], the wall time"
+            )
+        if memory_mb < _LEAST_MEMORY_MB:
+            raise ValueError(f"a Grader needs memory_mb >= {_LEAST_MEMORY_MB}, got {memory_mb}")
+        self.causes: Counter[str] = Counter()
+        self._cpu_seconds, self._wall_seconds, self._memory_mb = cpu_seconds, wall_seconds, memory_mb
+        self._kinds: set[str] = set()
+        self._workers: list[_Worker | None] = [None] * workers
+
+    def grade(self, items: Sequence[Item]) -> list[float | None]:
+        """Rewards of (kind, response, answer) items, as `rewards.score` gives them; None: not scored.
+
+        Raises:
+            RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
+            ValueError: a kind that cannot be had (unknown, or its library is missing).
+        """
+        if not items:
+            return []
+        items = [(kind, response[-MAX_RESPONSE_CHARS - 1 :], answer) for kind, response, answer in items]
+        if new := {kind for kind, _, _ in items} - self._kinds:
+            self.close()  # kinds are prepared before the fences go up, so a new kind needs new workers
+            self._kinds |= new
+        lanes = len(self._workers)
+        shares = [items[lane::lanes] for lane in range(lanes)]
+        if lanes == 1:
+            replies = [self._run(0, shares[0])]
+        else:
+            with ThreadPoolExecutor(lanes) as pool:
+                replies = list(pool.map(self._run, range(lanes), shares))
+        rewards: list[float | None] = [None] * len(items)
+        causes: Counter[str] = Counter()
+        details = []
+        for lane, lane_replies in enumerate(replies):
+            rewards[lane::lanes] = [reward for reward, _, _ in lane_replies]
+            causes.update(cause for _, cause, _ in lane_replies if cause)
+            details += [detail for _, cause, detail in lane_replies if cause]
+        self.causes += causes
+        if all(reward is None for reward in rewards):
+            raise RuntimeError(f"0 of {len(items)} scored, by cause {dict(causes)}; the last: {details[-1]}")
+        return rewards
+
+    def close(self) -> None:
+        """Ends the workers. A later `grade` starts new ones."""
+        for lane, worker in enumerate(self._workers):
+            if worker is not None:
+                worker.kill()
+                self._workers[lane] = None
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, lane: int, items: list[Item]) -> list[tuple[float | None, str | None, str]]:
+        replies: list[tuple[float | None, str | None, str]] = []
+        tried_twice = -1
+        while len(replies) < len(items):
+            worker = self._workers[lane]
+            if worker is None:
+                worker = _Worker(self._memory_mb, self._cpu_seconds, self._wall_seconds, sorted(self._kinds))
+                self._workers[lane] = worker
+            fault = worker.grade(items[len(replies) :], replies)
+            if fault is None:
+                break
+            worker.kill()
+            self._workers[lane] = None
+            culprit = len(replies)
+            if culprit == tried_twice:
+                cause, detail = fault
+                replies.append((None, cause, f"{items[culprit][0]}: {detail}"))
+            tried_twice = culprit
+        return replies
+
+
+class _Worker:
+    """One process and its two pipes."""
+
+    def __init__(self, memory_mb: int, cpu_seconds: float, wall_seconds: float, kinds: list[str]):
+        self._cpu_seconds, self._wall_seconds = cpu_seconds, wall_seconds
+        script = Path(__file__).with_name("worker.py")
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        # One thread: pools of a BLAS would only wait, and each reserves address space.
+        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
+        command = [sys.executable, "-B", "-P", str(script), str(memory_mb), str(cpu_seconds), ",".join(kinds)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd="/",
+        )
+        self._buffer = b""
+        first = self._read(_START_SECONDS)
+        if first == "ready":
+            return
+        self.kill()
+        if isinstance(first, dict):
+            raise ValueError(first["failed"])
+        raise RuntimeError(
+            f"a grader's worker did not start within {_START_SECONDS:.0f} s "
+            f"(exit status {self._process.returncode}); run it by hand to see why: {shlex.join(command)}"
+        )
+
+    def grade(self, items: list[Item], replies: list) -> tuple[str, str] | None:
+        """Appends a reply for each item, in order; returns None, or the next item's (cause, detail)."""
+        message = pickle.dumps(items)
+        try:
+            stdin = self._pipe(self._process.stdin)
+            stdin.write(len(message).to_bytes(8, "big") + message)
+            stdin.flush()
+        except BrokenPipeError:
+            return self._fault(None)
+        for _ in items:
+            reply = self._read(self._wall_seconds)
+            if not _is_reply(reply):
+                return self._fault(reply)
+            replies.append(tuple(reply))
+        return None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                self._pipe(pipe).close()
+            except BrokenPipeError:
+                pass  # what it had not read yet is of no use to anyone
+
+    def _fault(self, reply: Any) -> tuple[str, str]:
+        self.kill()  # after its end this changes nothing, the exit status included
+        if reply == "late":
+            return "timeout", f"over {self._wall_seconds} s of wall time"
+        if self._process.returncode == -signal.SIGPROF:
+            return "timeout", f"over {self._cpu_seconds} s of CPU time"
+        return "died", f"the worker ended with status {self._process.returncode}"
+
+    def _read(self, seconds: float) -> Any:
+        """The next message; "late" after so many seconds; None if the process ended or speaks nonsense."""
+        stdout = self._pipe(self._process.stdout)
+        poll = select.poll()  # not select(): a trainer may hold more than 1024 files
+        poll.register(stdout, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return "late"
+            data = os.read(stdout.fileno(), 65536)
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None
+        return pipe
+
+
+def _is_reply(reply: Any) -> bool:
+    # Text that a verifier evaluates might find the pipe: only what a worker could say is believed.
+    return isinstance(reply, list) and len(reply) == 3 and (reply[0] in (0.0, 1.0) or reply[0] is None)

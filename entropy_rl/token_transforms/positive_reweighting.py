@@ -1,0 +1,42 @@
+"""Positive-advantage reweighting: rewarded tokens push less while entropy is low (arXiv 2511.05993)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from entropy_rl import masked
+from entropy_rl.token_transforms.base import stateful
+
+
+class PositiveWeight(NamedTuple):
+    """State of the reweighting; it belongs in the checkpoint.
+
+    Attributes:
+      weight: λ, what the next update multiplies tokens with A > 0 by, f32[].
+    """
+
+    weight: Array
+
+
+def positive_reweighting(target: float = 0.2, step: float = 0.05,
+                         initial: float = 0.0) -> optax.GradientTransformationExtraArgs:
+    """Multiplies the logp gradient of tokens with A > 0 by λ, then λ ← clip(λ ± step, 0, 1), − where H < target.
+
+    H is the token mean over the batch. An empty batch leaves λ alone.
+
+    Args:
+      target: entropy to hold, nats.
+      step: change of λ per update.
+      initial: λ₀.
+    """
+
+    def edit(grads, state, tokens, key):
+        entropy = masked.mean(tokens.entropy, tokens.mask)
+        moved = jnp.clip(state.weight + jnp.where(entropy < target, -step, step), 0.0, 1.0)
+        weight = jnp.where(masked.size(tokens.mask) > 0, moved, state.weight)
+        return (grads._replace(logp=grads.logp * jnp.where(tokens.advantage > 0, state.weight, 1.0)),
+                PositiveWeight(weight))
+
+    return stateful(lambda: PositiveWeight(jnp.float32(initial)), edit)

@@ -1,0 +1,41 @@
+"""Random controls: is it which tokens are stopped, or how many? (arXiv 2511.05993 asks it of Clip-Cov.)"""
+
+from entropy_rl import masked
+from entropy_rl.selection import count, random_scores, select
+from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
+
+
+def random_mask(fraction: float = 0.2, normalizer: str = "selected", salt: int = 1) -> TokenMask:
+    """Keeps count(fraction, N) valid tokens drawn uniformly: the control of the same size to `keep_top_entropy`.
+
+    Args:
+      fraction: share to keep.
+      normalizer: as for `keep_top_entropy`.
+      salt: tells this random draw from others in the same chain.
+    """
+    check_fraction(fraction, "random_mask")
+    check_normalizer(normalizer, "random_mask")
+
+    def factor(tokens, key):
+        draw_BxT = random_scores(key, salt, tokens.uid, tokens.mask.shape[1])
+        keep_BxT = select(draw_BxT, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask)))
+        return normalised(keep_BxT, tokens, normalizer)
+
+    return mask(factor)
+
+
+def random_positive_clip(fraction: float = 2e-4, salt: int = 2) -> TokenMask:
+    """Stops count(fraction, N) tokens drawn uniformly among those with A > 0, or all if fewer: control to Clip-Cov.
+
+    Args:
+      fraction: share of the batch's N valid tokens to stop.
+      salt: tells this random draw from others in the same chain.
+    """
+    check_fraction(fraction, "random_positive_clip")
+
+    def factor(tokens, key):
+        draw_BxT = random_scores(key, salt, tokens.uid, tokens.mask.shape[1])
+        candidate_BxT = (tokens.mask > 0) & (tokens.advantage > 0)
+        return ~select(draw_BxT, tokens.uid, candidate_BxT, count(fraction, masked.size(tokens.mask)))
+
+    return mask(factor)

@@ -1,0 +1,31 @@
+"""STEER: tokens that would change the entropy most push less (arXiv 2510.10150)."""
+
+import math
+
+import jax.numpy as jnp
+import optax
+
+from entropy_rl.divergence import clamped
+from entropy_rl.token_transforms.base import stateless
+
+
+def steer(min_weight: float = 0.8, floor: float = 0.02) -> optax.GradientTransformationExtraArgs:
+    """Multiplies the logp gradient by exp(−k·Ω), Ω = |r · A · (1 − π)(log π + H)|, k = −ln(min_weight) / max(Ω).
+
+    The maximum is over the valid tokens of the batch and at least `floor`; the weight is detached.
+
+    Args:
+      min_weight: the weight of the token of largest Ω, above 0 and at most 1.
+      floor: least value of max(Ω), so that a batch that hardly moves the entropy is left alone.
+    """
+    if not 0 < min_weight <= 1:
+        raise ValueError(f"algo.transforms: steer: min_weight {min_weight!r}, must be above 0 and at most 1")
+
+    def edit(grads, tokens, key):
+        ratio_BxT = jnp.exp(clamped(tokens.logp - tokens.old_logp))
+        omega_BxT = ratio_BxT * tokens.advantage * (1 - jnp.exp(tokens.logp)) * (tokens.logp + tokens.entropy)
+        omega_BxT = jnp.where(tokens.mask > 0, jnp.abs(omega_BxT), 0.0)
+        rate = -math.log(min_weight) / jnp.maximum(jnp.max(omega_BxT, initial=0.0), floor)
+        return grads._replace(logp=grads.logp * jnp.exp(-rate * omega_BxT))
+
+    return stateless(edit)

@@ -1,0 +1,37 @@
+"""Random batches for the tests of layer 1: any shape, any mask, with or without ties."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_rl.token_transforms import TokenGrads, TokenInfo
+
+SHAPES = ((1, 1), (5, 1), (6, 20))
+
+
+def random_mask(rng: np.random.Generator, B: int, T: int) -> np.ndarray:
+    """Responses of random length, some of none, as f32[B, T]; at least one valid token."""
+    length_Bx1 = rng.integers(0, T + 1, (B, 1))
+    length_Bx1[rng.integers(B)] = T
+    return (np.arange(T)[None] < length_Bx1).astype(np.float32)
+
+
+def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tuple[TokenGrads, TokenInfo]:
+    """Gradients and statistics of a batch; with `ties`, of few different values, so that ranks are full of ties."""
+    rng = np.random.default_rng(seed)
+    mask_BxT = random_mask(rng, B, T)
+
+    def draw(scale):
+        x_BxT = rng.normal(size=(B, T)) * scale
+        return (np.round(x_BxT) if ties else x_BxT).astype(np.float32)
+
+    logp_BxT = -np.abs(draw(2.0))
+    advantage_BxT = np.repeat(np.round(rng.normal(size=(B, 1)), 0 if ties else 6), T, axis=1).astype(np.float32)
+    advantage_BxT[rng.integers(B)] = 0.0
+    entropy_BxT = np.abs(draw(1.0))
+    moved_BxT = rng.choice([0.9, 0.97, 1.0, 1.03, 1.2], (B, T))
+    tokens = TokenInfo(logp=logp_BxT, old_logp=-np.abs(logp_BxT + draw(0.4)), advantage=advantage_BxT, entropy=entropy_BxT,
+                       mask=mask_BxT, clipped=rng.random((B, T)) < 0.1,
+                       old_entropy=(entropy_BxT * moved_BxT).astype(np.float32), ref_logp=-np.abs(logp_BxT + draw(0.3)),
+                       uid=rng.integers(0, 2**32, B, dtype=np.uint32), weight=mask_BxT / mask_BxT.sum())
+    grads = TokenGrads(draw(1.0) * mask_BxT, draw(1.0) * mask_BxT)
+    return (TokenGrads(*map(jnp.asarray, grads)), TokenInfo(*map(jnp.asarray, tokens)))

@@ -1,0 +1,48 @@
+"""Every objective again in NumPy float64: (loss, d loss / d logp, clipped) of each token, from the papers."""
+
+import numpy as np
+
+
+def ratio_of(tokens):
+    return np.exp(tokens.logp.astype(np.float64) - tokens.old_logp)
+
+
+def ppo_clip(tokens, low=0.2, high=0.2, dual=None, ratio=None):
+    r, a = ratio_of(tokens) if ratio is None else ratio, tokens.advantage.astype(np.float64)
+    loss, slope, clipped = np.zeros(r.shape), np.zeros(r.shape), np.zeros(r.shape, bool)
+    for place in np.ndindex(r.shape):
+        held = min(max(r[place], 1 - low), 1 + high)
+        objective = min(r[place] * a[place], held * a[place])
+        clipped[place] = objective != r[place] * a[place]
+        if dual is not None and a[place] < 0 and objective < dual * a[place]:
+            objective, clipped[place] = dual * a[place], True
+        loss[place] = -objective
+        slope[place] = 0.0 if clipped[place] else -r[place] * a[place]
+    return loss, slope, clipped
+
+
+def policy_gradient(tokens):
+    loss = -ratio_of(tokens) * tokens.advantage
+    return loss, loss, np.zeros(loss.shape, bool)
+
+
+def gspo(tokens, low=3e-4, high=4e-4):
+    valid = tokens.mask > 0
+    s = np.ones(valid.shape)
+    for b in range(valid.shape[0]):
+        if valid[b].any():
+            s[b] = np.exp((tokens.logp[b].astype(np.float64) - tokens.old_logp[b])[valid[b]].mean())
+    return ppo_clip(tokens, low, high, ratio=s)
+
+
+def cispo(tokens, low=1.0, high=4.0):
+    weight = np.clip(ratio_of(tokens), 1 - low, 1 + high)
+    slope = -weight * tokens.advantage
+    return slope * tokens.logp, slope, np.zeros(slope.shape, bool)
+
+
+def ce_gppo(tokens, low=0.2, high=0.2, beta_low=0.5, beta_high=1.0):
+    r, a = ratio_of(tokens), tokens.advantage.astype(np.float64)
+    factor = np.where((a < 0) & (r < 1 - low), beta_low * (1 - low), r)
+    factor = np.where((a > 0) & (r > 1 + high), beta_high * (1 + high), factor)
+    return -factor * a, -factor * a, np.zeros(r.shape, bool)

@@ -1,0 +1,133 @@
+"""Every token transform again in NumPy float64, written from the papers and not from the code.
+
+Each function takes gradients, tokens (NumPy arrays, named as in TokenInfo), the state as one number or None, random
+draws where it needs them, and options; it returns (logp gradient, entropy gradient, new state).
+"""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+
+
+def size_of(fraction, n):
+    """max(1, floor(fraction * n)) in decimal arithmetic, as a person would read the fraction; a share of 0 is none."""
+    return 0 if n * fraction == 0 else max(1, math.floor(Decimal(str(fraction)) * int(n)))
+
+
+def first_by(score, tokens, candidates, k):
+    """The k candidates of highest score; ties by lower uid, then lower position: a plain sort."""
+    B, T = score.shape
+    places = [(b, t) for b in range(B) for t in range(T) if candidates[b, t]]
+    places.sort(key=lambda p: (-float(score[p]), int(tokens.uid[p[0]]), p[1]))
+    chosen = np.zeros((B, T), bool)
+    for place in places[:k]:
+        chosen[place] = True
+    return chosen
+
+
+def covariance(tokens):
+    valid = tokens.mask > 0
+    logp, advantage = tokens.logp.astype(np.float64), tokens.advantage.astype(np.float64)
+    return np.where(valid, (logp - logp[valid].mean()) * (advantage - advantage[valid].mean()), 0.0)
+
+
+def valid_and_count(tokens, fraction):
+    valid = tokens.mask > 0
+    return valid, size_of(fraction, valid.sum())
+
+
+def kept_only(grads, keep, tokens, normalizer):
+    scale = 1.0
+    if normalizer == "selected" and (tokens.weight * keep).sum() > 0:
+        scale = tokens.weight.sum() / (tokens.weight * keep).sum()
+    return grads.logp * keep * scale, grads.entropy * keep * scale
+
+
+def clip_cov(grads, tokens, state, draws, fraction=2e-4, low=1.0, high=5.0):
+    valid, k = valid_and_count(tokens, fraction)
+    cov = covariance(tokens)
+    stop = first_by(draws, tokens, valid & ~tokens.clipped & (cov > low) & (cov < high), k)
+    return grads.logp * ~stop, grads.entropy * ~stop, state
+
+
+def kl_cov(grads, tokens, state, draws, fraction=2e-3, coef=1.0, kl="abs"):
+    valid, k = valid_and_count(tokens, fraction)
+    # ranked in float32: where two covariances tie in the code they must tie here
+    held = first_by(covariance(tokens).astype(np.float32), tokens, valid, k)
+    x = tokens.logp - tokens.old_logp
+    slope = np.sign(x) if kl == "abs" else np.expm1(x)
+    return grads.logp + coef * tokens.weight * slope * held, grads.entropy, state
+
+
+def keep_top_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected"):
+    valid, k = valid_and_count(tokens, fraction)
+    return *kept_only(grads, first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
+
+
+def keep_bottom_entropy(grads, tokens, state, draws, fraction=0.8, normalizer="selected"):
+    rest = float(1 - Decimal(str(fraction)))
+    valid, k = valid_and_count(tokens, rest)
+    return *kept_only(grads, valid & ~first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
+
+
+def random_mask(grads, tokens, state, draws, fraction=0.2, normalizer="selected"):
+    valid, k = valid_and_count(tokens, fraction)
+    return *kept_only(grads, first_by(draws, tokens, valid, k), tokens, normalizer), state
+
+
+def random_positive_clip(grads, tokens, state, draws, fraction=2e-4):
+    valid, k = valid_and_count(tokens, fraction)
+    stop = first_by(draws, tokens, valid & (tokens.advantage > 0), k)
+    return grads.logp * ~stop, grads.entropy * ~stop, state
+
+
+def entropy_bonus(grads, tokens, state, draws, coef):
+    return grads.logp, grads.entropy - coef * tokens.weight, state
+
+
+def adaptive_entropy_bonus(grads, tokens, state, draws, target=0.2, step=1e-4, max_coef=5e-3):
+    entropy = tokens.entropy[tokens.mask > 0].mean()
+    used = state if entropy <= target else 0.0
+    moved = min(max(state + (step if entropy < target else -step), 0.0), max_coef)
+    return grads.logp, grads.entropy - used * tokens.weight, moved
+
+
+def positive_reweighting(grads, tokens, state, draws, target=0.2, step=0.05):
+    entropy = tokens.entropy[tokens.mask > 0].mean()
+    moved = min(max(state + (-step if entropy < target else step), 0.0), 1.0)
+    return np.where(tokens.advantage > 0, state * grads.logp, grads.logp), grads.entropy, moved
+
+
+def entropy_shaped_advantage(grads, tokens, state, draws, alpha=0.4, kappa=2.0):
+    a = tokens.advantage
+    shaped = a + np.minimum(alpha * tokens.entropy, np.abs(a) / kappa)
+    return np.where(a == 0, grads.logp, grads.logp * shaped / np.where(a == 0, 1, a)), grads.entropy, state
+
+
+def entropy_ratio_clip(grads, tokens, state, draws, low=0.95, high=1.05):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = tokens.entropy / tokens.old_entropy
+    keep = ((ratio > low) & (ratio < high)) | (tokens.entropy == tokens.old_entropy)
+    return grads.logp * keep, grads.entropy * keep, state
+
+
+def steer(grads, tokens, state, draws, min_weight=0.8, floor=0.02):
+    logp = tokens.logp.astype(np.float64)
+    omega = np.abs(np.exp(logp - tokens.old_logp) * tokens.advantage * (1 - np.exp(logp)) * (logp + tokens.entropy))
+    rate = -np.log(min_weight) / max((omega * tokens.mask).max(), floor)
+    return grads.logp * np.exp(-rate * omega), grads.entropy, state
+
+
+def reference_kl(grads, tokens, state, draws, coef, kind="k3"):
+    x = tokens.ref_logp.astype(np.float64) - tokens.logp
+    slope = {"k1": np.ones_like(x), "k2": -x, "k3": 1 - np.exp(x), "abs": -np.sign(x)}[kind]
+    return grads.logp + coef * tokens.weight * slope, grads.entropy, state
+
+
+def matched_norm(grads, tokens, state, draws, inner):
+    """`inner` is (function of this module, options)."""
+    logp, entropy, _ = inner[0](grads, tokens, None, draws, **inner[1])
+    before = np.sqrt((grads.logp**2).sum() + (grads.entropy**2).sum())
+    ratio = np.sqrt((logp**2).sum() + (entropy**2).sum()) / (before if before > 0 else 1.0)
+    return grads.logp * ratio, grads.entropy * ratio, state

@@ -1,0 +1,228 @@
+r"""The grader's processes against responses that hang, crash, hoard memory and break out.
+
+No fault is mocked: string_insertion's verifier calls eval on the answer, polynomial_multiplication's parses
+it with sympy, and prime_factorization's raises on words.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import reasoning_gym
+
+import entropy_rl.rewards
+from entropy_rl.rewards import Grader, score
+
+EVAL = "reasoning_gym:string_insertion"
+RAISES = "reasoning_gym:prime_factorization"
+ENTRY = reasoning_gym.create_dataset("string_insertion", seed=0, size=1)[0]
+FACTORS = reasoning_gym.create_dataset("prime_factorization", seed=0, size=1)[0]
+RIGHT = (EVAL, f"\\boxed{{{ENTRY['answer']}}}", ENTRY)
+WRONG = (EVAL, "\\boxed{-}", ENTRY)
+
+
+def text(code):
+    return (EVAL, f"\\boxed{{{code}}}", ENTRY)
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(cpu_seconds=0.5, wall_seconds=4.0) as grader:
+        yield grader
+
+
+@pytest.fixture(autouse=True)
+def forget_causes(request):
+    if "grader" in request.fixturenames:
+        request.getfixturevalue("grader").causes.clear()
+
+
+def test_agrees_with_score_in_order_whatever_the_workers():
+    dataset = reasoning_gym.create_dataset("chain_sum", seed=0, size=41)
+    items = [
+        ("reasoning_gym:chain_sum", f"\\boxed{{{e['answer'] if i % 3 else 0}}}", e)
+        for i, e in enumerate(dataset)
+    ]
+    items[7:9] = [("exact", "a", "a"), ("exact", "b", "a")]
+    expected = [score(*item) for item in items]
+    assert 0 < sum(expected) < len(expected)
+    for workers in (1, 3):
+        with Grader(workers) as grader:
+            assert grader.grade(items) == expected
+            assert grader.grade(items[:2]) == expected[:2]
+            assert grader.grade([]) == []
+            assert not grader.causes
+
+
+@pytest.mark.parametrize(
+    "code, cause",
+    [
+        ("[0 for _ in iter(int, 1)]", "timeout"),  # row 20: while True
+        ("__import__('os')._exit(0)", "died"),  # row 21
+        ("__import__('os').close(3) or __import__('os').close(4)", "died"),
+        ("exit()", "raised"),
+    ],
+)
+def test_one_bad_response_costs_only_itself(grader, code, cause):
+    assert grader.grade([RIGHT, text(code), RIGHT, WRONG]) == [1.0, None, 1.0, 0.0]
+    assert grader.causes == {cause: 1}
+
+
+@pytest.mark.parametrize(
+    "code, detail",
+    [
+        # In C, where no Python signal handler would run; then one that uses no CPU time.
+        ("9**9**9**9", r"over 0\.5 s of CPU time"),
+        ("__import__('threading').Event().wait()", r"over 4\.0 s of wall time"),
+        ("__import__('os')._exit(5)", "ended with status 5"),
+    ],
+)
+def test_nothing_scored_says_why(grader, code, detail):
+    with pytest.raises(RuntimeError, match=rf"0 of 1 scored.*{EVAL}: .*{detail}"):
+        grader.grade([text(code)])
+
+
+def test_two_culprits_in_a_row(grader):
+    bad = text("__import__('os')._exit(1)")
+    assert grader.grade([bad, bad, RIGHT, bad]) == [None, None, 1.0, None]
+    assert grader.causes == {"died": 3}
+
+
+def test_a_death_that_does_not_repeat_costs_nothing(grader):
+    # Killed from outside, as a machine short of memory would: the retry in a fresh worker gives the reward.
+    grader.grade([RIGHT])
+    os.kill(grader._workers[0]._process.pid, 9)
+    assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
+    assert not grader.causes
+
+
+def test_memory_is_limited():
+    # Right only if the 3 GB can be had.
+    entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
+    answer = f"({entry['answer']})*len([__import__('builtins').bytes(3*10**9)])"
+    item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{{answer}}}", entry)
+    for memory_mb, reward in ((1024, 0.0), (8192, 1.0)):
+        with Grader(memory_mb=memory_mb) as grader:
+            assert grader.grade([item, RIGHT]) == [reward, 1.0]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').system('touch {path}')",
+        "__import__('subprocess').run(['touch', '{path}'])",
+        "__import__('os').posix_spawn('/bin/touch', ['touch', '{path}'], {{}})",
+        "open('{path}', 'w')",
+        "__import__('os').open('{path}', 65)",
+        "__import__('pathlib').Path('{path}').touch()",
+        "__import__('os').mkdir('{path}')",
+        "__import__('os').symlink('/', '{path}')",
+        "__import__('os').remove('{victim}')",
+        "__import__('shutil').rmtree('{victim}')",
+        "__import__('os').rename('{victim}', '{path}')",
+        "__import__('os').truncate('{victim}', 0)",
+        "__import__('ctypes').CDLL(None).creat('{path}', 511)",
+    ],
+)
+def test_no_side_effects(grader, tmp_path, code):
+    path, victim = tmp_path / "made", tmp_path / "victim"
+    victim.write_text("kept")
+    filled = code.replace("{path}", str(path)).replace("{victim}", str(victim)).replace("{{}}", "{}")
+    rewards = grader.grade([text(filled), RIGHT])
+    assert rewards[0] in (0.0, None) and rewards[1] == 1.0
+    assert not path.exists() and victim.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').kill(__import__('os').getppid(), 0)",
+        "__import__('os').fork()",
+        "__import__('socket').socket()",
+        "__import__('os').environ['SECRET_TOKEN']",
+    ],
+)
+def test_fences_refuse(grader, code, monkeypatch):
+    # The answer is right if, and only if, the code before it went through.
+    entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
+    item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{({entry['answer']})*len([{code}])}}", entry)
+    control = (item[0], item[1].replace(code, "__import__('os').getpid()"), entry)
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    with Grader() as fresh:
+        assert fresh.grade([item, control]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9" * 200_000,
+        "(" * 300 + ")" * 300,
+        "[" * 300 + "]" * 300,
+        "9^9^9",
+        "\x00",
+        "\ud800",
+        "x" * 10_000_000,
+        "{" * 9999,
+    ],
+    ids=["200k digits", "parentheses", "brackets", "powers", "NUL", "surrogate", "10 MB", "braces"],
+)
+@pytest.mark.parametrize("task", ["chain_sum", "string_insertion", "polynomial_multiplication"])
+def test_hostile_answers(grader, answer, task):
+    entry = reasoning_gym.create_dataset(task, seed=0, size=1)[0]
+    rewards = grader.grade([(f"reasoning_gym:{task}", f"\\boxed{{{answer}}}", entry), RIGHT])
+    assert rewards[0] in (0.0, None) and rewards[1] == 1.0
+
+
+def test_what_a_verifier_prints_is_not_a_reward(grader):
+    assert grader.grade([text("print('[1.0, null, \"\"]', flush=True)"), WRONG, RIGHT]) == [0.0, 0.0, 1.0]
+
+
+def test_nothing_scored_stops_the_run(grader):
+    with pytest.raises(
+        RuntimeError, match=r"0 of 3 scored, by cause \{'raised': 3\}; the last: .*ValueError"
+    ):
+        grader.grade([(RAISES, "\\boxed{two}", FACTORS)] * 3)
+    assert grader.causes == {"raised": 3}
+
+
+def test_errors(monkeypatch):
+    with pytest.raises(ValueError, match="unknown kind of reward 'maths'"):
+        Grader().grade([("maths", "3", "3")])
+    with pytest.raises(ValueError, match="near it: chain_sum"):
+        Grader().grade([("reasoning_gym:chainsum", "3", {})])
+    with pytest.raises(ValueError, match=r"reward\.workers is 0"):
+        Grader(0)
+    with pytest.raises(ValueError, match=r"reward\.cpu_seconds is 30\.0; .* \(0, 20\.0\]"):
+        Grader(cpu_seconds=30.0, wall_seconds=20.0)
+    with pytest.raises(ValueError, match="memory_mb >= 512, got 8"):
+        Grader(memory_mb=8)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match=r"did not start .* \(exit status 1\).*/bin/false"):
+        Grader().grade([("exact", "3", "3")])
+
+
+def test_close_ends_the_workers():
+    with Grader(2) as grader:
+        grader.grade([("exact", "a", "a")] * 2)
+        pids = [worker._process.pid for worker in grader._workers]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError, match="No such process"):
+            os.kill(pid, 0)
+
+
+def test_workers_import_neither_jax_nor_transformers():
+    worker = Path(entropy_rl.rewards.__file__).with_name("worker.py")
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['w', '1024', '1', 'exact,{EVAL}']\n"
+        f"runpy.run_path({str(worker)!r})['_bare_package']()\n"
+        "from entropy_rl.rewards.verify import verifier\n"
+        f"verifier({EVAL!r})\n"
+        "print([m for m in ('jax', 'flax', 'transformers', 'torch') if m in sys.modules])\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"

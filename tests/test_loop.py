@@ -1,0 +1,133 @@
+"""The whole loop on a model of a few thousand parameters: resume, repeat, refuse."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import entropy_rl as erl
+from entropy_rl import config, loop, metrics
+from entropy_rl.checkpoint import Checkpoints
+
+UNTIMED = ("time", "throughput")
+
+
+def tiny(method="adaptive_entropy", **overrides):
+    c = config.default()
+    c.model.source = "tiny"
+    c.model.tiny.update(d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32)
+    with c.data.settings.unlocked():
+        c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
+    c.data.max_prompt_len = 9
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 16, 4, 20
+    c.warmup.updates, c.warmup.batch, c.warmup.lr = 30, 32, 1e-2
+    c.optim.lr, c.train.steps, c.train.updates_per_rollout = 1e-3, 6, 2
+    c.eval.every, c.eval.problems, c.eval.batch = 3, 8, 8
+    c.checkpoint.every, c.log.samples = 2, 2
+    config.apply_recipe(c, method)
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+def rows(workdir):
+    kept = [{k: v for k, v in r.items() if not k.startswith(UNTIMED)} for r in metrics.read_jsonl(workdir / "metrics.jsonl")]
+    assert kept
+    return kept
+
+
+def state_crcs(workdir, step):
+    """(size, CRC32) of every data file of a checkpoint: equal where the state is, bit for bit."""
+    manifest = json.loads((pathlib.Path(workdir) / "checkpoints" / str(step) / "manifest.json").read_text())["manifest"]
+    return {name: record for name, record in manifest["files"].items() if not name.endswith((".zarray", "METADATA"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of six steps that nothing interrupts, with a transform that has a state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    loop.run(tiny(), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    """The same run, stopped after three steps and continued."""
+    workdir = tmp_path_factory.mktemp("continued")
+    loop.run(tiny(**{"train.steps": 3}), str(workdir))
+    loop.run(tiny(), str(workdir))
+    return workdir
+
+
+def test_every_key_of_the_contract_is_in_every_row(whole):
+    for row in metrics.read_jsonl(whole / "metrics.jsonl"):
+        assert not {k for k in metrics.METRIC_KEYS if k != metrics.EVAL_PATTERN} - row.keys()
+    last = rows(whole)[-1]
+    for key in ("reward/mean", "entropy/mean", "entropy/p80", "cov/mean", "cov/top_2pct", "tokens/kept_frac", "kl/old",
+                "length/mean", "grad/norm", "group/degenerate_frac", "eval/chain_sum/accuracy"):  # fmt: skip
+        assert last[key] is not None, key
+    assert [r["step"] for r in rows(whole)] == list(range(7))
+    samples = metrics.read_jsonl(whole / "samples.jsonl")
+    assert len(samples) == 12 and samples[0].keys() >= {"step", "question", "response", "reward", "entropy"}
+
+
+def test_training_changes_the_policy(whole):
+    norms = [r["grad/norm"] for r in rows(whole)[1:]]
+    assert max(norms) > 0
+    assert len({r["entropy/mean"] for r in rows(whole)[1:]}) == 6
+
+
+def test_interrupted_and_continued_equals_uninterrupted_bit_for_bit(whole, continued):
+    assert rows(whole) == rows(continued)
+    assert metrics.read_jsonl(whole / "samples.jsonl") == metrics.read_jsonl(continued / "samples.jsonl")
+    assert state_crcs(whole, 6) == state_crcs(continued, 6)
+
+
+def test_the_resume_test_sees_a_restore_that_restores_nothing(whole, tmp_path, monkeypatch):
+    loop.run(tiny(**{"train.steps": 3}), str(tmp_path))
+    true_restore = Checkpoints.restore
+
+    def stub(self, abstract_state, step=None):
+        state, meta = true_restore(self, abstract_state, step)
+        return jax.tree.map(lambda x: x * 0 + 1 if x.dtype == np.float32 else x, state), meta
+
+    monkeypatch.setattr(Checkpoints, "restore", stub)
+    loop.run(tiny(), str(tmp_path))
+    assert rows(whole) != rows(tmp_path)
+
+
+def test_another_configuration_on_resume_is_refused(continued):
+    with pytest.raises(ValueError, match=r"optim.lr: 0.001 in the run, 0.01 now"):
+        loop.run(tiny(**{"optim.lr": 0.01}), str(continued))
+
+
+def test_a_run_directory_loads_as_a_policy(whole):
+    policy = erl.load(str(whole))
+    question = "State the final answer to the following arithmetic problem: 4 + 3 ="
+    (responses,) = policy.generate([question], n=2, max_tokens=8)
+    assert len(responses) == 2 and all(np.isfinite(r.logp).all() for r in responses)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
+    """A real process, killed once it has a checkpoint, and started again with the same command."""
+    program = "import sys, test_loop; test_loop.loop.run(test_loop.tiny(), sys.argv[1])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])}
+    start = lambda: subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
+    process = start()
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints" / "2" / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    code = process.wait(timeout=300)
+    assert code in ((75, 0) if sent == signal.SIGTERM else (-signal.SIGKILL, 0))
+    assert start().wait(timeout=300) == 0
+    assert rows(whole) == rows(tmp_path)
+    assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)

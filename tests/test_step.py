@@ -1,0 +1,162 @@
+"""The train step: chain = loss, micro-batches and meshes change nothing, a bad gradient changes nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from entropy_rl import advantages, config, engine, step, token_transforms
+from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
+from entropy_rl.recipes import RECIPES
+
+CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=8, d_ff=64, eos_ids=(2,))
+N, P, G, T = 8, 5, 4, 6
+B = N * G
+
+
+@functools.cache
+def params():
+    p = init_params(CFG, jax.random.key(0))
+    p["embed"] *= 10
+    return jax.device_get(p)
+
+
+@functools.cache
+def batch() -> step.Batch:
+    rng = np.random.default_rng(0)
+    length = rng.integers(0, T + 1, B)
+    mask = (np.arange(T) < length[:, None]).astype(np.int32)
+    start = (np.arange(P) >= rng.integers(0, P, N)[:, None]).astype(np.int32)
+    valid = rng.random(B) > 0.1
+    advantage = np.asarray(advantages.grpo(rng.integers(0, 2, B).astype(np.float32), valid, G))
+    b = step.Batch(
+        prompt=rng.integers(3, 64, (N, P)).astype(np.int32) * start, prompt_mask=start,
+        tokens=rng.integers(3, 64, (B, T)).astype(np.int32) * mask, mask=mask, valid=valid,
+        advantage=(advantage[:, None] * mask).astype(np.float32), old_logp=np.zeros((B, T), np.float32),
+        old_entropy=np.zeros((B, T), np.float32), uid=rng.permutation(B).astype(np.uint32))
+    logp, entropy = jax.device_get(step.token_stats(Transformer(CFG), params(), b, 1.0))
+    # off-policy: ratios from 0.5 to 2
+    return b._replace(old_logp=(logp + rng.normal(0, 0.3, (B, T)) * mask).astype(np.float32), old_entropy=entropy)
+
+
+def method(name: str) -> step.Method:
+    c = config.default()
+    config.apply_recipe(c, name)
+    with c.unlocked():
+        for options in c.algo.transforms.values():
+            if "fraction" in options:
+                options.fraction = max(options.fraction, 0.1)  # of some hundred tokens
+            if "low" in options:
+                options.low, options.high = 0.05, 5.0
+    return engine.method(c)
+
+
+def gradients(how, first=False, micro=1):
+    """(parameter gradient, metrics) of one update, read off a step of plain SGD at rate 1."""
+    state = step.TrainState(jnp.int32(0), params(), optax.sgd(1.0).init(params()), token_state(how), jnp.int32(0))
+    f = jax.jit(step.make_train_step(Transformer(CFG), how, optax.sgd(1.0), micro))
+    new, metrics = f(state, batch(), jax.random.key(1), first)
+    return jax.tree.map(lambda a, b: np.asarray(a - b), params(), new.params), jax.device_get(metrics)
+
+
+def token_state(how):
+    zeros = jnp.zeros((B, T))
+    return how.chain.init(token_transforms.TokenGrads(zeros, zeros))
+
+
+def distance(a, b):
+    return float(optax.global_norm(jax.tree.map(jnp.subtract, a, b)) / optax.global_norm(b))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_micro_batches_change_only_rounding(name):
+    want, want_metrics = gradients(method(name))
+    assert float(optax.global_norm(want)) > 1e-3
+    for micro in (2, 4):
+        got, metrics = gradients(method(name), micro=micro)
+        assert distance(got, want) < 1e-5
+        assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
+
+
+def test_first_update_has_ratio_one():
+    _, metrics = gradients(method("grpo"), first=True)
+    assert metrics["kl/old"] == 0 and metrics["ratio/clip_frac"] == 0
+    _, metrics = gradients(method("grpo"), first=False)
+    assert metrics["kl/old"] != 0 and metrics["ratio/clip_frac"] > 0
+
+
+def test_loss_fn_gradient_is_the_pull_back_bit_for_bit():
+    how, model = method("clip_cov"), Transformer(CFG)
+    b, key = batch(), jax.random.key(1)
+
+    @jax.jit
+    def by_loss(p):
+        return jax.grad(step.make_loss_fn(model, how), has_aux=True)(p, b, key, token_state(how))[0]
+
+    @jax.jit
+    def by_pull_back(p):
+        (logp, entropy), vjp = jax.vjp(lambda p: step.token_stats(model, p, b, 1.0), p)
+        g, _, _ = step.edit(how, logp, entropy, b, token_state(how), key, False)
+        return vjp((g.logp, g.entropy))[0]
+
+    for a, b_ in zip(jax.tree.leaves(by_loss(params())), jax.tree.leaves(by_pull_back(params()))):
+        assert np.array_equal(a, b_)
+
+
+def test_nothing_to_learn_is_exactly_nothing():
+    how = method("grpo")
+    zero = batch()._replace(advantage=np.zeros((B, T), np.float32))
+    none = batch()._replace(valid=np.zeros(B, bool))
+    f = jax.jit(jax.grad(step.make_loss_fn(Transformer(CFG), how), has_aux=True))
+    for b in (zero, none):
+        grads, (_, metrics) = f(params(), b, jax.random.key(0), token_state(how))
+        assert all(not np.any(g) for g in jax.tree.leaves(grads)) and metrics["loss"] == 0
+
+
+def test_bad_gradient_changes_nothing_and_is_counted():
+    how, opt = method("grpo"), optax.adam(1e-3)
+    state = step.TrainState(jnp.int32(3), params(), opt.init(params()), token_state(how), jnp.int32(0))
+    f = jax.jit(step.make_train_step(Transformer(CFG), how, opt))
+    good, _ = f(state, batch(), jax.random.key(0), False)
+    bad = batch()._replace(advantage=np.where(batch().mask > 0, np.nan, 0).astype(np.float32))
+    after, metrics = f(good, bad, jax.random.key(0), False)
+    assert metrics["grad/skipped"] == 1 and after.skipped == 1
+    again, _ = f(after, bad, jax.random.key(0), False)
+    assert again.skipped == 2
+    for part in ("params", "opt_state", "token_state"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, getattr(good, part), getattr(again, part)))
+    recovered, _ = f(again, batch(), jax.random.key(0), False)
+    assert recovered.skipped == 0
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
+def test_meshes_change_only_rounding(mesh):
+    c = config.default()
+    config.apply_recipe(c, "clip_cov")
+    with c.unlocked():
+        c.algo.transforms.clip_cov.update(fraction=0.1, low=0.05)
+        c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.train.updates_per_rollout = N, G, T, 1
+    results = []
+    for shape, devices in (((1, 1, 1), jax.devices()[:1]), (mesh, jax.devices())):
+        m = engine.sharding.make_mesh(*shape, devices=devices)
+        e = engine.build(c, CFG, None, m, method("clip_cov"), optax.sgd(1.0))
+        with e.on_mesh():
+            state = e.init(jax.device_put(params(), e.params_sharding))
+            new, metrics = e.update(state, batch(), jax.random.key(1), False)
+            results.append((jax.device_get(new.params), jax.device_get(metrics)))
+    (want, want_metrics), (got, metrics) = results
+    moved = jax.tree.map(np.subtract, want, params())
+    assert distance(jax.tree.map(np.subtract, got, params()), moved) < 1e-5
+    assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"] < 1
+
+
+def test_split_and_join_are_inverse():
+    parts = step.split(batch(), 4)
+    assert parts.prompt.shape == (4, 2, P) and parts.tokens.shape == (4, 8, T)
+    assert np.array_equal(parts.tokens[1, :G], batch().tokens[G : 2 * G])  # strided over prompts, whole groups
+    assert np.array_equal(step.join(parts.tokens, N), batch().tokens)
+    with pytest.raises(ValueError, match="train.micro_batches=3 must divide the 8 prompts"):
+        step.split(batch(), 3)

@@ -1,0 +1,47 @@
+"""The transforms with a coefficient of their own: how it moves over updates, and that it is state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.batches import random_tokens
+
+from entropy_rl import token_transforms as tt
+
+
+def over_updates(factory, entropies, **options):
+    """The coefficient after each update on a batch of that mean entropy, and what it did to the gradients."""
+    made = factory(**options)
+    update = jax.jit(made.update)
+    grads, tokens = random_tokens(0, 4, 10)
+    state, seen = made.init(grads), []
+    for entropy in entropies:
+        batch = tokens._replace(entropy=jnp.full_like(tokens.entropy, entropy))
+        out, state = update(grads, state, tokens=batch, key=None)
+        seen.append((float(state[0]), out))
+    return grads, tokens, seen
+
+
+def test_the_bonus_climbs_below_the_target_and_falls_above():
+    grads, tokens, seen = over_updates(tt.adaptive_entropy_bonus, [0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5],
+                                       target=0.2, step=1e-3, max_coef=2e-3)
+    np.testing.assert_allclose([c for c, _ in seen], [1e-3, 2e-3, 2e-3, 1e-3, 0, 0, 0], atol=1e-9)
+    used = [float(jnp.sum(grads.entropy - out.entropy)) for _, out in seen]
+    np.testing.assert_allclose(used, [0, 1e-3, 2e-3, 0, 0, 0, 0], atol=1e-6)  # above the target it is off at once
+
+
+def test_the_weight_of_positive_tokens_follows_the_entropy():
+    grads, tokens, seen = over_updates(tt.positive_reweighting, [0.5, 0.5, 0.1, 0.1, 0.1], target=0.2, step=0.25)
+    np.testing.assert_allclose([c for c, _ in seen], [0.25, 0.5, 0.25, 0.0, 0.0])
+    positive = (tokens.advantage > 0) & (tokens.mask > 0)
+    assert positive.any()
+    for weight, (_, out) in zip([0.0, 0.25, 0.5, 0.25, 0.0], seen, strict=True):
+        np.testing.assert_allclose(out.logp, jnp.where(positive, weight * grads.logp, grads.logp), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [tt.adaptive_entropy_bonus, tt.positive_reweighting])
+def test_an_empty_batch_moves_nothing(factory):
+    made = factory(initial=0.003)
+    grads, tokens = random_tokens(0, 4, 10)
+    _, state = made.update(grads, made.init(grads), tokens=tokens._replace(mask=0 * tokens.mask), key=None)
+    assert float(state[0]) == pytest.approx(0.003)

@@ -1,0 +1,84 @@
+"""Chains: equal to optax.chain, the joint kept share, and what a config may not say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference.batches import random_tokens
+
+from entropy_rl import token_transforms as tt
+
+SPEC = [("entropy_bonus", {"coef": 0.1}), ("clip_cov", {"fraction": 0.2, "low": -1.0}), "keep_top_entropy"]
+
+
+def test_it_edits_as_optax_chain_does():
+    grads, tokens = random_tokens(0, 6, 20)
+    ours = tt.build(SPEC)
+    theirs = optax.chain(tt.entropy_bonus(0.1), tt.clip_cov(0.2, low=-1.0), tt.keep_top_entropy())
+    key = jax.random.key(0)
+    a, _ = ours.update(grads, ours.init(grads), tokens=tokens, key=key)
+    b, _ = theirs.update(grads, theirs.init(grads), tokens=tokens, key=key)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_kept_share_is_that_of_all_masks_together():
+    grads, tokens = random_tokens(0, 6, 20)
+    overlapping = tt.build([("keep_top_entropy", {"fraction": 0.5}), ("keep_top_entropy", {"fraction": 0.3})])
+    disjoint = tt.build([("keep_top_entropy", {"fraction": 0.3}), ("keep_bottom_entropy", {"fraction": 0.7})])
+    n = int(tokens.mask.sum())
+    for made, own in ((overlapping, (n // 2, int(0.3 * n))), (disjoint, (int(0.3 * n), n - int(0.3 * n)))):
+        _, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
+        np.testing.assert_allclose([s.kept for s in state.inner], np.array(own) / n, rtol=1e-6)
+        joint = 0.0 if made is disjoint else own[1] / n
+        assert float(tt.kept_fraction(state)) == pytest.approx(joint)
+
+
+def test_zero_advantage_and_ppo_clip_do_not_count_as_masked():
+    grads, tokens = random_tokens(0, 6, 20)
+    made = tt.build(["keep_top_entropy"])
+    _, state = made.update(jax.tree.map(jnp.zeros_like, grads), made.init(grads), tokens=tokens, key=None)
+    assert float(tt.kept_fraction(state)) == pytest.approx(int(0.2 * tokens.mask.sum()) / float(tokens.mask.sum()))
+
+
+def test_without_masks_all_is_kept():
+    grads, tokens = random_tokens(0, 6, 20)
+    made = tt.build([])
+    out, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
+    jax.tree.map(np.testing.assert_array_equal, out, grads)
+    assert float(tt.kept_fraction(state)) == 1.0
+    assert float(tt.kept_fraction(optax.EmptyState())) == 1.0
+
+
+def test_weights_and_uids_default_to_the_token_mean_and_the_row():
+    grads, tokens = random_tokens(0, 6, 20, ties=True)
+    rows = tokens._replace(uid=jnp.arange(6, dtype=jnp.uint32), weight=tokens.mask / tokens.mask.sum())
+    made, key = tt.build(SPEC), jax.random.key(0)
+    a, b = (made.update(grads, made.init(grads), tokens=t, key=key)[0]
+            for t in (rows, rows._replace(uid=None, weight=None)))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_shapes_that_differ_are_an_error():
+    grads, tokens = random_tokens(0, 6, 20)
+    for spec in ("keep_top_entropy", ("entropy_bonus", {"coef": 0.1})):
+        made = tt.build([spec])
+        with pytest.raises(ValueError, match=r"shapes differ: logp gradient \(6, 10\), entropy gradient \(6, 20\)"):
+            made.update(grads._replace(logp=grads.logp[:, :10]), made.init(grads), tokens=tokens, key=None)
+
+
+@pytest.mark.parametrize(("spec", "match"), [
+    ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive_entropy"),
+    (("clip_cov", {"ratio": 1}), "algo.transforms: clip_cov has no option 'ratio'; legal options: fraction, low, high"),
+    ("entropy_bonus", "algo.transforms: entropy_bonus needs the option 'coef', which is missing"),
+    (("clip_cov", 0.1), "algo.transforms: got .* expected a name or a pair"),
+    (("matched_norm", {"inner": "nothing"}), "algo.transforms: unknown name 'nothing'"),
+])
+def test_what_nothing_reads_is_an_error(spec, match):
+    with pytest.raises(ValueError, match=match):
+        tt.build([spec])
+
+
+def test_an_unknown_scope_is_an_error():
+    with pytest.raises(ValueError, match="algo.scope: got 'local', choose 'global' or 'microbatch'"):
+        tt.build([], scope="local")

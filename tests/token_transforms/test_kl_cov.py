@@ -1,0 +1,46 @@
+"""KL-Cov: whom it holds, that it is silent on-policy, and the configs that this makes senseless."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.batches import random_tokens
+
+from entropy_rl import token_transforms as tt
+
+
+def added(tokens, **options):
+    zero = tt.TokenGrads(jnp.zeros_like(tokens.mask), jnp.zeros_like(tokens.mask))
+    made = tt.kl_cov(**options)
+    return jax.jit(made.update)(zero, made.init(zero), tokens=tokens, key=None)[0]
+
+
+@pytest.mark.parametrize("kl", ["abs", "k3"])
+def test_it_pulls_exactly_the_top_share_back_to_the_old_policy(kl):
+    _, tokens = random_tokens(0, 16, 30)
+    tokens = tokens._replace(old_logp=tokens.logp - 0.5)
+    out = added(tokens, fraction=0.1, kl=kl)
+    assert np.count_nonzero(out.logp) == int(0.1 * tokens.mask.sum())
+    assert np.all(np.asarray(out.logp) >= 0), "a token above its old probability is pushed down"
+    assert not np.any(out.entropy)
+
+
+@pytest.mark.parametrize("kl", ["abs", "k3"])
+def test_on_policy_it_adds_exactly_nothing(kl):
+    _, tokens = random_tokens(0, 16, 30)
+    assert not np.any(added(tokens._replace(old_logp=tokens.logp), fraction=0.5, kl=kl).logp)
+
+
+def test_one_update_per_rollout_is_refused():
+    spec = [("kl_cov", {})]
+    with pytest.raises(ValueError, match="kl_cov is plain policy gradient with algo.updates_per_rollout = 1"):
+        tt.check_updates_per_rollout(spec, 1)
+    with pytest.raises(ValueError, match="updates_per_rollout"):
+        tt.check_updates_per_rollout([("matched_norm", {"inner": ("kl_cov", {})})], 1)
+    tt.check_updates_per_rollout(spec, 2)
+    tt.check_updates_per_rollout([("clip_cov", {})], 1)
+
+
+def test_an_unknown_kl_is_an_error():
+    with pytest.raises(ValueError, match="kl_cov: kl 'k2', choose 'abs' or 'k3'"):
+        tt.kl_cov(kl="k2")

@@ -1,0 +1,70 @@
+"""Where statistics are taken: globally for any number of micro-batches, or in each by itself on demand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.batches import random_tokens
+
+from entropy_rl import token_transforms as tt
+
+SPECS = [("clip_cov", {"fraction": 0.1, "low": 0.0}), ("kl_cov", {"fraction": 0.1}), ("keep_top_entropy", {})]
+RARE = [("kl_cov", {"fraction": 2e-4})]
+
+
+def run(specs, grads, tokens, **scope):
+    made = tt.build(specs, **scope)
+    return jax.jit(made.update)(grads, made.init(grads), tokens=tokens, key=jax.random.key(0))[0]
+
+
+def test_globally_the_number_of_micro_batches_changes_nothing():
+    grads, tokens = random_tokens(0, 8, 20)
+    whole = run(SPECS, grads, tokens)
+    for n in (2, 4, 8):
+        jax.tree.map(np.testing.assert_array_equal, run(SPECS, grads, tokens, micro_batches=n), whole)
+
+
+def test_a_micro_batch_is_treated_as_if_it_were_alone():
+    grads, tokens = random_tokens(0, 8, 20)
+    grads = grads._replace(logp=0 * grads.logp + tokens.mask)  # no zero but those of the masks
+    out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=4)
+    for i in range(0, 8, 2):
+        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i:i + 2], tree)  # noqa: E731
+        alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rows(out), alone)
+
+
+def test_8192_tokens_at_2e_4_hold_one_token_whole_and_eight_in_eight():
+    grads, tokens = random_tokens(0, 64, 128)
+    full = jnp.ones((64, 128))
+    tokens = tokens._replace(mask=full, weight=None, old_logp=tokens.logp - 1.0)
+    zero = tt.TokenGrads(0 * full, 0 * full)
+    held = [np.count_nonzero(run(RARE, zero, tokens, scope=scope, micro_batches=8).logp)
+            for scope in ("global", "microbatch")]
+    assert held == [1, 8]
+
+
+def test_the_kept_share_counts_over_the_micro_batches():
+    grads, tokens = random_tokens(0, 8, 20)
+    made = tt.build(["keep_top_entropy"], scope="microbatch", micro_batches=8)
+    _, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
+    per_row = np.asarray(tokens.mask.sum(1))
+    expected = sum(max(1, int(0.2 * n + 1e-6)) for n in per_row if n)
+    assert float(tt.kept_fraction(state)) == pytest.approx(expected / per_row.sum())
+
+
+def test_what_cannot_be_split_is_refused():
+    grads, tokens = random_tokens(0, 6, 20)
+    with pytest.raises(ValueError, match="rows divisible by the 4 micro-batches, got 6"):
+        run(["keep_top_entropy"], grads, tokens, scope="microbatch", micro_batches=4)
+    with pytest.raises(ValueError, match="algo.scope: 'microbatch' is for transforms without state"):
+        tt.build(["adaptive_entropy_bonus"], scope="microbatch", micro_batches=2)
+
+
+def test_a_matched_norm_takes_the_norm_that_the_micro_batches_leave():
+    grads, tokens = random_tokens(0, 8, 20)
+    scope = {"scope": "microbatch", "micro_batches": 4}
+    inner = ("keep_top_entropy", {"normalizer": "all"})
+    a, b = run([("matched_norm", {"inner": inner})], grads, tokens, **scope), run([inner], grads, tokens, **scope)
+    norm = lambda g: float(jnp.sqrt(jnp.sum(g.logp**2) + jnp.sum(g.entropy**2)))  # noqa: E731
+    assert norm(a) == pytest.approx(norm(b), rel=1e-5)

@@ -1,0 +1,57 @@
+"""Every token transform against its independent NumPy counterpart, over random shapes, masks and ties."""
+
+import jax
+import numpy as np
+import pytest
+from reference import batches
+from reference import transforms as ref
+
+from entropy_rl import token_transforms as tt
+from entropy_rl.selection import random_scores
+
+CASES = [
+    ("clip_cov", {"fraction": 0.1, "low": 0.1}),
+    ("clip_cov", {"fraction": 1.0, "low": 0.5, "high": 2.0}),
+    ("kl_cov", {"fraction": 0.2, "coef": 0.5}),
+    ("kl_cov", {"fraction": 2e-3, "kl": "k3"}),
+    ("keep_top_entropy", {}),
+    ("keep_top_entropy", {"fraction": 0.5, "normalizer": "all"}),
+    ("keep_bottom_entropy", {}),
+    ("keep_bottom_entropy", {"fraction": 1.0, "normalizer": "all"}),
+    ("random_mask", {"fraction": 0.3}),
+    ("random_positive_clip", {"fraction": 0.1}),
+    ("entropy_bonus", {"coef": 0.01}),
+    ("adaptive_entropy_bonus", {"target": 0.8, "initial": 0.002}),
+    ("positive_reweighting", {"target": 0.8, "initial": 0.5}),
+    ("entropy_shaped_advantage", {"alpha": 0.3, "kappa": 1.5}),
+    ("entropy_ratio_clip", {}),
+    ("steer", {"min_weight": 0.5}),
+    ("reference_kl", {"coef": 0.1, "kind": "k2"}),
+    ("reference_kl", {"coef": 0.1, "kind": "k3"}),
+    ("matched_norm", {"inner": ("keep_top_entropy", {"fraction": 0.3})}),
+]
+
+
+def test_every_transform_has_a_case():
+    assert {name for name, _ in CASES} == set(tt.TRANSFORMS)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
+def test_it_equals_numpy(name, options):
+    made, key = tt.build([(name, options)]), jax.random.key(11)
+    update = jax.jit(made.update)
+    salt = {"random_mask": 1, "random_positive_clip": 2}.get(name, 0)
+    plain = {k: v for k, v in options.items() if k != "initial"}
+    if "inner" in plain:
+        plain["inner"] = (getattr(ref, options["inner"][0]), options["inner"][1])
+    for shape in ((6, 20), (1, 1)):
+        for seed in range(6):
+            grads, tokens = batches.random_tokens(seed, *shape, ties=seed % 2 == 1)
+            out, state = update(grads, made.init(grads), tokens=tokens, key=key)
+            draws = np.asarray(random_scores(key, salt, tokens.uid, shape[1]))
+            logp, entropy, after = getattr(ref, name)(*jax.tree.map(np.asarray, (grads, tokens)),
+                                                      options.get("initial"), draws, **plain)
+            np.testing.assert_allclose(out.logp, logp, rtol=2e-5, atol=1e-6)
+            np.testing.assert_allclose(out.entropy, entropy, rtol=2e-5, atol=1e-6)
+            if after is not None:
+                np.testing.assert_allclose(state.inner[0][0], after, rtol=1e-5)

@@ -1,0 +1,66 @@
+"""Transforms that reweight tokens equal the same change made in the loss; and their options."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.batches import random_tokens
+
+from entropy_rl import objectives
+from entropy_rl import token_transforms as tt
+
+
+def apply(made, grads, tokens):
+    return made.update(grads, made.init(grads), tokens=tokens, key=None)[0]
+
+
+@pytest.mark.parametrize("objective", ["ppo_clip", "policy_gradient", "cispo", "ce_gppo", "gspo"])
+def test_entropy_shaping_is_the_shaped_advantage_in_the_loss(objective):
+    _, tokens = random_tokens(2, 6, 20)
+    shaped = tokens.advantage + jnp.minimum(0.4 * tokens.entropy, jnp.abs(tokens.advantage) / 2)
+    surrogate = objectives.build(objective)
+    _, grads, clipped = objectives.token_gradient(surrogate, tokens)
+    _, expected, shaped_clipped = objectives.token_gradient(surrogate, tokens._replace(advantage=shaped))
+    out = apply(tt.entropy_shaped_advantage(), grads, tokens)
+    np.testing.assert_allclose(out.logp, expected.logp, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(clipped, shaped_clipped)
+
+
+def test_the_least_steer_weight_is_the_one_asked_for():
+    grads, tokens = random_tokens(2, 6, 20)
+    out = apply(tt.steer(min_weight=0.3), grads, tokens)
+    live = np.asarray(grads.logp) != 0
+    weight = np.asarray(out.logp)[live] / np.asarray(grads.logp)[live]
+    assert weight.min() == pytest.approx(0.3, rel=1e-5) and weight.max() <= 1.0
+
+
+def test_a_batch_that_hardly_moves_entropy_is_left_alone_by_steer():
+    grads, tokens = random_tokens(2, 6, 20)
+    out = apply(tt.steer(min_weight=0.3), grads, tokens._replace(advantage=1e-7 * tokens.advantage))
+    np.testing.assert_allclose(out.logp, grads.logp, rtol=1e-4)
+
+
+def test_entropy_ratio_keeps_tokens_that_did_not_move_even_at_zero():
+    grads, tokens = random_tokens(2, 6, 20)
+    still = tokens._replace(entropy=jnp.zeros_like(tokens.mask), old_entropy=jnp.zeros_like(tokens.mask))
+    np.testing.assert_array_equal(apply(tt.entropy_ratio_clip(), grads, still).logp, grads.logp)
+
+
+def test_a_missing_field_is_named():
+    grads, tokens = random_tokens(2, 6, 20)
+    with pytest.raises(ValueError, match="entropy_ratio_clip needs TokenInfo.old_entropy"):
+        apply(tt.entropy_ratio_clip(), grads, tokens._replace(old_entropy=None))
+    with pytest.raises(ValueError, match="reference_kl needs TokenInfo.ref_logp"):
+        apply(tt.reference_kl(coef=0.1), grads, tokens._replace(ref_logp=None))
+    assert tt.needs([("matched_norm", {"inner": ("entropy_ratio_clip", {})}), ("reference_kl", {"coef": 1.0})]) == {
+        "old_entropy", "ref_logp"}
+
+
+@pytest.mark.parametrize(("factory", "options", "match"), [
+    (tt.entropy_shaped_advantage, {"kappa": 0.5}, "kappa 0.5, must be at least 1"),
+    (tt.entropy_ratio_clip, {"low": 1.1}, "expected 0 <= low < 1 < high"),
+    (tt.steer, {"min_weight": 0.0}, "min_weight 0.0, must be above 0"),
+    (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind 'k9', choose one of k1"),
+])
+def test_a_senseless_option_is_an_error(factory, options, match):
+    with pytest.raises(ValueError, match=match):
+        factory(**options)
