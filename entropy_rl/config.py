@@ -99,11 +99,13 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
         algo.objective = _options(OBJECTIVES, recipe["objective"], "objective")
         algo.aggregation = recipe["aggregation"]
         algo.scope = recipe["scope"]  # "global": statistics over the update; "microbatch": as the official runs
+        algo.is_cap = recipe["is_cap"]  # largest importance weight between sampler and trainer; 0: no correction
         algo.transforms = ConfigDict()  # applied in the order of algo.chain
         algo.chain = tuple(split_spec(spec, "algo.transforms")[0] for spec in recipe["transforms"])
         for spec in recipe["transforms"]:
             options = _options(token_transforms.TRANSFORMS, spec, "transforms").to_dict()
-            algo.transforms[options.pop("name")] = ConfigDict(options)
+            transform = options.pop("name")
+            algo.transforms[transform] = ConfigDict(options)
     return config
 
 
@@ -130,29 +132,46 @@ def check(c: ConfigDict) -> None:
     Raises:
         ValueError: names the key, what it is, and what would be right.
     """
-    positive = ("rollout.prompts", "rollout.samples", "rollout.max_tokens", "data.max_prompt_len", "train.steps",
-                "train.updates_per_rollout", "train.micro_batches", "eval.batch", "eval.problems", "warmup.batch",
-                "optim.grad_clip", "checkpoint.every", "checkpoint.keep", "reward.workers")  # fmt: skip
+    positive = (
+        "rollout.prompts",
+        "rollout.samples",
+        "rollout.max_tokens",
+        "data.max_prompt_len",
+        "train.steps",
+        "train.updates_per_rollout",
+        "train.micro_batches",
+        "eval.batch",
+        "eval.problems",
+        "warmup.batch",
+        "optim.grad_clip",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "reward.workers",
+    )
     for key in positive:
         if not _at(c, key) > 0:
             raise ValueError(f"{key}={_at(c, key)} must be above 0")
     if c.rollout.temperature <= 0:
         raise ValueError(f"rollout.temperature={c.rollout.temperature} must be above 0: greedy samples teach nothing")
     if c.rollout.top_p != 1 or c.rollout.top_k != 0:
-        raise ValueError(f"rollout.top_p={c.rollout.top_p}, rollout.top_k={c.rollout.top_k}: a truncated sampler draws "
-                         "from another distribution than the one trained, and its ratios are wrong; set them to 1.0 and 0")
+        raise ValueError(
+            f"rollout.top_p={c.rollout.top_p}, rollout.top_k={c.rollout.top_k}: a truncated sampler draws "
+            "from another distribution than the one trained, and its ratios are wrong; set them to 1.0 and 0"
+        )
     per_update, rest = divmod(c.rollout.prompts, c.train.updates_per_rollout)
     if rest:
-        raise ValueError(f"rollout.prompts={c.rollout.prompts} must be a multiple of "
-                         f"train.updates_per_rollout={c.train.updates_per_rollout}: an update is made of whole groups")
+        raise ValueError(
+            f"rollout.prompts={c.rollout.prompts} must be a multiple of "
+            f"train.updates_per_rollout={c.train.updates_per_rollout}: an update is made of whole groups"
+        )
     if per_update % c.train.micro_batches:
-        raise ValueError(f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
-                         "(rollout.prompts / train.updates_per_rollout)")
+        raise ValueError(
+            f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
+            "(rollout.prompts / train.updates_per_rollout)"
+        )
     if c.model.dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"model.dtype={c.model.dtype!r} must be float32, bfloat16 or float16")
-    if c.train.updates_per_rollout == 1 and "kl_cov" in c.algo.chain:
-        raise ValueError("algo.chain has kl_cov with train.updates_per_rollout=1, where its penalty has no gradient "
-                         "(the policy is the one that sampled); take 2 or more, or another method")
+    token_transforms.check_updates_per_rollout(transforms_of(c), c.train.updates_per_rollout)
     if missing := [name for name in c.algo.chain if name not in c.algo.transforms]:
         raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
     if unused := [name for name in c.algo.transforms if name not in c.algo.chain]:
@@ -162,8 +181,11 @@ def check(c: ConfigDict) -> None:
 def check_mesh(c: ConfigDict, shards: int) -> None:
     """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
     micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
-    for key, size in (("rollout.prompts / updates_per_rollout / micro_batches", micro), ("eval.batch", c.eval.batch),
-                      ("warmup.batch", c.warmup.batch)):  # fmt: skip
+    for key, size in (
+        ("rollout.prompts / updates_per_rollout / micro_batches", micro),
+        ("eval.batch", c.eval.batch),
+        ("warmup.batch", c.warmup.batch),
+    ):
         if size % shards:
             raise ValueError(f"{key} = {size} must be a multiple of mesh.data × mesh.fsdp = {shards}")
 

@@ -71,8 +71,10 @@ def load(c: ConfigDict) -> tuple[ModelConfig, Any, Any]:
 def method(c: ConfigDict) -> step.Method:
     """The recipe in `config.algo` as functions. Raises ValueError for what nobody would read."""
     objective = objectives.build(config_lib.named(c.algo.objective))
-    chain = token_transforms.build(config_lib.transforms_of(c), c.algo.scope, c.train.micro_batches)
-    return step.Method(objective, chain, c.algo.aggregation, c.rollout.temperature)
+    transforms = config_lib.transforms_of(c)
+    chain = token_transforms.build(transforms, c.algo.scope, c.train.micro_batches)
+    needs_ref = "ref_logp" in token_transforms.needs(transforms)
+    return step.Method(objective, chain, c.algo.aggregation, c.rollout.temperature, c.algo.is_cap, needs_ref)
 
 
 def optimizer(c: ConfigDict) -> optax.GradientTransformation:
@@ -89,8 +91,15 @@ def make_mesh(c: ConfigDict) -> Mesh:
     return mesh
 
 
-def build(c: ConfigDict, cfg: ModelConfig, tokenizer, mesh: Mesh, how: step.Method | None = None,
-          opt: optax.GradientTransformation | None = None, samples: int | None = None) -> Engine:  # fmt: skip
+def build(
+    c: ConfigDict,
+    cfg: ModelConfig,
+    tokenizer,
+    mesh: Mesh,
+    how: step.Method | None = None,
+    opt: optax.GradientTransformation | None = None,
+    samples: int | None = None,
+) -> Engine:
     """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
@@ -103,7 +112,8 @@ def build(c: ConfigDict, cfg: ModelConfig, tokenizer, mesh: Mesh, how: step.Meth
     def init(params) -> step.TrainState:
         zero = jnp.zeros((), jnp.int32)
         none = jnp.zeros((rows_per_update, c.rollout.max_tokens))
-        return step.TrainState(zero, params, opt.init(params), how.chain.init(TokenGrads(none, none)), zero)
+        ref = jax.tree.map(jnp.copy, params) if how.needs_ref else None
+        return step.TrainState(zero, params, opt.init(params), how.chain.init(TokenGrads(none, none)), zero, ref)
 
     abstract = jax.eval_shape(init, abstract_params(cfg))
     shardings = step.TrainState(
@@ -112,21 +122,36 @@ def build(c: ConfigDict, cfg: ModelConfig, tokenizer, mesh: Mesh, how: step.Meth
         sharding.like_params(abstract.opt_state, abstract.params, params_sharding, mesh),
         jax.tree.map(lambda _: replicated, abstract.token_state),
         replicated,
+        params_sharding if how.needs_ref else None,
     )
     draw = functools.partial(sampler.rollout, model, max_tokens=c.rollout.max_tokens, eos_ids=cfg.eos_ids)
     sampling = sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k).check()
-    sampled, greedy = functools.partial(draw, n=samples, sampling=sampling), functools.partial(
-        draw, n=1, sampling=sampler.Sampling(temperature=0.0))  # fmt: skip
+    sampled, greedy = (
+        functools.partial(draw, n=samples, sampling=sampling),
+        functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0)),
+    )
     draw_in = (params_sharding, rows, rows, rows, replicated)
     return Engine(
-        cfg, tokenizer, model, mesh, rules,
+        cfg,
+        tokenizer,
+        model,
+        mesh,
+        rules,
         rollout=jax.jit(sampled, in_shardings=draw_in),
         greedy=jax.jit(greedy, in_shardings=draw_in),
-        score=jax.jit(functools.partial(step.score, model, how.temperature, c.train.micro_batches),
-                      in_shardings=(params_sharding, rows)),
-        update=jax.jit(step.make_train_step(model, how, opt, c.train.micro_batches), donate_argnums=0,
-                       in_shardings=(shardings, rows, replicated, replicated), out_shardings=(shardings, replicated)),
+        score=jax.jit(
+            functools.partial(step.score, model, how.temperature, c.train.micro_batches),
+            in_shardings=(params_sharding, rows),
+        ),
+        update=jax.jit(
+            step.make_train_step(model, how, opt, c.train.micro_batches),
+            donate_argnums=0,
+            in_shardings=(shardings, rows, replicated, replicated),
+            out_shardings=(shardings, replicated),
+        ),
         init=jax.jit(init, in_shardings=(params_sharding,), out_shardings=shardings, donate_argnums=0),
-        abstract_state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
+        abstract_state=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+        ),
         params_sharding=params_sharding,
-    )  # fmt: skip
+    )

@@ -19,7 +19,7 @@ def prepare() -> None:
     if sys.platform == "linux" and jax.default_backend() == "cpu":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+            for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
                 libc.mallopt(option, value)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 

@@ -17,7 +17,10 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import advantages, config as config_lib, engine as engine_lib, masked, metrics, step as step_lib, warmup
+from entropy_rl import advantages, masked, metrics, warmup
+from entropy_rl import config as config_lib
+from entropy_rl import engine as engine_lib
+from entropy_rl import step as step_lib
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import Prompts, Task
 from entropy_rl.entropy import response_mean
@@ -59,7 +62,9 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             params = jax.device_put(params, e.params_sharding)
             row = {"step": 0}
             if c.warmup.updates:
-                params, row["warmup/loss"] = warmup.run(c, cfg, params, tokenizer, mesh, task, prompts, preemption.check)
+                params, row["warmup/loss"] = warmup.run(
+                    c, cfg, params, tokenizer, mesh, task, prompts, preemption.check
+                )
             state = e.init(params)
             if c.eval.every:
                 row |= evaluate(e, c, state.params, task, prompts, grader)
@@ -92,17 +97,21 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             marks.append(time.monotonic())
 
             # Updates: each of whole groups; the rollout is scored once where there is more than one.
-            batch = step_lib.Batch(prompt, prompt_mask, out.tokens, out.mask, valid,
-                                   np.broadcast_to(advantage[:, None], out.mask.shape) * out.mask, out.logp, out.entropy,
-                                   row_uids(problems, c.rollout.samples))  # fmt: skip
+            batch = step_lib.Batch(
+                prompt,
+                prompt_mask,
+                out.tokens,
+                out.mask,
+                valid,
+                np.broadcast_to(advantage[:, None], out.mask.shape) * out.mask,
+                out.logp,
+                out.entropy,
+                out.logp,
+                np.zeros_like(out.logp),
+                row_uids(problems, c.rollout.samples),
+            )
             parts = cut(batch, c.train.updates_per_rollout)
-            if c.train.updates_per_rollout > 1:
-                # the first update is on-policy: one micro-batch computes its own statistics
-                needed = parts if c.train.micro_batches > 1 else parts[1:]
-                scored = [jax.device_get(e.score(state.params, part)) for part in needed]
-                parts[len(parts) - len(needed) :] = [
-                    part._replace(old_logp=logp, old_entropy=entropy)
-                    for part, (logp, entropy) in zip(needed, scored, strict=True)]  # fmt: skip
+            parts = score(e, c, state, parts)
             updates = []
             for i, part in enumerate(parts):
                 state, update_metrics = e.update(state, part, jax.random.fold_in(key, 1 + i), i == 0)
@@ -111,17 +120,26 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             updates = jax.device_get(updates)
             marks.append(time.monotonic())
             if int(state.skipped) > c.optim.max_skipped:
-                raise RuntimeError(f"step {step}: the gradient was not finite in {int(state.skipped)} updates in a row "
-                                   f"(optim.max_skipped={c.optim.max_skipped}); the last checkpoint is sound")
+                raise RuntimeError(
+                    f"step {step}: the gradient was not finite in {int(state.skipped)} updates in a row "
+                    f"(optim.max_skipped={c.optim.max_skipped}); the last checkpoint is sound"
+                )
 
-            row = {"step": step} | update_row(updates) | rollout_row(out, reward, valid, c.rollout.samples, marks, prompt_mask, c)
+            row = (
+                {"step": step}
+                | update_row(updates)
+                | rollout_row(out, reward, valid, c.rollout.samples, marks, prompt_mask, c)
+            )
             evaluate_now = c.eval.every and (step % c.eval.every == 0 or step == c.train.steps)
             if evaluate_now:
                 row |= evaluate(e, c, state.params, task, prompts, grader)
             row = log.write(row)
             log.sample(sample_rows(step, c.log.samples, owners, texts, out, scores, advantage))
-            logging.info("%s%s", metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start)),
-                         f"  {accuracy_text(row)}" if evaluate_now else "")  # fmt: skip
+            logging.info(
+                "%s%s",
+                metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start)),
+                f"  {accuracy_text(row)}" if evaluate_now else "",
+            )
 
             last = step == c.train.steps
             if last or preemption.requested or step % c.checkpoint.every == 0:
@@ -132,7 +150,23 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
 
 def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
     """The rollout as `updates` batches of whole groups, in order."""
-    return [jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch) for i in range(updates)]
+    return [
+        jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch) for i in range(updates)
+    ]
+
+
+def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:
+    """The updates' batches with old and reference logp, where they are needed and the sampler's do not serve."""
+    if state.ref is not None:
+        parts = [part._replace(ref_logp=jax.device_get(e.score(state.ref, part)[0])) for part in parts]
+    if c.train.updates_per_rollout == 1:
+        return parts
+    # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
+    known = 0 if c.train.micro_batches > 1 else 1
+    for i in range(known, len(parts)):
+        logp, entropy = jax.device_get(e.score(state.params, parts[i]))
+        parts[i] = parts[i]._replace(old_logp=logp, old_entropy=entropy)
+    return parts
 
 
 def row_uids(problems, samples: int) -> np.ndarray:
@@ -203,17 +237,24 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def accuracy_text(row: dict) -> str:
     """`chain_sum 41.0% [34.4, 47.9]` for every evaluation in a row of metrics."""
     names = [k.split("/")[1] for k in row if k.startswith("eval/") and k.endswith("/accuracy")]
-    return "  ".join(f"{n} {row[f'eval/{n}/accuracy']:.1%} [{100 * row[f'eval/{n}/low']:.1f}, "
-                     f"{100 * row[f'eval/{n}/high']:.1f}]" for n in names)
+    return "  ".join(
+        f"{n} {row[f'eval/{n}/accuracy']:.1%} [{100 * row[f'eval/{n}/low']:.1f}, {100 * row[f'eval/{n}/high']:.1f}]"
+        for n in names
+    )
 
 
 def sample_rows(step: int, n: int, owners, texts, out, scores, advantage) -> list[dict]:
     """The first n responses of a step, as they go to samples.jsonl."""
     return [
         {
-            "step": step, "question": owners[b].question, "response": texts[b], "reward": scores[b],
-            "advantage": advantage[b], "length": out.mask[b].sum(), "finished": out.finished[b],
+            "step": step,
+            "question": owners[b].question,
+            "response": texts[b],
+            "reward": scores[b],
+            "advantage": advantage[b],
+            "length": out.mask[b].sum(),
+            "finished": out.finished[b],
             "entropy": out.entropy[b].sum() / max(1, out.mask[b].sum()),
         }
         for b in range(min(n, len(texts)))
-    ]  # fmt: skip
+    ]

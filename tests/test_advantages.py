@@ -81,11 +81,11 @@ def test_signed_rewards(options, expected):
 
 
 def test_what_a_config_may_not_say():
-    with pytest.raises(ValueError, match="algo.advantage: unknown name 'gae'"):
+    with pytest.raises(ValueError, match=r"algo.advantage: unknown name 'gae'"):
         advantages.build("gae")
-    with pytest.raises(ValueError, match="algo.advantage: grpo has no option 'k'; legal options: none"):
+    with pytest.raises(ValueError, match=r"algo.advantage: grpo has no option 'k'; legal options: none"):
         advantages.build(("grpo", {"k": 0.4}))
-    with pytest.raises(ValueError, match="algo.advantage: quantile has no option 'valid_B'; legal options: k"):
+    with pytest.raises(ValueError, match=r"algo.advantage: quantile has no option 'valid_B'; legal options: k"):
         advantages.build(("quantile", {"valid_B": 1}))
-    with pytest.raises(ValueError, match="group_size: 4 does not divide the 6 rewards"):
+    with pytest.raises(ValueError, match=r"group_size: 4 does not divide the 6 rewards"):
         advantages.grpo(jnp.zeros(6), jnp.ones(6), 4)

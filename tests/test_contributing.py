@@ -5,7 +5,7 @@ import re
 import sys
 import types
 
-import pytest
+from token_transforms import test_matrix as matrix
 
 from entropy_rl import recipes
 from entropy_rl import token_transforms as tt
@@ -43,7 +43,6 @@ def test_the_worked_example_runs(monkeypatch):
 
 def test_the_example_passes_the_common_matrix(monkeypatch):
     """The matrix needs nothing but the registration."""
-    matrix = pytest.importorskip("token_transforms.test_matrix")
     module = {}
     exec(blocks()["entropy_rl/token_transforms/low_probability.py"], module)
     monkeypatch.setitem(tt.TRANSFORMS, "keep_low_probability", module["keep_low_probability"])

@@ -61,7 +61,7 @@ def test_it_is_detached(batch):
 
 
 def test_quadrants(batch):
-    logp, advantage, mask = batch
+    logp, advantage, _ = batch
     valid, cov = numpy_of(batch)
     change = jnp.sin(10 * logp)
     table = covariance.quadrants(*batch, entropy_change=change)
@@ -69,8 +69,8 @@ def test_quadrants(batch):
     picks = {"high_prob_positive": high & positive, "high_prob_negative": high & negative,
              "low_prob_positive": ~high & positive, "low_prob_negative": ~high & negative}
     assert set(table) == set(picks) == set(covariance.QUADRANTS)
-    for name, pick in picks.items():
-        pick = np.asarray(pick) & valid
+    for name, quarter in picks.items():
+        pick = np.asarray(quarter) & valid
         np.testing.assert_allclose(table[name]["share"], pick.sum() / valid.sum(), rtol=1e-5)
         for field, values in (("covariance", cov), ("entropy_change", np.asarray(change))):
             expected = values[pick].mean() if pick.any() else 0.0

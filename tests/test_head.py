@@ -75,7 +75,9 @@ def test_infinite_logits_stay_finite():
 def test_never_holds_full_logits():
     hidden, W, targets, _ = inputs()
     big = jnp.tile(targets, (40, 10))
-    f = jax.jit(jax.grad(lambda h, w: sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, big, chunk=32)), argnums=(0, 1)))
+    f = jax.jit(
+        jax.grad(lambda h, w: sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, big, chunk=32)), argnums=(0, 1))
+    )
     text = f.lower(jnp.zeros((*big.shape, D)), W).compile().as_text()
     n = big.size
     assert f"f32[{n},{V}]" not in text and f"f32[{big.shape[0]},{big.shape[1]},{V}]" not in text

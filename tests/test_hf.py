@@ -1,4 +1,5 @@
 """Hugging Face folders: what is written is read back bit for bit, and what is wrong is named."""
+
 import dataclasses
 import json
 
@@ -13,248 +14,261 @@ from entropy_rl.model import hf, tensor_file
 
 @pytest.fixture
 def folder(tmp_path):
-  save(tmp_path)
-  return tmp_path
+    save(tmp_path)
+    return tmp_path
 
 
 def save(path, family="llama", dtype=np.float32):
-  cfg = FAMILIES[family]
-  params = jax.tree.map(lambda x: x.astype(dtype), random_params(cfg))
-  hf.save_folder(path, cfg, params, tiny_tokenizer())
-  return cfg, params
+    cfg = FAMILIES[family]
+    params = jax.tree.map(lambda x: x.astype(dtype), random_params(cfg))
+    hf.save_folder(path, cfg, params, tiny_tokenizer())
+    return cfg, params
 
 
 def rewrite(folder, change, name="model.safetensors"):
-  """Rewrites a tensor file after `change` has edited its {name: array}."""
-  file = tensor_file.TensorFile(folder / name)
-  tensors = {key: file.read(key) for key in file.shapes}
-  change(tensors)
-  tensor_file.write(folder / name, [(k, v.shape, v.dtype) for k, v in tensors.items()], tensors.__getitem__)
+    """Rewrites a tensor file after `change` has edited its {name: array}."""
+    file = tensor_file.TensorFile(folder / name)
+    tensors = {key: file.read(key) for key in file.shapes}
+    change(tensors)
+    tensor_file.write(folder / name, [(k, v.shape, v.dtype) for k, v in tensors.items()], tensors.__getitem__)
 
 
 def edit(folder, name="config.json", **changes):
-  raw = json.loads((folder / name).read_text())
-  raw.update(changes)
-  (folder / name).write_text(json.dumps({k: v for k, v in raw.items() if v is not ...}))
+    raw = json.loads((folder / name).read_text())
+    raw.update(changes)
+    (folder / name).write_text(json.dumps({k: v for k, v in raw.items() if v is not ...}))
 
 
 def load(folder):
-  return hf.load_params(folder, hf.read_config(folder))
+    return hf.load_params(folder, hf.read_config(folder))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip(tmp_path, family, tied):
-  cfg = dataclasses.replace(FAMILIES[family], tied=tied)
-  params = random_params(cfg)
-  hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
-  assert hf.read_config(tmp_path) == cfg
-  assert_trees_equal(hf.load_params(tmp_path, cfg), params)
+    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
+    params = random_params(cfg)
+    hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
+    assert hf.read_config(tmp_path) == cfg
+    assert_trees_equal(hf.load_params(tmp_path, cfg), params)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_kept_on_disk_and_read_as_float32(tmp_path, dtype):
-  cfg, params = save(tmp_path, "qwen2", dtype)
-  loaded = hf.load_params(tmp_path, cfg)
-  assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
-  assert_trees_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), params))
-  assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == np.dtype(dtype).name
+    cfg, params = save(tmp_path, "qwen2", dtype)
+    loaded = hf.load_params(tmp_path, cfg)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    assert_trees_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), params))
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == np.dtype(dtype).name
 
 
 def test_shards(tmp_path, monkeypatch):
-  monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
-  cfg, params = save(tmp_path)
-  shards = sorted(tmp_path.glob("*.safetensors"))
-  assert len(shards) > 2 and shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
-  assert not (tmp_path / "model.safetensors").exists()
-  assert_trees_equal(hf.load_params(tmp_path, cfg), params)
-  # Saved again in one file, nothing of the shards remains to be read instead.
-  monkeypatch.undo()
-  save(tmp_path)
-  assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
+    monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
+    cfg, params = save(tmp_path)
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 2 and shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert not (tmp_path / "model.safetensors").exists()
+    assert_trees_equal(hf.load_params(tmp_path, cfg), params)
+    # Saved again in one file, nothing of the shards remains to be read instead.
+    monkeypatch.undo()
+    save(tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
 
 
 def test_lost_shard_is_named(tmp_path, monkeypatch):
-  monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
-  cfg, _ = save(tmp_path)
-  lost = sorted(tmp_path.glob("*.safetensors"))[1]
-  lost.unlink()
-  with pytest.raises(ValueError, match=rf"{lost.name}: no such file; .* places model\..* there"):
-    hf.load_params(tmp_path, cfg)
+    monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
+    cfg, _ = save(tmp_path)
+    lost = sorted(tmp_path.glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ValueError, match=rf"{lost.name}: no such file; .* places model\..* there"):
+        hf.load_params(tmp_path, cfg)
 
 
 def test_shardings_place_every_leaf(folder):
-  device = jax.local_devices()[-1]
-  one = jax.sharding.SingleDeviceSharding(device)
-  cfg = hf.read_config(folder)
-  for shardings in (one, jax.tree.map(lambda _: one, load(folder))):
-    params = hf.load_params(folder, cfg, shardings)
-    assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(params))
-    assert_trees_equal(params, load(folder))
+    device = jax.local_devices()[-1]
+    one = jax.sharding.SingleDeviceSharding(device)
+    cfg = hf.read_config(folder)
+    for shardings in (one, jax.tree.map(lambda _: one, load(folder))):
+        params = hf.load_params(folder, cfg, shardings)
+        assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(params))
+        assert_trees_equal(params, load(folder))
 
 
 def test_missing_tensor(folder):
-  rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
-  with pytest.raises(ValueError, match=r"missing tensor model\.layers\.1\.mlp\.up_proj\.weight, expected \(40, 24\)"):
-    load(folder)
+    rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"missing tensor model\.layers\.1\.mlp\.up_proj\.weight, expected \(40, 24\)"):
+        load(folder)
 
 
 def test_wrong_shape(folder):
-  rewrite(folder, lambda t: t.update({"model.norm.weight": np.zeros(25, np.float32)}))
-  with pytest.raises(ValueError, match=r"model\.safetensors: tensor model\.norm\.weight has shape \(25,\), expected "
-                                       r"\(24,\)"):
-    load(folder)
+    rewrite(folder, lambda t: t.update({"model.norm.weight": np.zeros(25, np.float32)}))
+    with pytest.raises(
+        ValueError,
+        match=r"model\.safetensors: tensor model\.norm\.weight has shape \(25,\), expected "
+        r"\(24,\)",
+    ):
+        load(folder)
 
 
 def test_unexpected_tensor(folder):
-  rewrite(folder, lambda t: t.update({"model.layers.3.input_layernorm.weight": np.zeros(24, np.float32)}))
-  with pytest.raises(ValueError, match=r"model\.safetensors: unexpected tensor model\.layers\.3\.input_layernorm"):
-    load(folder)
+    rewrite(folder, lambda t: t.update({"model.layers.3.input_layernorm.weight": np.zeros(24, np.float32)}))
+    with pytest.raises(ValueError, match=r"model\.safetensors: unexpected tensor model\.layers\.3\.input_layernorm"):
+        load(folder)
 
 
 def test_tied_head_may_be_stored_twice_but_not_differ(folder):
-  rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
-  assert "head" not in load(folder)
-  rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
-  with pytest.raises(ValueError, match=r"unexpected tensor lm_head\.weight .* differs from the embedding"):
-    load(folder)
+    rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    assert "head" not in load(folder)
+    rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
+    with pytest.raises(ValueError, match=r"unexpected tensor lm_head\.weight .* differs from the embedding"):
+        load(folder)
 
 
 def test_stored_rope_frequencies_are_ignored(folder):
-  name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-  rewrite(folder, lambda t: t.update({name: np.zeros(3, np.float32)}))
-  load(folder)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(folder, lambda t: t.update({name: np.zeros(3, np.float32)}))
+    load(folder)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
 def test_cut_tensor_file(folder, keep):
-  path = folder / "model.safetensors"
-  path.write_bytes(path.read_bytes()[:int(keep * path.stat().st_size)])
-  with pytest.raises(ValueError, match=r"model\.safetensors: .*cut short"):
-    load(folder)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"model\.safetensors: .*cut short"):
+        load(folder)
 
 
 def test_tensor_file_that_is_none(folder):
-  (folder / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"what and more")
-  with pytest.raises(ValueError, match=r"model\.safetensors: not a safetensors file: its header is not JSON"):
-    load(folder)
-  (folder / "model.safetensors").unlink()
-  with pytest.raises(ValueError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
-    load(folder)
+    (folder / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"what and more")
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a safetensors file: its header is not JSON"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
+        load(folder)
 
 
 def test_integer_tensor(folder):
-  path = folder / "model.safetensors"
-  path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
-  with pytest.raises(ValueError, match=r"tensor model\.\S+ has dtype I32; expected one of F32, F16, BF16"):
-    load(folder)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(ValueError, match=r"tensor model\.\S+ has dtype I32; expected one of F32, F16, BF16"):
+        load(folder)
 
 
 def test_byte_range_that_disagrees_with_the_shape(folder):
-  path = folder / "model.safetensors"
-  path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F16"', 1))
-  with pytest.raises(ValueError, match=r"tensor model\.\S+ .* of F16 does not fill"):
-    load(folder)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F16"', 1))
+    with pytest.raises(ValueError, match=r"tensor model\.\S+ .* of F16 does not fill"):
+        load(folder)
 
 
 def test_header_counts_against_official_reader(folder):
-  safetensors = pytest.importorskip("safetensors.numpy")
-  theirs = safetensors.load_file(folder / "model.safetensors")
-  ours = tensor_file.TensorFile(folder / "model.safetensors")
-  assert set(theirs) == set(ours.shapes)
-  for name, value in theirs.items():
-    np.testing.assert_array_equal(value, ours.read(name))
+    safetensors = pytest.importorskip("safetensors.numpy")
+    theirs = safetensors.load_file(folder / "model.safetensors")
+    ours = tensor_file.TensorFile(folder / "model.safetensors")
+    assert set(theirs) == set(ours.shapes)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(value, ours.read(name))
 
 
-@pytest.mark.parametrize("family, changes, message", [
-    ("llama", {"model_type": "mamba"}, "unknown architecture model_type='mamba'; expected one of llama, mistral"),
-    ("llama", {"hidden_size": ...}, "missing key 'hidden_size'"),
-    ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; expected 'silu'"),
-    ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
-    ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
-    ("llama", {"quantization_config": {"bits": 4}}, "quantised checkpoints are read from GGUF only"),
-    ("llama", {"num_key_value_heads": 3}, "n_kv_heads=3 must divide"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear' is not supported"),
-    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3' lacks low_freq_factor, high_freq"),
-    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer type"),
-    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
-    ("qwen3", {"head_dim": ...}, "missing key 'head_dim'"),
-    ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-     "expected max_window_layers=0 .* or 3 .*, got 1"),
-])
+@pytest.mark.parametrize(
+    "family, changes, message",
+    [
+        ("llama", {"model_type": "mamba"}, "unknown architecture model_type='mamba'; expected one of llama, mistral"),
+        ("llama", {"hidden_size": ...}, "missing key 'hidden_size'"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; expected 'silu'"),
+        ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
+        ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantised checkpoints are read from GGUF only"),
+        ("llama", {"num_key_value_heads": 3}, "n_kv_heads=3 must divide"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear' is not supported"),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+            "'llama3' lacks low_freq_factor, high_freq",
+        ),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer type"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        ("qwen3", {"head_dim": ...}, "missing key 'head_dim'"),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+            "expected max_window_layers=0 .* or 3 .*, got 1",
+        ),
+    ],
+)
 def test_config_that_is_refused(tmp_path, family, changes, message):
-  save(tmp_path, family)
-  edit(tmp_path, **changes)
-  with pytest.raises(ValueError, match=rf"(config\.json: )?.*{message}"):
-    hf.read_config(tmp_path)
+    save(tmp_path, family)
+    edit(tmp_path, **changes)
+    with pytest.raises(ValueError, match=rf"(config\.json: )?.*{message}"):
+        hf.read_config(tmp_path)
 
 
 def test_config_that_is_broken(folder):
-  (folder / "config.json").write_text("{")
-  with pytest.raises(ValueError, match=r"config\.json: not JSON"):
-    hf.read_config(folder)
-  (folder / "config.json").write_text("[]")
-  with pytest.raises(ValueError, match=r"config\.json: expected a JSON object, got list"):
-    hf.read_config(folder)
-  (folder / "config.json").unlink()
-  with pytest.raises(ValueError, match=r"config\.json: no such file"):
-    hf.read_config(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+        hf.read_config(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json: expected a JSON object, got list"):
+        hf.read_config(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config\.json: no such file"):
+        hf.read_config(folder)
 
 
 def test_transformers_5_rope_parameters(folder):
-  old = hf.read_config(folder)
-  scaling = json.loads((folder / "config.json").read_text())["rope_scaling"]
-  edit(folder, rope_theta=..., rope_scaling=..., rope_parameters={**scaling, "rope_theta": 500.0})
-  assert hf.read_config(folder) == old
+    old = hf.read_config(folder)
+    scaling = json.loads((folder / "config.json").read_text())["rope_scaling"]
+    edit(folder, rope_theta=..., rope_scaling=..., rope_parameters={**scaling, "rope_theta": 500.0})
+    assert hf.read_config(folder) == old
 
 
 def test_windows_of_qwen(tmp_path):
-  save(tmp_path, "qwen2")
-  for first, window in ((0, 4), (3, None)):
-    edit(tmp_path, use_sliding_window=True, sliding_window=4, max_window_layers=first)
-    assert hf.read_config(tmp_path).sliding_window == window
-  edit(tmp_path, use_sliding_window=False)
-  assert hf.read_config(tmp_path).sliding_window is None
+    save(tmp_path, "qwen2")
+    for first, window in ((0, 4), (3, None)):
+        edit(tmp_path, use_sliding_window=True, sliding_window=4, max_window_layers=first)
+        assert hf.read_config(tmp_path).sliding_window == window
+    edit(tmp_path, use_sliding_window=False)
+    assert hf.read_config(tmp_path).sliding_window is None
 
 
 def test_end_tokens_of_both_files(folder):
-  edit(folder, eos_token_id=7)
-  edit(folder, "generation_config.json", eos_token_id=[2, 7])
-  assert hf.read_config(folder).eos_ids == (7, 2)
+    edit(folder, eos_token_id=7)
+    edit(folder, "generation_config.json", eos_token_id=[2, 7])
+    assert hf.read_config(folder).eos_ids == (7, 2)
 
 
 def test_save_refuses_what_the_family_cannot_hold(tmp_path):
-  cfg = FAMILIES["qwen2"]
-  params = random_params(cfg)
-  wrong = dataclasses.replace(cfg, family="llama")
-  with pytest.raises(ValueError, match=r"model\.qkv_bias=True with model\.family='llama'"):
-    hf.save_folder(tmp_path, wrong, params, tiny_tokenizer())
-  params["layers"]["k"] = params["layers"]["k"][..., :3]
-  with pytest.raises(ValueError, match=r"parameter layers/k has shape \(3, 24, 2, 3\), expected \(3, 24, 2, 6\)"):
-    hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
+    cfg = FAMILIES["qwen2"]
+    params = random_params(cfg)
+    wrong = dataclasses.replace(cfg, family="llama")
+    with pytest.raises(ValueError, match=r"model\.qkv_bias=True with model\.family='llama'"):
+        hf.save_folder(tmp_path, wrong, params, tiny_tokenizer())
+    params["layers"]["k"] = params["layers"]["k"][..., :3]
+    with pytest.raises(ValueError, match=r"parameter layers/k has shape \(3, 24, 2, 3\), expected \(3, 24, 2, 6\)"):
+        hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
 
 
 def test_tokenizer_survives(folder):
-  before, after = tiny_tokenizer(), hf.load_tokenizer(folder)
-  for text in ("the cat <|im_end|> sat\n\n  on 12 mats", "naïve — 猫", ""):
-    assert after(text)["input_ids"] == before(text)["input_ids"]
-    assert after.decode(after(text)["input_ids"]) == text
-  assert after.pad_token == "<|endoftext|>"
-  assert after.apply_chat_template([{"content": "hat"}], tokenize=False) == "<|im_start|>hat<|im_end|>"
-  # A class name that transformers 4 knows too.
-  settings = json.loads((folder / "tokenizer_config.json").read_text())
-  assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    before, after = tiny_tokenizer(), hf.load_tokenizer(folder)
+    for text in ("the cat <|im_end|> sat\n\n  on 12 mats", "naïve — 猫", ""):
+        assert after(text)["input_ids"] == before(text)["input_ids"]
+        assert after.decode(after(text)["input_ids"]) == text
+    assert after.pad_token == "<|endoftext|>"
+    assert after.apply_chat_template([{"content": "hat"}], tokenize=False) == "<|im_start|>hat<|im_end|>"
+    # A class name that transformers 4 knows too.
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_tokenizer_without_padding_pads_with_its_end(tmp_path):
-  hf.save_folder(tmp_path, FAMILIES["llama"], random_params(FAMILIES["llama"]), tiny_tokenizer(pad=False))
-  assert hf.load_tokenizer(tmp_path).pad_token == "<|im_end|>"
+    hf.save_folder(tmp_path, FAMILIES["llama"], random_params(FAMILIES["llama"]), tiny_tokenizer(pad=False))
+    assert hf.load_tokenizer(tmp_path).pad_token == "<|im_end|>"
 
 
 def test_no_tokenizer(folder):
-  (folder / "tokenizer.json").unlink()
-  with pytest.raises(ValueError, match=r"no tokenizer; expected one of tokenizer\.json"):
-    hf.load_tokenizer(folder)
-  (folder / "tokenizer.json").write_text("{}")
-  with pytest.raises(ValueError, match="cannot read the tokenizer"):
-    hf.load_tokenizer(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer; expected one of tokenizer\.json"):
+        hf.load_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot read the tokenizer"):
+        hf.load_tokenizer(folder)

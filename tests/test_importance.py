@@ -24,7 +24,7 @@ def test_weights_are_detached():
 
 
 def test_a_cap_of_zero_is_an_error():
-    with pytest.raises(ValueError, match="algo.is_cap: got 0.0"):
+    with pytest.raises(ValueError, match=r"algo.is_cap: got 0.0"):
         importance_weights(TRAINER, SAMPLER, MASK, 0.0)
 
 

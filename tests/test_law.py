@@ -53,12 +53,12 @@ def test_where_there_is_no_fit_there_is_a_sentence_and_no_number(entropy, reward
     found = law.fit(entropy, reward)
     assert sentence in found.message
     assert (found.a, found.b, found.ceiling, found.r2, found.rmse, found.a_interval) == (None,) * 6
-    with pytest.raises(ValueError, match="law: nothing to predict from: (too few|no spread)"):
+    with pytest.raises(ValueError, match=r"law: nothing to predict from: (too few|no spread)"):
         found.predict(0.5)
 
 
 def test_series_of_different_length_are_an_error():
-    with pytest.raises(ValueError, match="the series differ in length: 3, 2"):
+    with pytest.raises(ValueError, match=r"the series differ in length: 3, 2"):
         law.fit([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
@@ -72,7 +72,7 @@ def test_the_beginning_forecasts_the_rest():
     assert ahead.rmse < 0.02
     none = law.forecast(H.tolist(), y.tolist(), share=0.1)
     assert none.predicted is None and none.rmse is None and "too few points: 3" in none.law.message
-    with pytest.raises(ValueError, match="share 1.5, must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"share 1.5, must be between 0 and 1"):
         law.forecast(H.tolist(), y.tolist(), share=1.5)
 
 
@@ -83,5 +83,5 @@ def test_coefficients_against_size():
     np.testing.assert_allclose(found.predict(3e9), 0.1 + 0.02 * np.log(3e9))
     few = law.fit_size(sizes, [0.1, None, None, 0.2])
     assert few.slope is None and "3 models of different size are needed" in few.message
-    with pytest.raises(ValueError, match="nothing to predict from"):
+    with pytest.raises(ValueError, match=r"nothing to predict from"):
         few.predict(1e9)

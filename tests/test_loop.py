@@ -37,7 +37,9 @@ def tiny(method="adaptive_entropy", **overrides):
 
 
 def rows(workdir):
-    kept = [{k: v for k, v in r.items() if not k.startswith(UNTIMED)} for r in metrics.read_jsonl(workdir / "metrics.jsonl")]
+    kept = [
+        {k: v for k, v in r.items() if not k.startswith(UNTIMED)} for r in metrics.read_jsonl(workdir / "metrics.jsonl")
+    ]
     assert kept
     return kept
 
@@ -69,8 +71,19 @@ def test_every_key_of_the_contract_is_in_every_row(whole):
     for row in metrics.read_jsonl(whole / "metrics.jsonl"):
         assert not {k for k in metrics.METRIC_KEYS if k != metrics.EVAL_PATTERN} - row.keys()
     last = rows(whole)[-1]
-    for key in ("reward/mean", "entropy/mean", "entropy/p80", "cov/mean", "cov/top_2pct", "tokens/kept_frac", "kl/old",
-                "length/mean", "grad/norm", "group/degenerate_frac", "eval/chain_sum/accuracy"):  # fmt: skip
+    for key in (
+        "reward/mean",
+        "entropy/mean",
+        "entropy/p80",
+        "cov/mean",
+        "cov/top_2pct",
+        "tokens/kept_frac",
+        "kl/old",
+        "length/mean",
+        "grad/norm",
+        "group/degenerate_frac",
+        "eval/chain_sum/accuracy",
+    ):
         assert last[key] is not None, key
     assert [r["step"] for r in rows(whole)] == list(range(7))
     samples = metrics.read_jsonl(whole / "samples.jsonl")

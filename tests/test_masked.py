@@ -9,7 +9,6 @@ from reference import batches
 
 from entropy_rl import masked
 
-
 mean, total, exact_mean, response_mean, fraction_below = map(
     jax.jit, (masked.mean, masked.total, masked.exact_mean, masked.response_mean, masked.fraction_below))
 quantile, top_mean = (jax.jit(f, static_argnums=2) for f in (masked.quantile, masked.top_mean))

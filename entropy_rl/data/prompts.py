@@ -19,9 +19,7 @@ PAPER_CHAT = "{question}\nPlease reason step by step, and put your final answer 
 PAPER_PLAIN = f"User:\n{PAPER_CHAT}\n\nAssistant:\n"
 
 
-def render(
-    problem: Problem, template: str, few_shot: Sequence[tuple[str, str]], chat: bool, tokenizer: Any
-) -> str:
+def render(problem: Problem, template: str, few_shot: Sequence[tuple[str, str]], chat: bool, tokenizer: Any) -> str:
     """The prompt's text.
 
     Args:
@@ -104,9 +102,7 @@ class Prompts:
 
     def __init__(self, data: Any, tokenizer: Any):
         self._data, self._tokenizer = data, tokenizer
-        examples = Task(data.task, data.settings.to_dict(), seed=0).train(
-            _EXAMPLES_STEP, max(1, data.few_shot)
-        )
+        examples = Task(data.task, data.settings.to_dict(), seed=0).train(_EXAMPLES_STEP, max(1, data.few_shot))
         rng = random.Random(0)
         self._few_shot = tuple((p.question, worked_solution(p, rng, 0.0)) for p in examples[: data.few_shot])
 

@@ -55,13 +55,9 @@ class Task:
         legal = sorted({f.name for f in dataclasses.fields(self._config_class)} - {"seed", "size"})
         for key in settings:
             if key not in legal:
-                raise ValueError(
-                    f"data.settings.{key}: {name} has no such setting; it has {', '.join(legal)}"
-                )
+                raise ValueError(f"data.settings.{key}: {name} has no such setting; it has {', '.join(legal)}")
         if held_out_modulus < 2:
-            raise ValueError(
-                f"held_out_modulus is {held_out_modulus}; 2 or more leaves something to train on"
-            )
+            raise ValueError(f"held_out_modulus is {held_out_modulus}; 2 or more leaves something to train on")
         self.name, self.kind, self.seed = name, f"reasoning_gym:{name}", seed
         self.settings, self.held_out_modulus = dict(settings), held_out_modulus
         self._block = _hash(f"train {seed}", 8) << 64

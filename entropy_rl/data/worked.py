@@ -57,10 +57,7 @@ def _gsm_symbolic(problem: Problem) -> str:
 
 def _chain_sum(expression: str, rng: random.Random, error_rate: float) -> str:
     first, *rest = expression.split()
-    terms = [
-        int(term) if operator == "+" else -int(term)
-        for operator, term in zip(rest[::2], rest[1::2], strict=True)
-    ]
+    terms = [int(term) if operator == "+" else -int(term) for operator, term in zip(rest[::2], rest[1::2], strict=True)]
     add = rng.choice((_by_digits, _by_parts, _by_counting))
     total, texts = int(first), []
     for term in terms:

@@ -1,4 +1,5 @@
 """One mesh, one table from logical axes to mesh axes, and the shardings that follow from them."""
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from entropy_rl.model.transformer import ModelConfig, logical_axes
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))   # rows of any batch
+BATCH = PartitionSpec(("data", "fsdp"))  # rows of any batch
 
 RULES = (
     ("batch", ("data", "fsdp")),
@@ -22,46 +23,47 @@ RULES = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-  """The mesh ("data", "fsdp", "tensor") over all devices; data = −1 takes what the others leave.
+    """The mesh ("data", "fsdp", "tensor") over all devices; data = −1 takes what the others leave.
 
-  Raises:
-    ValueError: where the sizes do not multiply to the number of devices.
-  """
-  devices = np.array(jax.devices() if devices is None else devices)
-  if data == -1:
-    data = max(1, devices.size // (fsdp * tensor))
-  if data * fsdp * tensor != devices.size:
-    raise ValueError(f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, "
-                     f"{devices.size}")
-  # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-  return Mesh(devices.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    Raises:
+      ValueError: where the sizes do not multiply to the number of devices.
+    """
+    devices = np.array(jax.devices() if devices is None else devices)
+    if data == -1:
+        data = max(1, devices.size // (fsdp * tensor))
+    if data * fsdp * tensor != devices.size:
+        raise ValueError(
+            f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, {devices.size}"
+        )
+    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
+    return Mesh(devices.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def rules(cfg: ModelConfig, mesh: Mesh):
-  """The table for this model: key/value heads replicate where `tensor` does not divide them.
+    """The table for this model: key/value heads replicate where `tensor` does not divide them.
 
-  Raises:
-    ValueError: where `tensor` divides the query heads, mlp or vocabulary unevenly; lists the legal sizes.
-  """
-  tensor = mesh.shape["tensor"]
-  sizes = {"n_heads": cfg.n_heads, "d_ff": cfg.d_ff, "vocab_size": cfg.vocab_size}
-  if bad := [f"{k}={v}" for k, v in sizes.items() if v % tensor]:
-    legal = [t for t in range(1, cfg.n_heads + 1) if all(v % t == 0 for v in sizes.values())]
-    raise ValueError(f"mesh.tensor={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
-  if cfg.d_model % mesh.shape["fsdp"]:
-    raise ValueError(f"mesh.fsdp={mesh.shape['fsdp']} must divide the model's d_model={cfg.d_model}")
-  replicate = {"kv_heads"} if cfg.n_kv_heads % tensor else set()
-  return tuple((name, None if name in replicate else axis) for name, axis in RULES)
+    Raises:
+      ValueError: where `tensor` divides the query heads, mlp or vocabulary unevenly; lists the legal sizes.
+    """
+    tensor = mesh.shape["tensor"]
+    sizes = {"n_heads": cfg.n_heads, "d_ff": cfg.d_ff, "vocab_size": cfg.vocab_size}
+    if bad := [f"{k}={v}" for k, v in sizes.items() if v % tensor]:
+        legal = [t for t in range(1, cfg.n_heads + 1) if all(v % t == 0 for v in sizes.values())]
+        raise ValueError(f"mesh.tensor={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
+    if cfg.d_model % mesh.shape["fsdp"]:
+        raise ValueError(f"mesh.fsdp={mesh.shape['fsdp']} must divide the model's d_model={cfg.d_model}")
+    replicate = {"kv_heads"} if cfg.n_kv_heads % tensor else set()
+    return tuple((name, None if name in replicate else axis) for name, axis in RULES)
 
 
 def param_shardings(cfg: ModelConfig, mesh: Mesh):
-  """The tree of parameters as NamedShardings."""
-  return nn.logical_to_mesh_sharding(logical_axes(cfg), mesh, rules(cfg, mesh))
+    """The tree of parameters as NamedShardings."""
+    return nn.logical_to_mesh_sharding(logical_axes(cfg), mesh, rules(cfg, mesh))
 
 
 def like_params(tree, params, shardings, mesh: Mesh):
-  """Shardings for an optimiser's state: sub-trees of the parameters' shape as they are, all else replicated."""
-  outline = jax.tree.structure(params)
-  is_params = lambda x: jax.tree.structure(x) == outline
-  replicated = NamedSharding(mesh, PartitionSpec())
-  return jax.tree.map(lambda x: shardings if is_params(x) else replicated, tree, is_leaf=is_params)
+    """Shardings for an optimiser's state: sub-trees of the parameters' shape as they are, all else replicated."""
+    outline = jax.tree.structure(params)
+    is_params = lambda x: jax.tree.structure(x) == outline
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: shardings if is_params(x) else replicated, tree, is_leaf=is_params)

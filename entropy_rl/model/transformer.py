@@ -8,6 +8,7 @@ Scoring a padded batch, scoring a group with its prompt computed once, prefill a
 other parts. Who sees whom is data: a token attends to keys of its own segment at positions no later than its own.
 Segment 0 is padding; packed rows number their sequences 1, 2, ….
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -20,257 +21,291 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Llama-3's frequency scaling (`rope_type: llama3`)."""
-  factor: float
-  low_freq_factor: float
-  high_freq_factor: float
-  original_max_positions: int
+    """Llama-3's frequency scaling (`rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The shape of a decoder. Families differ only in these fields."""
-  vocab_size: int
-  d_model: int
-  n_layers: int
-  n_heads: int
-  n_kv_heads: int
-  head_dim: int
-  d_ff: int
-  family: str = "llama"                   # llama | mistral | qwen2 | qwen3: the name written back to disk
-  rope_theta: float = 10_000.0
-  rope_scaling: RopeScaling | None = None
-  norm_eps: float = 1e-5
-  qkv_bias: bool = False                  # Qwen2
-  qk_norm: bool = False                   # Qwen3: RMSNorm over each head's q and k
-  sliding_window: int | None = None       # Mistral: keys further back than this are not seen
-  tied: bool = True                       # the head is the embedding
-  max_positions: int = 2048
-  bos_id: int | None = None
-  eos_ids: tuple[int, ...] = ()
+    """The shape of a decoder. Families differ only in these fields."""
 
-  def __post_init__(self):
-    if self.n_heads % self.n_kv_heads:
-      raise ValueError(f"model.n_kv_heads={self.n_kv_heads} must divide model.n_heads={self.n_heads}")
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    family: str = "llama"  # llama | mistral | qwen2 | qwen3: the name written back to disk
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3: RMSNorm over each head's q and k
+    sliding_window: int | None = None  # Mistral: keys further back than this are not seen
+    tied: bool = True  # the head is the embedding
+    max_positions: int = 2048
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"model.n_kv_heads={self.n_kv_heads} must divide model.n_heads={self.n_heads}")
 
 
 class KV(NamedTuple):
-  """Keys and values of every layer, with what a query needs to know about each key.
+    """Keys and values of every layer, with what a query needs to know about each key.
 
-  Attributes:
-    key, value: [L, B, T, K, h].
-    position: i32[B, T], the token's place in its sequence.
-    segment: i32[B, T], 0 where nothing stands (padding, or a slot not yet written).
-  """
-  key: Array
-  value: Array
-  position: Array
-  segment: Array
+    Attributes:
+      key, value: [L, B, T, K, h].
+      position: i32[B, T], the token's place in its sequence.
+      segment: i32[B, T], 0 where nothing stands (padding, or a slot not yet written).
+    """
+
+    key: Array
+    value: Array
+    position: Array
+    segment: Array
 
 
 def empty_cache(cfg: ModelConfig, batch: int, length: int, dtype=jnp.float32) -> KV:
-  shape = (cfg.n_layers, batch, length, cfg.n_kv_heads, cfg.head_dim)
-  meta = jnp.zeros((batch, length), jnp.int32)
-  return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), meta, meta)
+    shape = (cfg.n_layers, batch, length, cfg.n_kv_heads, cfg.head_dim)
+    meta = jnp.zeros((batch, length), jnp.int32)
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), meta, meta)
 
 
 def positions(mask_BxS: Array) -> Array:
-  """i32[B, S]: each token's place among the unmasked ones of its row, for left or right padding."""
-  return jnp.maximum(jnp.cumsum(mask_BxS.astype(jnp.int32), axis=1) - 1, 0)
+    """i32[B, S]: each token's place among the unmasked ones of its row, for left or right padding."""
+    return jnp.maximum(jnp.cumsum(mask_BxS.astype(jnp.int32), axis=1) - 1, 0)
 
 
 def inverse_frequencies(cfg: ModelConfig) -> Array:
-  """f32[h/2]: RoPE's inverse frequencies, with Llama-3 scaling where the model has it."""
-  inv = cfg.rope_theta ** -(jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
-  if (s := cfg.rope_scaling) is None:
-    return inv
-  wavelength = 2 * jnp.pi / inv
-  smooth = (s.original_max_positions / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-  blended = (1 - smooth) * inv / s.factor + smooth * inv
-  long, short = s.original_max_positions / s.low_freq_factor, s.original_max_positions / s.high_freq_factor
-  return jnp.where(wavelength > long, inv / s.factor, jnp.where(wavelength < short, inv, blended))
+    """f32[h/2]: RoPE's inverse frequencies, with Llama-3 scaling where the model has it."""
+    inv = cfg.rope_theta ** -(jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
+    if (s := cfg.rope_scaling) is None:
+        return inv
+    wavelength = 2 * jnp.pi / inv
+    smooth = (s.original_max_positions / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    blended = (1 - smooth) * inv / s.factor + smooth * inv
+    long, short = s.original_max_positions / s.low_freq_factor, s.original_max_positions / s.high_freq_factor
+    return jnp.where(wavelength > long, inv / s.factor, jnp.where(wavelength < short, inv, blended))
 
 
 def rotate(x_BxSxNxh: Array, cos_BxSx1xh: Array, sin_BxSx1xh: Array) -> Array:
-  """RoPE in the half-split convention of the Hugging Face models."""
-  a, b = jnp.split(x_BxSxNxh.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([-b, a], axis=-1)
-  return (x_BxSxNxh * cos_BxSx1xh + turned * sin_BxSx1xh).astype(x_BxSxNxh.dtype)
+    """RoPE in the half-split convention of the Hugging Face models."""
+    a, b = jnp.split(x_BxSxNxh.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([-b, a], axis=-1)
+    return (x_BxSxNxh * cos_BxSx1xh + turned * sin_BxSx1xh).astype(x_BxSxNxh.dtype)
 
 
 def visible(q_position, q_segment, k_position, k_segment, window: int | None) -> Array:
-  """bool[B, S, T]: may the query see the key? Prefix rows are already repeated to B."""
-  distance = q_position[:, :, None] - k_position[:, None, :]
-  see = (distance >= 0) & (q_segment[:, :, None] == k_segment[:, None, :])
-  return see if window is None else see & (distance < window)
+    """bool[B, S, T]: may the query see the key? Prefix rows are already repeated to B."""
+    distance = q_position[:, :, None] - k_position[:, None, :]
+    see = (distance >= 0) & (q_segment[:, :, None] == k_segment[:, None, :])
+    return see if window is None else see & (distance < window)
 
 
 def attend(q_BxSxHxh: Array, parts, masks) -> Array:
-  """Softmax attention over several key parts at once.
+    """Softmax attention over several key parts at once.
 
-  Args:
-    q_BxSxHxh: queries.
-    parts: pairs (key, value) of [N, T, K, h]; where N < B, row n serves queries n·B/N … (n+1)·B/N − 1.
-    masks: for each part, bool[B, S, T].
+    Args:
+      q_BxSxHxh: queries.
+      parts: pairs (key, value) of [N, T, K, h]; where N < B, row n serves queries n·B/N … (n+1)·B/N − 1.
+      masks: for each part, bool[B, S, T].
 
-  Returns:
-    [B, S, H, h]. Scores and softmax are float32.
-  """
-  B, S, H, h = q_BxSxHxh.shape
-  K = parts[0][0].shape[2]
-  scores = []
-  for (key, _), mask in zip(parts, masks, strict=True):
-    N, T = key.shape[:2]
-    q = q_BxSxHxh.reshape(N, B // N, S, K, H // K, h)
-    s = jnp.einsum("ngskmh,ntkh->ngkmst", q, key, preferred_element_type=jnp.float32) * h**-0.5
-    s = s.reshape(B, K, H // K, S, T)
-    scores.append(jnp.where(mask[:, None, None], s, jnp.finfo(jnp.float32).min))
-  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(parts[0][1].dtype)
-  out, start = 0.0, 0
-  for _, value in parts:
-    N, T = value.shape[:2]
-    w = weights[..., start:start + T].reshape(N, B // N, K, H // K, S, T)
-    o = jnp.einsum("ngkmst,ntkh->ngskmh", w, value, preferred_element_type=jnp.float32)
-    out, start = out + o.reshape(B, S, H, h), start + T
-  return out.astype(q_BxSxHxh.dtype)
+    Returns:
+      [B, S, H, h]. Scores and softmax are float32.
+    """
+    B, S, H, h = q_BxSxHxh.shape
+    K = parts[0][0].shape[2]
+    scores = []
+    for (key, _), mask in zip(parts, masks, strict=True):
+        N, T = key.shape[:2]
+        q = q_BxSxHxh.reshape(N, B // N, S, K, H // K, h)
+        s = jnp.einsum("ngskmh,ntkh->ngkmst", q, key, preferred_element_type=jnp.float32) * h**-0.5
+        s = s.reshape(B, K, H // K, S, T)
+        scores.append(jnp.where(mask[:, None, None], s, jnp.finfo(jnp.float32).min))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(parts[0][1].dtype)
+    out, start = 0.0, 0
+    for _, value in parts:
+        N, T = value.shape[:2]
+        w = weights[..., start : start + T].reshape(N, B // N, K, H // K, S, T)
+        o = jnp.einsum("ngkmst,ntkh->ngskmh", w, value, preferred_element_type=jnp.float32)
+        out, start = out + o.reshape(B, S, H, h), start + T
+    return out.astype(q_BxSxHxh.dtype)
 
 
 def rms_norm(x: Array, scale: Array, eps: float) -> Array:
-  y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  return jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1)) * y.astype(x.dtype)
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1)) * y.astype(x.dtype)
 
 
 class Context(NamedTuple):
-  """What every layer shares: RoPE's tables, masks of the parts, and where the cache is written."""
-  cos: Array
-  sin: Array
-  masks: tuple[Array, ...]
-  index: Array | None
+    """What every layer shares: RoPE's tables, masks of the parts, and where the cache is written."""
+
+    cos: Array
+    sin: Array
+    masks: tuple[Array, ...]
+    index: Array | None
 
 
 class Block(nn.Module):
-  """Attention and SwiGLU, each behind an RMSNorm and added to the residual."""
-  cfg: ModelConfig
-  dtype: jnp.dtype = jnp.float32
+    """Attention and SwiGLU, each behind an RMSNorm and added to the residual."""
 
-  def weight(self, name, shape, axes, init=nn.initializers.lecun_normal()):
-    return self.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    cfg: ModelConfig
+    dtype: jnp.dtype = jnp.float32
 
-  def scale(self, name, size, axis):
-    return self.weight(name, (size,), (axis,), nn.initializers.ones)
+    def weight(self, name, shape, axes, init=nn.initializers.lecun_normal()):
+        return self.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
-  @nn.compact
-  def __call__(self, x_BxSxD, prefix, cache, ctx: Context):
-    c, D, H, K, h = self.cfg, self.cfg.d_model, self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.head_dim
-    y = rms_norm(x_BxSxD, self.scale("attn_norm", D, "embed"), c.norm_eps)
-    fan_in = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-    q = self.project(y, self.weight("q", (D, H, h), ("embed", "heads", "head_dim"), fan_in), "q_bias", "heads")
-    k = self.project(y, self.weight("k", (D, K, h), ("embed", "kv_heads", "head_dim"), fan_in), "k_bias", "kv_heads")
-    v = self.project(y, self.weight("v", (D, K, h), ("embed", "kv_heads", "head_dim"), fan_in), "v_bias", "kv_heads")
-    if c.qk_norm:
-      q = rms_norm(q, self.scale("q_norm", h, "head_dim"), c.norm_eps)
-      k = rms_norm(k, self.scale("k_norm", h, "head_dim"), c.norm_eps)
-    q, k = rotate(q, ctx.cos, ctx.sin), rotate(k, ctx.cos, ctx.sin)
-    if cache is not None:
-      k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.index, axis=1)
-      v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.index, axis=1)
-    parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
-    out = attend(q, parts, ctx.masks)
-    fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-    o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in)
-    x_BxSxD = x_BxSxD + jnp.einsum("bsnh,nhd->bsd", out, o.astype(self.dtype))
+    def scale(self, name, size, axis):
+        return self.weight(name, (size,), (axis,), nn.initializers.ones)
 
-    y = rms_norm(x_BxSxD, self.scale("mlp_norm", D, "embed"), c.norm_eps)
-    gate = self.weight("gate", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
-    up = self.weight("up", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
-    down = self.weight("down", (c.d_ff, D), ("mlp", "embed")).astype(self.dtype)
-    x_BxSxD = x_BxSxD + (nn.silu(y @ gate) * (y @ up)) @ down
-    return nn.with_logical_constraint(x_BxSxD, ("batch", None, None)), (k, v)
+    @nn.compact
+    def __call__(self, x_BxSxD, prefix, cache, ctx: Context):
+        c, D, H, K, h = self.cfg, self.cfg.d_model, self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.head_dim
+        y = rms_norm(x_BxSxD, self.scale("attn_norm", D, "embed"), c.norm_eps)
+        fan_in = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+        q = self.project(y, self.weight("q", (D, H, h), ("embed", "heads", "head_dim"), fan_in), "q_bias", "heads")
+        k = self.project(
+            y, self.weight("k", (D, K, h), ("embed", "kv_heads", "head_dim"), fan_in), "k_bias", "kv_heads"
+        )
+        v = self.project(
+            y, self.weight("v", (D, K, h), ("embed", "kv_heads", "head_dim"), fan_in), "v_bias", "kv_heads"
+        )
+        if c.qk_norm:
+            q = rms_norm(q, self.scale("q_norm", h, "head_dim"), c.norm_eps)
+            k = rms_norm(k, self.scale("k_norm", h, "head_dim"), c.norm_eps)
+        q, k = rotate(q, ctx.cos, ctx.sin), rotate(k, ctx.cos, ctx.sin)
+        if cache is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.index, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.index, axis=1)
+        parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
+        out = attend(q, parts, ctx.masks)
+        fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in)
+        x_BxSxD = x_BxSxD + jnp.einsum("bsnh,nhd->bsd", out, o.astype(self.dtype))
 
-  def project(self, y, w, bias, axis):
-    out = jnp.einsum("bsd,dnh->bsnh", y, w.astype(self.dtype))
-    if self.cfg.qkv_bias:
-      b = self.weight(bias, w.shape[1:], (axis, "head_dim"), nn.initializers.zeros).astype(self.dtype)
-      out += b[None, None]
-    return out
+        y = rms_norm(x_BxSxD, self.scale("mlp_norm", D, "embed"), c.norm_eps)
+        gate = self.weight("gate", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
+        up = self.weight("up", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
+        down = self.weight("down", (c.d_ff, D), ("mlp", "embed")).astype(self.dtype)
+        x_BxSxD = x_BxSxD + (nn.silu(y @ gate) * (y @ up)) @ down
+        return nn.with_logical_constraint(x_BxSxD, ("batch", None, None)), (k, v)
+
+    def project(self, y, w, bias, axis):
+        out = jnp.einsum("bsd,dnh->bsnh", y, w.astype(self.dtype))
+        if self.cfg.qkv_bias:
+            b = self.weight(bias, w.shape[1:], (axis, "head_dim"), nn.initializers.zeros).astype(self.dtype)
+            out += b[None, None]
+        return out
 
 
 class Transformer(nn.Module):
-  """The decoder without its head: hidden states out, so that nobody holds [B, S, V] by accident.
+    """The decoder without its head: hidden states out, so that nobody holds [B, S, V] by accident.
 
-  Attributes:
-    cfg: the shape.
-    dtype: compute dtype; parameters are float32.
-    remat: recompute each block in the backward pass.
-  """
-  cfg: ModelConfig
-  dtype: jnp.dtype = jnp.float32
-  remat: bool = False
-
-  @nn.compact
-  def __call__(self, tokens_BxS, position_BxS, segment_BxS, prefix: KV | None = None,
-               cache: KV | None = None, index: Array | None = None) -> tuple[Array, KV]:
-    """Returns hidden states [B, S, D] after the last norm, and the keys and values of the tokens given.
-
-    Args:
-      tokens_BxS: i32 tokens.
-      position_BxS: i32 places in the sequence (RoPE and causality).
-      segment_BxS: i32; a token sees keys of the same segment only; 0 is padding.
-      prefix: keys that come before, shared by B/N consecutive rows.
-      cache: room of [L, B, T, K, h]; the tokens' keys are written at `index` and the whole is attended to.
-      index: i32 scalar, where in `cache` the tokens go.
+    Attributes:
+      cfg: the shape.
+      dtype: compute dtype; parameters are float32.
+      remat: recompute each block in the backward pass.
     """
-    c = self.cfg
-    table = self.param("embed", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-                       (c.vocab_size, c.d_model), jnp.float32)
-    if not c.tied:
-      self.param("head", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-                 (c.vocab_size, c.d_model), jnp.float32)
-    x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
-    x = nn.with_logical_constraint(x, ("batch", None, None))
 
-    k_position, k_segment = position_BxS, segment_BxS
-    if cache is not None:
-      k_position = jax.lax.dynamic_update_slice_in_dim(cache.position, position_BxS, index, axis=1)
-      k_segment = jax.lax.dynamic_update_slice_in_dim(cache.segment, segment_BxS, index, axis=1)
-    masks = (visible(position_BxS, segment_BxS, k_position, k_segment, c.sliding_window),)
-    if prefix is not None:
-      repeat = tokens_BxS.shape[0] // prefix.position.shape[0]
-      p_position, p_segment = jnp.repeat(prefix.position, repeat, 0), jnp.repeat(prefix.segment, repeat, 0)
-      masks = (visible(position_BxS, segment_BxS, p_position, p_segment, c.sliding_window),) + masks
-    angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
-    angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
-    ctx = Context(jnp.cos(angle), jnp.sin(angle), masks, index)
+    cfg: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
-    block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-    layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layers,
-                     in_axes=(0, 0, nn.broadcast), out_axes=0, metadata_params={nn.PARTITION_NAME: "layers"})
-    x, (key, value) = layers(c, self.dtype, name="layers")(
-        x, prefix and (prefix.key, prefix.value), cache and (cache.key, cache.value), ctx)
-    scale = self.param("final_norm", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
-                       (c.d_model,), jnp.float32)
-    return rms_norm(x, scale, c.norm_eps), KV(key, value, k_position, k_segment)
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BxS,
+        position_BxS,
+        segment_BxS,
+        prefix: KV | None = None,
+        cache: KV | None = None,
+        index: Array | None = None,
+    ) -> tuple[Array, KV]:
+        """Returns hidden states [B, S, D] after the last norm, and the keys and values of the tokens given.
+
+        Args:
+          tokens_BxS: i32 tokens.
+          position_BxS: i32 places in the sequence (RoPE and causality).
+          segment_BxS: i32; a token sees keys of the same segment only; 0 is padding.
+          prefix: keys that come before, shared by B/N consecutive rows.
+          cache: room of [L, B, T, K, h]; the tokens' keys are written at `index` and the whole is attended to.
+          index: i32 scalar, where in `cache` the tokens go.
+        """
+        c = self.cfg
+        table = self.param(
+            "embed",
+            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            (c.vocab_size, c.d_model),
+            jnp.float32,
+        )
+        if not c.tied:
+            self.param(
+                "head",
+                nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+                (c.vocab_size, c.d_model),
+                jnp.float32,
+            )
+        x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
+        x = nn.with_logical_constraint(x, ("batch", None, None))
+
+        k_position, k_segment = position_BxS, segment_BxS
+        if cache is not None:
+            k_position = jax.lax.dynamic_update_slice_in_dim(cache.position, position_BxS, index, axis=1)
+            k_segment = jax.lax.dynamic_update_slice_in_dim(cache.segment, segment_BxS, index, axis=1)
+        masks = (visible(position_BxS, segment_BxS, k_position, k_segment, c.sliding_window),)
+        if prefix is not None:
+            repeat = tokens_BxS.shape[0] // prefix.position.shape[0]
+            p_position, p_segment = jnp.repeat(prefix.position, repeat, 0), jnp.repeat(prefix.segment, repeat, 0)
+            masks = (visible(position_BxS, segment_BxS, p_position, p_segment, c.sliding_window),) + masks
+        angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
+        angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
+        ctx = Context(jnp.cos(angle), jnp.sin(angle), masks, index)
+
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=c.n_layers,
+            in_axes=(0, 0, nn.broadcast),
+            out_axes=0,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, (key, value) = layers(c, self.dtype, name="layers")(
+            x, prefix and (prefix.key, prefix.value), cache and (cache.key, cache.value), ctx
+        )
+        scale = self.param(
+            "final_norm", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (c.d_model,), jnp.float32
+        )
+        return rms_norm(x, scale, c.norm_eps), KV(key, value, k_position, k_segment)
 
 
 def head_weight(params) -> Array:
-  """[V, D]: the output head, which is the embedding where the model ties them."""
-  return params.get("head", params["embed"])
+    """[V, D]: the output head, which is the embedding where the model ties them."""
+    return params.get("head", params["embed"])
 
 
 def init_params(cfg: ModelConfig, key: Array):
-  """Fresh float32 parameters as a plain nested dict (no Flax boxes)."""
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  return jax.jit(lambda key: nn.unbox(Transformer(cfg).init(key, tokens, tokens, tokens + 1))["params"])(key)
+    """Fresh float32 parameters as a plain nested dict (no Flax boxes)."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return jax.jit(lambda key: nn.unbox(Transformer(cfg).init(key, tokens, tokens, tokens + 1))["params"])(key)
 
 
 def logical_axes(cfg: ModelConfig):
-  """The tree of parameters with its logical axis names, as flax.linen.spmd PartitionSpecs."""
-  tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  boxed = jax.eval_shape(Transformer(cfg).init, jax.random.key(0), tokens, tokens, tokens)
-  return nn.get_partition_spec(boxed)["params"]
+    """The tree of parameters with its logical axis names, as flax.linen.spmd PartitionSpecs."""
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    boxed = jax.eval_shape(Transformer(cfg).init, jax.random.key(0), tokens, tokens, tokens)
+    return nn.get_partition_spec(boxed)["params"]
 
 
 def abstract_params(cfg: ModelConfig):
-  """The tree of parameters as ShapeDtypeStructs."""
-  return jax.eval_shape(lambda key: init_params(cfg, key), jax.random.key(0))
+    """The tree of parameters as ShapeDtypeStructs."""
+    return jax.eval_shape(lambda key: init_params(cfg, key), jax.random.key(0))

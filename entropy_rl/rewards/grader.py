@@ -55,9 +55,7 @@ class Grader:
         if workers < 1:
             raise ValueError(f"reward.workers is {workers}; grading needs at least 1")
         if not 0 < cpu_seconds <= wall_seconds:
-            raise ValueError(
-                f"reward.cpu_seconds is {cpu_seconds}; it must be in (0, {wall_seconds}], the wall time"
-            )
+            raise ValueError(f"reward.cpu_seconds is {cpu_seconds}; it must be in (0, {wall_seconds}], the wall time")
         if memory_mb < _LEAST_MEMORY_MB:
             raise ValueError(f"a Grader needs memory_mb >= {_LEAST_MEMORY_MB}, got {memory_mb}")
         self.causes: Counter[str] = Counter()

@@ -92,14 +92,10 @@ def _reasoning_gym(task: str) -> Callable[[str, Any], float]:
     try:
         import reasoning_gym
     except ImportError as error:
-        raise ImportError(
-            f"rewards of kind 'reasoning_gym:{task}' need it: pip install reasoning-gym"
-        ) from error
+        raise ImportError(f"rewards of kind 'reasoning_gym:{task}' need it: pip install reasoning-gym") from error
     from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
         near = ", ".join(difflib.get_close_matches(task, DATASETS, n=3)) or "none"
-        raise ValueError(
-            f"reward kind 'reasoning_gym:{task}': reasoning-gym has no such task; near it: {near}"
-        )
+        raise ValueError(f"reward kind 'reasoning_gym:{task}': reasoning-gym has no such task; near it: {near}")
     return reasoning_gym.get_score_answer_fn(task)

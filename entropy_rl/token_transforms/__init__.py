@@ -42,8 +42,12 @@ NEEDS = {"entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
 
 KEY = "algo.transforms"
 
-__all__ = ["NEEDS", "TRANSFORMS", "ChainState", "Masked", "TokenGrads", "TokenInfo", "TokenMask", "build", "chain",
-           "check_updates_per_rollout", "kept_fraction", "micro_scope", "needs", *TRANSFORMS]
+__all__ = [
+    "NEEDS", "TRANSFORMS", "ChainState", "Masked", "TokenGrads", "TokenInfo", "TokenMask", "adaptive_entropy_bonus",
+    "build", "chain", "check_updates_per_rollout", "clip_cov", "entropy_bonus", "entropy_ratio_clip",
+    "entropy_shaped_advantage", "keep_bottom_entropy", "keep_top_entropy", "kept_fraction", "kl_cov", "matched_norm",
+    "micro_scope", "needs", "positive_reweighting", "random_mask", "random_positive_clip", "reference_kl", "steer",
+]
 
 
 def build(transforms: Sequence[Any], scope: str = "global",

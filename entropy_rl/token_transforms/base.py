@@ -80,8 +80,9 @@ def prepare(tokens: TokenInfo) -> TokenInfo:
     valid_BxT = tokens.mask > 0
     uid_B = jnp.arange(valid_BxT.shape[0], dtype=jnp.uint32) if tokens.uid is None else tokens.uid
     weight_BxT = masked.token_mean_weight(tokens.mask) if tokens.weight is None else tokens.weight
-    per_token = tokens._replace(uid=None, weight=weight_BxT)
-    return jax.tree.map(lambda x: jnp.where(valid_BxT, x, jnp.zeros_like(x)), per_token)._replace(uid=uid_B)
+    per_token = tokens._asdict() | {"uid": None, "weight": weight_BxT}
+    shown = jax.tree.map(lambda x: jnp.where(valid_BxT, x, jnp.zeros_like(x)), per_token)
+    return TokenInfo(**shown | {"uid": uid_B})
 
 
 def check_shapes(grads: TokenGrads, tokens: TokenInfo) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 from jax import Array
-import jax.numpy as jnp
 
 from entropy_rl import masked
 from entropy_rl.token_transforms.base import Masked, TokenGrads, TokenInfo, TokenMask, apply_factor, check_shapes
@@ -40,11 +40,11 @@ def chain(*transforms: optax.GradientTransformationExtraArgs) -> optax.GradientT
         for transform, own in zip(transforms, state.inner, strict=True):
             if isinstance(transform, TokenMask):
                 factor_BxT = transform.factor(tokens, key)
-                grads, own = apply_factor(grads, factor_BxT), Masked(masked.mean(factor_BxT != 0, tokens.mask))
+                grads, after = apply_factor(grads, factor_BxT), Masked(masked.mean(factor_BxT != 0, tokens.mask))
                 alive_BxT &= factor_BxT != 0
             else:
-                grads, own = transform.update(grads, own, params, tokens=tokens, key=key, **extra)
-            inner.append(own)
+                grads, after = transform.update(grads, own, params, tokens=tokens, key=key, **extra)
+            inner.append(after)
         return grads, ChainState(masked.mean(alive_BxT, tokens.mask), tuple(inner))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -19,10 +19,10 @@ def micro_scope(transform: optax.GradientTransformationExtraArgs, n: int) -> opt
     """
 
     def split(tree):
-        return jax.tree.map(lambda x: x.reshape((n, x.shape[0] // n) + x.shape[1:]), tree)
+        return jax.tree.map(lambda x: x.reshape((n, x.shape[0] // n, *x.shape[1:])), tree)
 
     def join(tree):
-        return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), tree)
+        return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), tree)
 
     def blocks(tokens):
         rows = tokens.mask.shape[0]

@@ -68,7 +68,7 @@ def test_shapes_that_differ_are_an_error():
 
 
 @pytest.mark.parametrize(("spec", "match"), [
-    ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive_entropy"),
+    ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive"),
     (("clip_cov", {"ratio": 1}), "algo.transforms: clip_cov has no option 'ratio'; legal options: fraction, low, high"),
     ("entropy_bonus", "algo.transforms: entropy_bonus needs the option 'coef', which is missing"),
     (("clip_cov", 0.1), "algo.transforms: got .* expected a name or a pair"),
@@ -80,5 +80,5 @@ def test_what_nothing_reads_is_an_error(spec, match):
 
 
 def test_an_unknown_scope_is_an_error():
-    with pytest.raises(ValueError, match="algo.scope: got 'local', choose 'global' or 'microbatch'"):
+    with pytest.raises(ValueError, match=r"algo.scope: got 'local', choose 'global' or 'microbatch'"):
         tt.build([], scope="local")

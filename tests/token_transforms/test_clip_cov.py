@@ -52,5 +52,5 @@ def test_one_token_at_least():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1])
 def test_a_share_of_no_tokens_is_an_error(fraction):
-    with pytest.raises(ValueError, match="algo.transforms: clip_cov: fraction .* above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"algo.transforms: clip_cov: fraction .* above 0 and at most 1"):
         tt.clip_cov(fraction=fraction)

@@ -33,14 +33,14 @@ def test_on_policy_it_adds_exactly_nothing(kl):
 
 def test_one_update_per_rollout_is_refused():
     spec = [("kl_cov", {})]
-    with pytest.raises(ValueError, match="kl_cov is plain policy gradient with algo.updates_per_rollout = 1"):
+    with pytest.raises(ValueError, match=r"kl_cov is plain policy gradient with algo.updates_per_rollout = 1"):
         tt.check_updates_per_rollout(spec, 1)
-    with pytest.raises(ValueError, match="updates_per_rollout"):
+    with pytest.raises(ValueError, match=r"updates_per_rollout"):
         tt.check_updates_per_rollout([("matched_norm", {"inner": ("kl_cov", {})})], 1)
     tt.check_updates_per_rollout(spec, 2)
     tt.check_updates_per_rollout([("clip_cov", {})], 1)
 
 
 def test_an_unknown_kl_is_an_error():
-    with pytest.raises(ValueError, match="kl_cov: kl 'k2', choose 'abs' or 'k3'"):
+    with pytest.raises(ValueError, match=r"kl_cov: kl 'k2', choose 'abs' or 'k3'"):
         tt.kl_cov(kl="k2")

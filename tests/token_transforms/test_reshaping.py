@@ -47,9 +47,9 @@ def test_entropy_ratio_keeps_tokens_that_did_not_move_even_at_zero():
 
 def test_a_missing_field_is_named():
     grads, tokens = random_tokens(2, 6, 20)
-    with pytest.raises(ValueError, match="entropy_ratio_clip needs TokenInfo.old_entropy"):
+    with pytest.raises(ValueError, match=r"entropy_ratio_clip needs TokenInfo.old_entropy"):
         apply(tt.entropy_ratio_clip(), grads, tokens._replace(old_entropy=None))
-    with pytest.raises(ValueError, match="reference_kl needs TokenInfo.ref_logp"):
+    with pytest.raises(ValueError, match=r"reference_kl needs TokenInfo.ref_logp"):
         apply(tt.reference_kl(coef=0.1), grads, tokens._replace(ref_logp=None))
     assert tt.needs([("matched_norm", {"inner": ("entropy_ratio_clip", {})}), ("reference_kl", {"coef": 1.0})]) == {
         "old_entropy", "ref_logp"}
