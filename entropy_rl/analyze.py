@@ -1,16 +1,15 @@
 """python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,...]: what a run did to reward and entropy."""
 
+import argparse
 import html
+import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
 from etils import epath
 
 from entropy_rl import law, metrics
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
-_COMPARE = flags.DEFINE_list("compare", [], "Other run directories, to show beside it.")
 _ROWS = 10  # of the printed table
 
 
@@ -25,7 +24,7 @@ def read_run(workdir: str) -> list[dict]:
 def series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of a metric where it was measured."""
     found = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-    return tuple(np.array(x) for x in zip(*found)) if found else (np.zeros(0), np.zeros(0))
+    return np.array([step for step, _ in found]), np.array([value for _, value in found])
 
 
 def accuracy_keys(rows: list[dict]) -> list[str]:
@@ -118,13 +117,17 @@ def describe(fitted) -> str:
     )
 
 
-def main(argv) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    print(report(_WORKDIR.value, _COMPARE.value))
-    print(f"\nplot: {epath.Path(_WORKDIR.value) / 'report' / 'curves.png'}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", required=True, help="the run directory")
+    parser.add_argument("--compare", default="", help="other run directories, with commas between")
+    args = parser.parse_args()
+    try:
+        print(report(args.workdir, [w for w in args.compare.split(",") if w]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"\nplot: {epath.Path(args.workdir) / 'report' / 'curves.png'}")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    main()

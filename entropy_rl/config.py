@@ -137,7 +137,6 @@ def check(c: ConfigDict) -> None:
         "rollout.samples",
         "rollout.max_tokens",
         "data.max_prompt_len",
-        "train.steps",
         "train.updates_per_rollout",
         "train.micro_batches",
         "eval.batch",
@@ -151,6 +150,8 @@ def check(c: ConfigDict) -> None:
     for key in positive:
         if not _at(c, key) > 0:
             raise ValueError(f"{key}={_at(c, key)} must be above 0")
+    if c.train.steps < 0:
+        raise ValueError(f"train.steps={c.train.steps} must be 0 (the warm-up and an evaluation alone) or more")
     if c.rollout.temperature <= 0:
         raise ValueError(f"rollout.temperature={c.rollout.temperature} must be above 0: greedy samples teach nothing")
     if c.rollout.top_p != 1 or c.rollout.top_k != 0:

@@ -78,8 +78,11 @@ def quadrants(logp: Array, advantage: Array, mask: Array, entropy_change: Array)
         side_BxT = high_BxT if name.startswith("high") else ~high_BxT
         sign_BxT = advantage > 0 if name.endswith("positive") else advantage < 0
         in_BxT = (mask > 0) & side_BxT & sign_BxT
-        table[name] = {"share": masked.mean(in_BxT, mask), "covariance": masked.mean(cov_BxT, in_BxT),
-                       "entropy_change": masked.mean(entropy_change, in_BxT)}
+        table[name] = {
+            "share": masked.mean(in_BxT, mask),
+            "covariance": masked.mean(cov_BxT, in_BxT),
+            "entropy_change": masked.mean(entropy_change, in_BxT),
+        }
     return table
 
 

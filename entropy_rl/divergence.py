@@ -10,8 +10,11 @@ LOG_RATIO_LIMIT = 20.0  # exp(20) = 4.9e8: the largest ratio let through, so tha
 
 def clamped(log_ratio: Array) -> Array:
     """The log-ratio held within ±20; its gradient is 0 outside."""
-    return jnp.where(jnp.abs(log_ratio) <= LOG_RATIO_LIMIT, log_ratio,
-                     lax.stop_gradient(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)))
+    return jnp.where(
+        jnp.abs(log_ratio) <= LOG_RATIO_LIMIT,
+        log_ratio,
+        lax.stop_gradient(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)),
+    )
 
 
 def kl_estimate(log_q_over_p: Array, kind: str) -> Array:

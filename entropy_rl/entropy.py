@@ -14,8 +14,17 @@ from entropy_rl import masked
 from entropy_rl.head import logp_and_entropy
 from entropy_rl.masked import fraction_below, quantile, response_mean
 
-__all__ = ["cross_entropy", "entropy", "fraction_below", "kl_divergence", "logp_and_entropy", "quantile",
-           "response_mean", "sampled", "token_mean"]
+__all__ = [
+    "cross_entropy",
+    "entropy",
+    "fraction_below",
+    "kl_divergence",
+    "logp_and_entropy",
+    "quantile",
+    "response_mean",
+    "sampled",
+    "token_mean",
+]
 
 _OUTSIDE = -1e30  # a finite stand-in for −inf: exp gives 0, and 0 · −1e30 is 0 where 0 · −inf is NaN
 

@@ -38,6 +38,8 @@ def sampler_gap(trainer_logp: Array, sampler_logp: Array, mask: Array) -> dict[s
     mean_abs and max_abs of the difference of logp; kl, the k3 estimate of KL(sampler ‖ trainer).
     """
     gap_BxT = jnp.where(mask > 0, trainer_logp - sampler_logp, 0.0)
-    return {"mean_abs": masked.mean(jnp.abs(gap_BxT), mask),
-            "max_abs": jnp.max(jnp.abs(gap_BxT), initial=0.0),
-            "kl": masked.mean(kl_estimate(gap_BxT, "k3"), mask)}
+    return {
+        "mean_abs": masked.mean(jnp.abs(gap_BxT), mask),
+        "max_abs": jnp.max(jnp.abs(gap_BxT), initial=0.0),
+        "kl": masked.mean(kl_estimate(gap_BxT, "k3"), mask),
+    }

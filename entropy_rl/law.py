@@ -16,6 +16,8 @@ MIN_SPREAD = 0.01  # nats between the least and the largest entropy: below, the 
 
 Interval = tuple[float, float]
 
+Series = Sequence[float | None] | np.ndarray  # None or NaN: not measured
+
 
 @dataclass(frozen=True)
 class Law:
@@ -54,7 +56,7 @@ class Law:
         return self.b - self.a * np.exp(np.asarray(entropy, np.float64))
 
 
-def _points(*series: Sequence[float | None]) -> list[np.ndarray]:
+def _points(*series: Series) -> list[np.ndarray]:
     """The series as float64, without the points at which any of them is None, NaN or infinite."""
     arrays = [np.array([np.nan if v is None else v for v in s], np.float64) for s in series]
     if len({a.size for a in arrays}) != 1:
@@ -73,7 +75,7 @@ def _why_not(x: np.ndarray, y: np.ndarray) -> str:
     return ""
 
 
-def fit(entropy: Sequence[float | None], reward: Sequence[float | None], level: float = 0.95) -> Law:
+def fit(entropy: Series, reward: Series, level: float = 0.95) -> Law:
     """Least squares of R = −a·exp(H) + b.
 
     Args:
@@ -104,9 +106,17 @@ def fit(entropy: Sequence[float | None], reward: Sequence[float | None], level: 
         half = width / np.sqrt(spread) if at is None else width * np.sqrt(1 / n + (at - mean_x) ** 2 / spread)
         return float(value - half), float(value + half)
 
-    return Law(a=float(a), b=float(b), ceiling=float(b - a), r2=float(1 - residual / np.sum((y - mean_y) ** 2)),
-               rmse=float(np.sqrt(residual / n)), a_interval=around(a, None), b_interval=around(b, 0.0),
-               ceiling_interval=around(b - a, 1.0), n=n)
+    return Law(
+        a=float(a),
+        b=float(b),
+        ceiling=float(b - a),
+        r2=float(1 - residual / np.sum((y - mean_y) ** 2)),
+        rmse=float(np.sqrt(residual / n)),
+        a_interval=around(a, None),
+        b_interval=around(b, 0.0),
+        ceiling_interval=around(b - a, 1.0),
+        n=n,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Forecast:
     last_error: float | None = None
 
 
-def forecast(entropy: Sequence[float | None], reward: Sequence[float | None], share: float = 0.15) -> Forecast:
+def forecast(entropy: Series, reward: Series, share: float = 0.15) -> Forecast:
     """Fits the first `share` of the points and predicts the reward of the others from their entropy.
 
     The paper fits the first 36 steps, 15%, and forecasts the rest with an RMSE of about 1%.
@@ -169,7 +179,7 @@ class SizeLaw:
         return self.intercept + self.slope * np.log(np.asarray(parameters, np.float64))
 
 
-def fit_size(parameters: Sequence[float], coefficients: Sequence[float | None]) -> SizeLaw:
+def fit_size(parameters: Sequence[float], coefficients: Series) -> SizeLaw:
     """Least squares of a law's a or b, one from each model of a family, against the log of its size.
 
     Args:
@@ -178,8 +188,10 @@ def fit_size(parameters: Sequence[float], coefficients: Sequence[float | None]) 
     """
     size, y = _points(parameters, coefficients)
     if size.size < 3 or np.ptp(size) == 0:
-        return SizeLaw(message=f"too few sizes: {np.unique(size).size} over {size.size} models, 3 models of different "
-                               "size are needed")
+        return SizeLaw(
+            message=f"too few sizes: {np.unique(size).size} over {size.size} models, 3 models of different "
+            "size are needed"
+        )
     slope, intercept = np.polyfit(np.log(size), y, 1)
     total = np.sum((y - y.mean()) ** 2)
     residual = np.sum((y - intercept - slope * np.log(size)) ** 2)

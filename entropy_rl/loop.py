@@ -93,7 +93,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             scores = grader.grade([(p.kind, text, p.entry) for p, text in zip(owners, texts, strict=True)])
             valid = np.array([s is not None for s in scores])
             reward = np.array([s or 0.0 for s in scores], np.float32)
-            advantage = np.asarray(advantage_of(reward, valid, c.rollout.samples))
+            advantage = np.asarray(advantage_of(jnp.asarray(reward), jnp.asarray(valid), c.rollout.samples))
             marks.append(time.monotonic())
 
             # Updates: each of whole groups; the rollout is scored once where there is more than one.
@@ -150,9 +150,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
 
 def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
     """The rollout as `updates` batches of whole groups, in order."""
-    return [
-        jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch) for i in range(updates)
-    ]
+    piece = lambda x, i: x[len(x) // updates * i : len(x) // updates * (i + 1)]
+    return [step_lib.Batch(*(piece(x, i) for x in batch)) for i in range(updates)]
 
 
 def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:

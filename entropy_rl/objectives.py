@@ -28,8 +28,10 @@ AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-s
 
 def _check_range(name: str, low: float, high: float) -> None:
     if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(f"algo.objective: {name}: got low={low!r}, high={high!r}; "
-                         "low is from 0 to 1 and high at least 0: the ratio is held in [1 - low, 1 + high]")
+        raise ValueError(
+            f"algo.objective: {name}: got low={low!r}, high={high!r}; "
+            "low is from 0 to 1 and high at least 0: the ratio is held in [1 - low, 1 + high]"
+        )
 
 
 def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
@@ -174,14 +176,17 @@ def token_weight(mask_BxT: Array, aggregation: str = "token-mean", max_tokens: i
         return valid_BxT / (responses * jnp.maximum(length_Bx1, 1)).astype(jnp.float32)
     if aggregation == "sequence-mean-token-sum-norm":
         if max_tokens is None or max_tokens < 1:
-            raise ValueError(f"algo.aggregation: {aggregation!r} needs max_tokens, the longest response in tokens, "
-                             f"got {max_tokens!r}")
+            raise ValueError(
+                f"algo.aggregation: {aggregation!r} needs max_tokens, the longest response in tokens, "
+                f"got {max_tokens!r}"
+            )
         return valid_BxT / (responses.astype(jnp.float32) * max_tokens)
     raise ValueError(f"algo.aggregation: got {aggregation!r}, choose one of {', '.join(AGGREGATIONS)}")
 
 
-def token_gradient(objective: Objective, tokens: TokenInfo,
-                   correction_BxT: Array | None = None) -> tuple[Array, TokenGrads, Array]:
+def token_gradient(
+    objective: Objective, tokens: TokenInfo, correction_BxT: Array | None = None
+) -> tuple[Array, TokenGrads, Array]:
     """The loss Σ weight · token loss and its exact gradient with respect to logp.
 
     `tokens.weight` None means mask / N; `tokens.clipped` is not read.

@@ -179,7 +179,8 @@ def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
     folder = pathlib.Path(source)
     if not (folder / "checkpoints").is_dir():
-        return Policy(*load_model(source), jnp.dtype(dtype))
+        cfg, params, tokenizer = load_model(source)
+        return Policy(cfg, params, tokenizer, jnp.dtype(dtype))
     return load_run(source, dtype)
 
 

@@ -23,6 +23,7 @@ _GRPO: dict[str, Any] = {
 }
 _DAPO = _GRPO | {"objective": ("ppo_clip", {"low": 0.2, "high": 0.28})}
 
+
 def _with(*transforms: tuple[str, dict[str, Any]], base: dict[str, Any] = _GRPO) -> dict[str, Any]:
     return base | {"transforms": transforms}
 
@@ -56,8 +57,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "steer": _with(("steer", {"min_weight": 0.8})),  # 2510.10150
     "positive_reweighting": _with(("positive_reweighting", {"target": 0.2})),  # 2511.05993
     "cispo": _GRPO | {"objective": ("cispo", {"low": 1.0, "high": 4.0})},  # 2506.13585
-    "gspo": _GRPO | {"objective": ("gspo", {"low": 3e-4, "high": 4e-4}),
-                     "aggregation": "sequence-mean-token-mean"},  # 2507.18071
+    "gspo": _GRPO
+    | {"objective": ("gspo", {"low": 3e-4, "high": 4e-4}), "aggregation": "sequence-mean-token-mean"},  # 2507.18071
     "ce_gppo": _GRPO | {"objective": ("ce_gppo", {"beta_low": 0.5, "beta_high": 1.0})},  # 2509.20712
     "dr_grpo": _GRPO | {"advantage": ("dr_grpo", {}), "aggregation": "sequence-mean-token-sum-norm"},  # 2503.20783
     "rloo": _GRPO | {"advantage": ("rloo", {})},  # 2402.14740

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def check_spec(table: Mapping[str, Callable], name: str, kwargs: Mapping[str, Any], key: str,
-               given: tuple[str, ...] = ()) -> Callable:
+def check_spec(
+    table: Mapping[str, Callable], name: str, kwargs: Mapping[str, Any], key: str, given: tuple[str, ...] = ()
+) -> Callable:
     """The callable that `name` stands for, once every keyword is known to be one of its parameters.
 
     Args:

@@ -142,8 +142,8 @@ def rollout(
         token_B = jnp.where(alive_B, token_B, 0)
         logp_B, entropy_B = head.from_logits(logits_BxV, token_B, temperature)
         columns = token_B, logp_B * alive_B, entropy_B * alive_B, alive_B.astype(jnp.int32)
-        kept = [x.at[:, t].set(c) for x, c in zip(out[:4], columns, strict=True)]
-        return token_B, Rollout(*kept, out.finished | (alive_B & ends(token_B)))
+        tokens, logp, entropy, mask = (x.at[:, t].set(c) for x, c in zip(out[:4], columns, strict=True))
+        return token_B, Rollout(tokens, logp, entropy, mask, out.finished | (alive_B & ends(token_B)))
 
     def step(carry):
         t, logits_BxV, cache, out = carry

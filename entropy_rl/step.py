@@ -20,6 +20,7 @@ from entropy_rl.objectives import token_gradient, token_weight
 from entropy_rl.token_transforms import TokenGrads, TokenInfo
 
 Array = jax.Array
+Rows = Any  # an array, on the host or on devices
 
 
 class Batch(NamedTuple):
@@ -36,17 +37,17 @@ class Batch(NamedTuple):
       uid: u32[B], what random draws and ties hang on.
     """
 
-    prompt: Array
-    prompt_mask: Array
-    tokens: Array
-    mask: Array
-    valid: Array
-    advantage: Array
-    old_logp: Array
-    old_entropy: Array
-    sampler_logp: Array
-    ref_logp: Array
-    uid: Array
+    prompt: Rows
+    prompt_mask: Rows
+    tokens: Rows
+    mask: Rows
+    valid: Rows
+    advantage: Rows
+    old_logp: Rows
+    old_entropy: Rows
+    sampler_logp: Rows
+    ref_logp: Rows
+    uid: Rows
 
 
 class TrainState(NamedTuple):
@@ -60,11 +61,11 @@ class TrainState(NamedTuple):
       ref: the reference policy's parameters, those before step 1; None where the method does not need them.
     """
 
-    step: Array
+    step: Rows
     params: Any
     opt_state: Any
     token_state: Any
-    skipped: Array
+    skipped: Rows
     ref: Any = None
 
 

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 _HERE = str(pathlib.Path(__file__).parent)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:method.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there goes on.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there goes on.", required=True)
 _FORCE = flags.DEFINE_bool("force", False, "Go on although the configuration is not the one the run started with.")
 
 
@@ -31,5 +31,5 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -70,4 +70,6 @@ def worked_batch(c: ConfigDict, task: Task, prompts: Prompts, tokenizer, i: int)
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
     zeros = np.zeros(tokens.shape, np.float32)
     uid = np.array([p.uid for p in problems], np.uint32)
-    return step.Batch(prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), *[zeros] * 5, uid)
+    return step.Batch(
+        prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), zeros, zeros, zeros, zeros, zeros, uid
+    )

@@ -39,7 +39,7 @@ def test_every_advantage_is_numpys(name, binary):
         out = np.asarray(advantage(reward, valid, G))
         assert not np.any(out[~valid])
         for g in range(0, 24, G):
-            rows = np.arange(g, g + G)[valid[g:g + G]]
+            rows = np.arange(g, g + G)[valid[g : g + G]]
             if rows.size:
                 expected = numpy_group(name, reward[rows].astype(np.float64), reward[valid].astype(np.float64))
                 np.testing.assert_allclose(out[rows], expected, rtol=1e-4, atol=1e-5)
@@ -73,8 +73,10 @@ def test_the_quantile_baseline_of_right_and_wrong_is_the_papers():
         assert (out[:right].any(), out[right:].any()) == ((True, False) if right <= 6 else (False, True))
 
 
-@pytest.mark.parametrize(("options", "expected"), [({}, [0.1, -1, 0]), ({"right": 1.0, "wrong": 0.0}, [1, 0, 0]),
-                                                   ({"right": 0.0, "wrong": -1.0}, [0, -1, 0])])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [0.1, -1, 0]), ({"right": 1.0, "wrong": 0.0}, [1, 0, 0]), ({"right": 0.0, "wrong": -1.0}, [0, -1, 0])],
+)
 def test_signed_rewards(options, expected):
     out = advantages.build(("signed", options))(jnp.array([1.0, 0.0, 1.0]), jnp.array([1, 1, 0]), 1)
     np.testing.assert_allclose(out, expected)

@@ -36,7 +36,7 @@ def test_the_worked_example_runs(monkeypatch):
     assert ran
 
     entry = eval("{" + page["entropy_rl/recipes.py"] + "}", vars(recipes))
-    (name, recipe), = entry.items()
+    ((name, recipe),) = entry.items()
     assert name not in recipes.RECIPES
     tt.build(recipe["transforms"])
 
@@ -46,8 +46,12 @@ def test_the_example_passes_the_common_matrix(monkeypatch):
     module = {}
     exec(blocks()["entropy_rl/token_transforms/low_probability.py"], module)
     monkeypatch.setitem(tt.TRANSFORMS, "keep_low_probability", module["keep_low_probability"])
-    for check in (matrix.test_it_changes_something, matrix.test_shape_dtype_and_state_stay,
-                  matrix.test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them,
-                  matrix.test_it_is_finite_at_the_edges, matrix.test_a_mask_keeps_its_share_in_its_state,
-                  matrix.test_eight_devices_select_the_same_and_gather_no_statistic):
+    for check in (
+        matrix.test_it_changes_something,
+        matrix.test_shape_dtype_and_state_stay,
+        matrix.test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them,
+        matrix.test_it_is_finite_at_the_edges,
+        matrix.test_a_mask_keeps_its_share_in_its_state,
+        matrix.test_eight_devices_select_the_same_and_gather_no_statistic,
+    ):
         check("keep_low_probability")

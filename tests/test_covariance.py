@@ -66,8 +66,12 @@ def test_quadrants(batch):
     change = jnp.sin(10 * logp)
     table = covariance.quadrants(*batch, entropy_change=change)
     high, positive, negative = np.asarray(logp) > np.asarray(logp)[valid].mean(), advantage > 0, advantage < 0
-    picks = {"high_prob_positive": high & positive, "high_prob_negative": high & negative,
-             "low_prob_positive": ~high & positive, "low_prob_negative": ~high & negative}
+    picks = {
+        "high_prob_positive": high & positive,
+        "high_prob_negative": high & negative,
+        "low_prob_positive": ~high & positive,
+        "low_prob_negative": ~high & negative,
+    }
     assert set(table) == set(picks) == set(covariance.QUADRANTS)
     for name, quarter in picks.items():
         pick = np.asarray(quarter) & valid

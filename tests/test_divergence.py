@@ -16,8 +16,9 @@ def test_values():
     np.testing.assert_allclose(kl_estimate(x, "abs"), np.abs(x))
 
 
-@pytest.mark.parametrize(("kind", "slope"), [("k1", [-1, -1, -1]), ("k2", [-0.5, 0, 2]),
-                                             ("k3", np.expm1([-0.5, 0, 2])), ("abs", [-1, 0, 1])])
+@pytest.mark.parametrize(
+    ("kind", "slope"), [("k1", [-1, -1, -1]), ("k2", [-0.5, 0, 2]), ("k3", np.expm1([-0.5, 0, 2])), ("abs", [-1, 0, 1])]
+)
 def test_gradients_are_zero_where_the_policies_agree_but_for_k1(kind, slope):
     grad = jax.vmap(jax.grad(lambda x: kl_estimate(x, kind)))(jnp.array([-0.5, 0.0, 2.0]))
     np.testing.assert_allclose(grad, slope, rtol=1e-6)

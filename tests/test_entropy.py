@@ -43,15 +43,17 @@ def test_minus_infinity_takes_a_token_out():
     masked_z = jnp.where(out, -jnp.inf, z)
     kept = z[:, ~out]
     np.testing.assert_allclose(ent.entropy(masked_z), ent.entropy(kept), rtol=1e-6)
-    np.testing.assert_allclose(ent.kl_divergence(masked_z, jnp.where(out, -jnp.inf, 2 * z)),
-                               ent.kl_divergence(kept, 2 * kept), rtol=1e-5)
+    np.testing.assert_allclose(
+        ent.kl_divergence(masked_z, jnp.where(out, -jnp.inf, 2 * z)), ent.kl_divergence(kept, 2 * kept), rtol=1e-5
+    )
     assert np.all(np.isinf(ent.kl_divergence(z, masked_z))), "mass outside the support of Q"
     assert np.all(np.isfinite(ent.cross_entropy(masked_z, z)))
     assert float(ent.entropy(jnp.array([-jnp.inf, 0.0, -jnp.inf]))) == 0.0
 
 
-@pytest.mark.parametrize("row", [[-np.inf, 1.0, 2.0], [-np.inf, 0.0, -np.inf], [-1e30, 0.0, 5.0], [3e38, 0.0, -3e38],
-                                 [-np.inf] * 3])
+@pytest.mark.parametrize(
+    "row", [[-np.inf, 1.0, 2.0], [-np.inf, 0.0, -np.inf], [-1e30, 0.0, 5.0], [3e38, 0.0, -3e38], [-np.inf] * 3]
+)
 def test_gradients_are_finite(row):
     z = jnp.array(row, jnp.float32)
     for f in (ent.entropy, lambda z: ent.cross_entropy(z, z), lambda z: ent.kl_divergence(z, 0.5 * z)):

@@ -41,10 +41,7 @@ def forget_causes(request):
 
 def test_agrees_with_score_in_order_whatever_the_workers():
     dataset = reasoning_gym.create_dataset("chain_sum", seed=0, size=41)
-    items = [
-        ("reasoning_gym:chain_sum", f"\\boxed{{{e['answer'] if i % 3 else 0}}}", e)
-        for i, e in enumerate(dataset)
-    ]
+    items = [("reasoning_gym:chain_sum", f"\\boxed{{{e['answer'] if i % 3 else 0}}}", e) for i, e in enumerate(dataset)]
     items[7:9] = [("exact", "a", "a"), ("exact", "b", "a")]
     expected = [score(*item) for item in items]
     assert 0 < sum(expected) < len(expected)
@@ -180,9 +177,7 @@ def test_what_a_verifier_prints_is_not_a_reward(grader):
 
 
 def test_nothing_scored_stops_the_run(grader):
-    with pytest.raises(
-        RuntimeError, match=r"0 of 3 scored, by cause \{'raised': 3\}; the last: .*ValueError"
-    ):
+    with pytest.raises(RuntimeError, match=r"0 of 3 scored, by cause \{'raised': 3\}; the last: .*ValueError"):
         grader.grade([(RAISES, "\\boxed{two}", FACTORS)] * 3)
     assert grader.causes == {"raised": 3}
 
@@ -222,7 +217,5 @@ def test_workers_import_neither_jax_nor_transformers():
         f"verifier({EVAL!r})\n"
         "print([m for m in ('jax', 'flax', 'transformers', 'torch') if m in sys.modules])\n"
     )
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -43,12 +43,15 @@ def test_points_that_were_not_measured_are_left_out():
     assert found.n == 30 and found.a == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("entropy", "reward", "sentence"), [
-    ([], [], "too few points: 0, the law needs 5"),
-    ([1.0, 0.5, 0.2, None, 0.1], [0.1, 0.2, 0.3, 0.4, 0.5], "too few points: 4, the law needs 5"),
-    ([0.5] * 20, np.linspace(0, 1, 20).tolist(), "no spread: entropy moved by 0 nats"),
-    (H.tolist(), [0.3] * 30, "no spread: the reward is the same at every point"),
-])
+@pytest.mark.parametrize(
+    ("entropy", "reward", "sentence"),
+    [
+        ([], [], "too few points: 0, the law needs 5"),
+        ([1.0, 0.5, 0.2, None, 0.1], [0.1, 0.2, 0.3, 0.4, 0.5], "too few points: 4, the law needs 5"),
+        ([0.5] * 20, np.linspace(0, 1, 20).tolist(), "no spread: entropy moved by 0 nats"),
+        (H.tolist(), [0.3] * 30, "no spread: the reward is the same at every point"),
+    ],
+)
 def test_where_there_is_no_fit_there_is_a_sentence_and_no_number(entropy, reward, sentence):
     found = law.fit(entropy, reward)
     assert sentence in found.message

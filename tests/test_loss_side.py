@@ -33,14 +33,21 @@ def batch():
     _, tokens = batches.random_tokens(3, B, T)
     logp, h = statistics(LOGITS)
     noise = jnp.asarray(np.random.default_rng(2).normal(size=(B, T)) * 0.3, jnp.float32)
-    return tokens._replace(logp=logp, entropy=h, old_logp=logp + noise, old_entropy=h * (1 + 0.2 * noise), weight=None,
-                           ref_logp=logp - noise)
+    return tokens._replace(
+        logp=logp,
+        entropy=h,
+        old_logp=logp + noise,
+        old_entropy=h * (1 + 0.2 * noise),
+        weight=None,
+        ref_logp=logp - noise,
+    )
 
 
 TOKENS = batch()
 N = TOKENS.mask.sum()
-AS_NUMPY = jax.tree.map(np.asarray, TOKENS._replace(
-    weight=TOKENS.mask / N, clipped=PPO(TOKENS.logp, TOKENS)[1] & (TOKENS.mask > 0)))
+AS_NUMPY = jax.tree.map(
+    np.asarray, TOKENS._replace(weight=TOKENS.mask / N, clipped=PPO(TOKENS.logp, TOKENS)[1] & (TOKENS.mask > 0))
+)
 ONES = tt.TokenGrads(np.asarray(TOKENS.mask), np.asarray(TOKENS.mask))
 DRAWS = {salt: np.asarray(random_scores(KEY, salt, TOKENS.uid, T)) for salt in (0, 1, 2)}
 

@@ -10,7 +10,8 @@ from reference import batches
 from entropy_rl import masked
 
 mean, total, exact_mean, response_mean, fraction_below = map(
-    jax.jit, (masked.mean, masked.total, masked.exact_mean, masked.response_mean, masked.fraction_below))
+    jax.jit, (masked.mean, masked.total, masked.exact_mean, masked.response_mean, masked.fraction_below)
+)
 quantile, top_mean = (jax.jit(f, static_argnums=2) for f in (masked.quantile, masked.top_mean))
 
 
@@ -57,9 +58,16 @@ def test_fraction_below(case):
 
 def test_all_are_zero_on_an_empty_mask():
     x, mask = jnp.full((3, 4), jnp.nan), jnp.zeros((3, 4))
-    for value in (mean(x, mask), total(x, mask), response_mean(x, mask), exact_mean(x, mask),
-                  quantile(x, mask, 0.8), top_mean(x, mask, 0.2), fraction_below(x, mask, 1.0),
-                  masked.token_mean_weight(mask).sum()):
+    for value in (
+        mean(x, mask),
+        total(x, mask),
+        response_mean(x, mask),
+        exact_mean(x, mask),
+        quantile(x, mask, 0.8),
+        top_mean(x, mask, 0.2),
+        fraction_below(x, mask, 1.0),
+        masked.token_mean_weight(mask).sum(),
+    ):
         assert float(value) == 0.0
 
 
@@ -69,7 +77,9 @@ def test_exact_mean_has_the_same_bits_in_any_order_and_on_any_mesh():
     mask = batches.random_mask(rng, 64, 257)
     rows = NamedSharding(Mesh(np.array(jax.devices()[:8]), ("data",)), PartitionSpec("data"))
     order = rng.permutation(64)
-    values = {float(exact_mean(*pair)) for pair in (
-        (x, mask), (x[order], mask[order]), (x[:, ::-1], mask[:, ::-1]), jax.device_put((x, mask), rows))}
+    values = {
+        float(exact_mean(*pair))
+        for pair in ((x, mask), (x[order], mask[order]), (x[:, ::-1], mask[:, ::-1]), jax.device_put((x, mask), rows))
+    }
     assert len(values) == 1
     np.testing.assert_allclose(values.pop(), x[mask > 0].mean(dtype=np.float64), atol=2.0**-24 * np.abs(x).max())

@@ -71,8 +71,11 @@ def test_finite_and_exact_at_the_edges(name):
     _, tokens = batches.random_tokens(0, 6, 20)
     far = jnp.full((6, 20), -1e4)
     hidden = jnp.where(tokens.mask > 0, 0.0, jnp.nan)
-    for batch in (tokens._replace(old_logp=far), tokens._replace(logp=far, old_logp=0 * far),
-                  tokens._replace(logp=tokens.logp + hidden, old_logp=tokens.old_logp + hidden)):
+    for batch in (
+        tokens._replace(old_logp=far),
+        tokens._replace(logp=far, old_logp=0 * far),
+        tokens._replace(logp=tokens.logp + hidden, old_logp=tokens.old_logp + hidden),
+    ):
         loss, grads, _ = gradient(batch)
         assert np.isfinite(loss) and np.all(np.isfinite(grads.logp))
         assert not np.any(np.where(batch.mask > 0, 0.0, grads.logp))

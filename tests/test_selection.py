@@ -78,8 +78,9 @@ def test_a_sharded_selection_is_the_same_set_and_gathers_no_score():
     rows = NamedSharding(mesh, PartitionSpec("data"))
     arguments = [jax.device_put(x, rows) for x in (tokens.logp, tokens.uid, tokens.mask)]
     compiled = select.lower(*arguments, 50).compile()
-    np.testing.assert_array_equal(np.asarray(compiled(*arguments, 50)),
-                                  np.asarray(select(tokens.logp, tokens.uid, tokens.mask, 50)))
+    np.testing.assert_array_equal(
+        np.asarray(compiled(*arguments, 50)), np.asarray(select(tokens.logp, tokens.uid, tokens.mask, 50))
+    )
     gathers = [line for line in compiled.as_text().splitlines() if "all-gather" in line]
     assert not [line for line in gathers if "40]" in line], gathers
     assert "all-reduce" in compiled.as_text()  # else the program was not a sharded one

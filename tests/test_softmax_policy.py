@@ -59,11 +59,14 @@ def natural_gradient(p, advantage):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("prediction", "direction"), [
-    (lemma_1, lambda p, advantage: np.cos(np.arange(S * A)).reshape(S, A)),
-    (theorem_1, policy_gradient),
-    (theorem_2, natural_gradient),
-])
+@pytest.mark.parametrize(
+    ("prediction", "direction"),
+    [
+        (lemma_1, lambda p, advantage: np.cos(np.arange(S * A)).reshape(S, A)),
+        (theorem_1, policy_gradient),
+        (theorem_2, natural_gradient),
+    ],
+)
 def test_the_error_falls_as_the_square_of_the_step(prediction, direction, seed):
     z, p, advantage = policy_and_advantage(seed)
     errors = []

@@ -45,10 +45,7 @@ def test_train_is_a_pure_function_of_seed_and_step(task):
 def test_seeds_and_steps_share_no_draw():
     wide = {"min_terms": 6, "max_terms": 6, "min_digits": 4, "max_digits": 4}
     seen = [
-        q
-        for seed in (0, 1)
-        for step in range(20)
-        for q in questions(Task("chain_sum", wide, seed).train(step, 16))
+        q for seed in (0, 1) for step in range(20) for q in questions(Task("chain_sum", wide, seed).train(step, 16))
     ]
     assert len(set(seen)) == len(seen)
 
@@ -74,9 +71,7 @@ def test_uid_depends_on_the_text_alone(task):
 
 
 def test_a_space_too_small_is_an_error():
-    with pytest.raises(
-        ValueError, match=r"data\.settings: chain_sum .* different training problems .* 300 were asked"
-    ):
+    with pytest.raises(ValueError, match=r"data\.settings: chain_sum .* different training problems .* 300 were asked"):
         Task("chain_sum", ONE_DIGIT, seed=0).train(0, 300)
     with pytest.raises(ValueError, match=r"data\.settings: chain_sum .* different held-out problems"):
         Task("chain_sum", ONE_DIGIT, seed=0).held_out(200)
@@ -167,8 +162,7 @@ def test_render_chat(task):
     with pytest.raises(ValueError, match=r"data\.chat is true"):
         render(problem, PAPER_CHAT, (), True, tokenizer)
     tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %}[go]{% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[go]{% endif %}"
     )
     assert render(problem, "{question}?", (("1", "2"),), True, tokenizer) == (
         f"[user]1?[assistant]2[user]{problem.question}?[go]"
@@ -208,9 +202,7 @@ def test_encode_prompts_adds_bos_once_and_no_eos():
 
 def test_encode_prompts_errors():
     tokenizer = tiny_tokenizer()
-    with pytest.raises(
-        ValueError, match=r"data\.max_prompt_len is 3, but the prompt of problem 77 has 4 tokens"
-    ):
+    with pytest.raises(ValueError, match=r"data\.max_prompt_len is 3, but the prompt of problem 77 has 4 tokens"):
         encode_prompts(tokenizer, ["12", "1234"], 3, uids=[5, 77])
     with pytest.raises(ValueError, match=r"the prompt of row 1 is empty"):
         encode_prompts(tokenizer, ["12", " "], 3)

@@ -44,9 +44,7 @@ def test_sizes_and_specials():
 
 def test_it_knows_the_sentence_of_the_installed_chain_sum():
     question = (
-        Task("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, 0)
-        .train(0, 1)[0]
-        .question
+        Task("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, 0).train(0, 1)[0].question
     )
     assert len(tiny_tokenizer()(question)["input_ids"]) == 9
 

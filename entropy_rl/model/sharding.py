@@ -1,5 +1,7 @@
 """One mesh, one table from logical axes to mesh axes, and the shardings that follow from them."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -63,7 +65,7 @@ def param_shardings(cfg: ModelConfig, mesh: Mesh):
 
 def like_params(tree, params, shardings, mesh: Mesh):
     """Shardings for an optimiser's state: sub-trees of the parameters' shape as they are, all else replicated."""
-    outline = jax.tree.structure(params)
-    is_params = lambda x: jax.tree.structure(x) == outline
+    outline: Any = jax.tree.structure(params)
+    is_params = lambda x: outline == jax.tree.structure(x)
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: shardings if is_params(x) else replicated, tree, is_leaf=is_params)

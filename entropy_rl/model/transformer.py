@@ -10,13 +10,14 @@ Segment 0 is padding; packed rows number their sequences 1, 2, ….
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+_LECUN = nn.initializers.lecun_normal()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def attend(q_BxSxHxh: Array, parts, masks) -> Array:
         s = s.reshape(B, K, H // K, S, T)
         scores.append(jnp.where(mask[:, None, None], s, jnp.finfo(jnp.float32).min))
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(parts[0][1].dtype)
-    out, start = 0.0, 0
+    out, start = jnp.zeros((B, S, H, h)), 0
     for _, value in parts:
         N, T = value.shape[:2]
         w = weights[..., start : start + T].reshape(N, B // N, K, H // K, S, T)
@@ -145,13 +146,18 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     return jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1)) * y.astype(x.dtype)
 
 
+def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
+    """A float32 parameter of a module, with the logical names of its axes."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
 class Context(NamedTuple):
     """What every layer shares: RoPE's tables, masks of the parts, and where the cache is written."""
 
     cos: Array
     sin: Array
     masks: tuple[Array, ...]
-    index: Array | None
+    slot: Any
 
 
 class Block(nn.Module):
@@ -160,8 +166,8 @@ class Block(nn.Module):
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
 
-    def weight(self, name, shape, axes, init=nn.initializers.lecun_normal()):
-        return self.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    def weight(self, name, shape, axes, init=_LECUN) -> Any:
+        return weight(self, name, shape, axes, init)
 
     def scale(self, name, size, axis):
         return self.weight(name, (size,), (axis,), nn.initializers.ones)
@@ -183,8 +189,8 @@ class Block(nn.Module):
             k = rms_norm(k, self.scale("k_norm", h, "head_dim"), c.norm_eps)
         q, k = rotate(q, ctx.cos, ctx.sin), rotate(k, ctx.cos, ctx.sin)
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.index, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.index, axis=1)
+            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.slot, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.slot, axis=1)
         parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
         out = attend(q, parts, ctx.masks)
         fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
@@ -227,7 +233,7 @@ class Transformer(nn.Module):
         segment_BxS,
         prefix: KV | None = None,
         cache: KV | None = None,
-        index: Array | None = None,
+        index: Any = None,
     ) -> tuple[Array, KV]:
         """Returns hidden states [B, S, D] after the last norm, and the keys and values of the tokens given.
 
@@ -240,19 +246,9 @@ class Transformer(nn.Module):
           index: i32 scalar, where in `cache` the tokens go.
         """
         c = self.cfg
-        table = self.param(
-            "embed",
-            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-            (c.vocab_size, c.d_model),
-            jnp.float32,
-        )
+        table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
         if not c.tied:
-            self.param(
-                "head",
-                nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-                (c.vocab_size, c.d_model),
-                jnp.float32,
-            )
+            weight(self, "head", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
         x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
 
@@ -260,14 +256,14 @@ class Transformer(nn.Module):
         if cache is not None:
             k_position = jax.lax.dynamic_update_slice_in_dim(cache.position, position_BxS, index, axis=1)
             k_segment = jax.lax.dynamic_update_slice_in_dim(cache.segment, segment_BxS, index, axis=1)
-        masks = (visible(position_BxS, segment_BxS, k_position, k_segment, c.sliding_window),)
+        masks = [visible(position_BxS, segment_BxS, k_position, k_segment, c.sliding_window)]
         if prefix is not None:
             repeat = tokens_BxS.shape[0] // prefix.position.shape[0]
             p_position, p_segment = jnp.repeat(prefix.position, repeat, 0), jnp.repeat(prefix.segment, repeat, 0)
-            masks = (visible(position_BxS, segment_BxS, p_position, p_segment, c.sliding_window),) + masks
+            masks.insert(0, visible(position_BxS, segment_BxS, p_position, p_segment, c.sliding_window))
         angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
         angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
-        ctx = Context(jnp.cos(angle), jnp.sin(angle), masks, index)
+        ctx = Context(jnp.cos(angle), jnp.sin(angle), tuple(masks), index)
 
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         layers = nn.scan(
@@ -282,9 +278,7 @@ class Transformer(nn.Module):
         x, (key, value) = layers(c, self.dtype, name="layers")(
             x, prefix and (prefix.key, prefix.value), cache and (cache.key, cache.value), ctx
         )
-        scale = self.param(
-            "final_norm", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (c.d_model,), jnp.float32
-        )
+        scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)
         return rms_norm(x, scale, c.norm_eps), KV(key, value, k_position, k_segment)
 
 

@@ -5,6 +5,7 @@ item's limit is CPU time, set by the worker on itself and enforced by the kernel
 item with it, which is tried once more in a fresh worker, so that a busy machine changes no reward.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -180,10 +181,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # what it had not read yet is of no use to anyone
                 self._pipe(pipe).close()
-            except BrokenPipeError:
-                pass  # what it had not read yet is of no use to anyone
 
     def _fault(self, reply: Any) -> tuple[str, str]:
         self.kill()  # after its end this changes nothing, the exit status included

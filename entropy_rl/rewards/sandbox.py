@@ -16,7 +16,35 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _REFUSED_FAMILIES = frozenset({"socket", "subprocess", "ctypes", "shutil", "pty", "fcntl", "tempfile", "webbrowser"})
 _REFUSED_EVENTS = frozenset(
-    ["os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.kill", "os.killpg", "os.chmod", "os.chown", "os.chflags", "os.link", "os.symlink", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.setxattr", "os.removexattr", "os.lockf", "os.chdir", "signal.pthread_kill", "sys.addaudithook", "time.sleep"]
+    [
+        "os.system",
+        "os.exec",
+        "os.fork",
+        "os.forkpty",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.startfile",
+        "os.kill",
+        "os.killpg",
+        "os.chmod",
+        "os.chown",
+        "os.chflags",
+        "os.link",
+        "os.symlink",
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.truncate",
+        "os.utime",
+        "os.setxattr",
+        "os.removexattr",
+        "os.lockf",
+        "os.chdir",
+        "signal.pthread_kill",
+        "sys.addaudithook",
+        "time.sleep",
+    ]
 )
 
 

@@ -32,9 +32,22 @@ from entropy_rl.token_transforms.steer import steer
 
 TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
     f.__name__: f
-    for f in (adaptive_entropy_bonus, clip_cov, entropy_bonus, entropy_ratio_clip, entropy_shaped_advantage,
-              keep_bottom_entropy, keep_top_entropy, kl_cov, matched_norm, positive_reweighting, random_mask,
-              random_positive_clip, reference_kl, steer)
+    for f in (
+        adaptive_entropy_bonus,
+        clip_cov,
+        entropy_bonus,
+        entropy_ratio_clip,
+        entropy_shaped_advantage,
+        keep_bottom_entropy,
+        keep_top_entropy,
+        kl_cov,
+        matched_norm,
+        positive_reweighting,
+        random_mask,
+        random_positive_clip,
+        reference_kl,
+        steer,
+    )
 }
 
 # The optional fields of TokenInfo that a transform reads, and that the train step must then fill in.
@@ -43,15 +56,39 @@ NEEDS = {"entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
 KEY = "algo.transforms"
 
 __all__ = [
-    "NEEDS", "TRANSFORMS", "ChainState", "Masked", "TokenGrads", "TokenInfo", "TokenMask", "adaptive_entropy_bonus",
-    "build", "chain", "check_updates_per_rollout", "clip_cov", "entropy_bonus", "entropy_ratio_clip",
-    "entropy_shaped_advantage", "keep_bottom_entropy", "keep_top_entropy", "kept_fraction", "kl_cov", "matched_norm",
-    "micro_scope", "needs", "positive_reweighting", "random_mask", "random_positive_clip", "reference_kl", "steer",
+    "NEEDS",
+    "TRANSFORMS",
+    "ChainState",
+    "Masked",
+    "TokenGrads",
+    "TokenInfo",
+    "TokenMask",
+    "adaptive_entropy_bonus",
+    "build",
+    "chain",
+    "check_updates_per_rollout",
+    "clip_cov",
+    "entropy_bonus",
+    "entropy_ratio_clip",
+    "entropy_shaped_advantage",
+    "keep_bottom_entropy",
+    "keep_top_entropy",
+    "kept_fraction",
+    "kl_cov",
+    "matched_norm",
+    "micro_scope",
+    "needs",
+    "positive_reweighting",
+    "random_mask",
+    "random_positive_clip",
+    "reference_kl",
+    "steer",
 ]
 
 
-def build(transforms: Sequence[Any], scope: str = "global",
-          micro_batches: int = 1) -> optax.GradientTransformationExtraArgs:
+def build(
+    transforms: Sequence[Any], scope: str = "global", micro_batches: int = 1
+) -> optax.GradientTransformationExtraArgs:
     """The chain that a config names.
 
     Args:
@@ -96,8 +133,10 @@ def _check_salts(transforms: Sequence[Any]) -> None:
             continue
         value = options.get("salt", salt.default)
         if value in owners:
-            raise ValueError(f"{KEY}: {owners[value]} and {name} both draw with salt={value!r} and would pick the same "
-                             "tokens; give each its own salt")
+            raise ValueError(
+                f"{KEY}: {owners[value]} and {name} both draw with salt={value!r} and would pick the same "
+                "tokens; give each its own salt"
+            )
         owners[value] = name
 
 
@@ -113,5 +152,7 @@ def check_updates_per_rollout(transforms: Sequence[Any], updates_per_rollout: in
       ValueError: naming both keys.
     """
     if updates_per_rollout < 2 and any(name == "kl_cov" for name, _ in _walk(transforms)):
-        raise ValueError(f"{KEY}: kl_cov is plain policy gradient with algo.updates_per_rollout = "
-                         f"{updates_per_rollout}, since its penalty has no gradient on-policy; set it to 2 or more")
+        raise ValueError(
+            f"{KEY}: kl_cov is plain policy gradient with algo.updates_per_rollout = "
+            f"{updates_per_rollout}, since its penalty has no gradient on-policy; set it to 2 or more"
+        )

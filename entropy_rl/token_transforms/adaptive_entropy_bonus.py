@@ -20,8 +20,9 @@ class AdaptiveBonus(NamedTuple):
     coef: Array
 
 
-def adaptive_entropy_bonus(target: float = 0.2, step: float = 1e-4, max_coef: float = 5e-3,
-                           initial: float = 0.0) -> optax.GradientTransformationExtraArgs:
+def adaptive_entropy_bonus(
+    target: float = 0.2, step: float = 1e-4, max_coef: float = 5e-3, initial: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
     """loss −= α · 1[H ≤ target] · Σ weight · H, then α ← clip(α ± step, 0, max_coef), + where H < target.
 
     H is the token mean over the batch. An empty batch adds nothing and leaves α alone.

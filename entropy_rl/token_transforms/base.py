@@ -88,8 +88,10 @@ def prepare(tokens: TokenInfo) -> TokenInfo:
 def check_shapes(grads: TokenGrads, tokens: TokenInfo) -> None:
     """ValueError unless gradients and tokens are [B, T] alike."""
     if not grads.logp.shape == grads.entropy.shape == tokens.mask.shape:
-        raise ValueError(f"token transform: shapes differ: logp gradient {grads.logp.shape}, entropy gradient "
-                         f"{grads.entropy.shape}, mask {tokens.mask.shape}; all must be [B, T]")
+        raise ValueError(
+            f"token transform: shapes differ: logp gradient {grads.logp.shape}, entropy gradient "
+            f"{grads.entropy.shape}, mask {tokens.mask.shape}; all must be [B, T]"
+        )
 
 
 def require(value: Array | None, field: str, name: str) -> Array:
@@ -99,9 +101,9 @@ def require(value: Array | None, field: str, name: str) -> Array:
     return value
 
 
-def stateful(init: Callable[[], Any],
-             edit: Callable[[TokenGrads, Any, TokenInfo, Array], tuple[TokenGrads, Any]]
-             ) -> optax.GradientTransformationExtraArgs:
+def stateful(
+    init: Callable[[], Any], edit: Callable[[TokenGrads, Any, TokenInfo, Array], tuple[TokenGrads, Any]]
+) -> optax.GradientTransformationExtraArgs:
     """A transform from `init() -> state` and `edit(grads, state, tokens, key) -> (grads, state)`.
 
     `edit` sees prepared tokens, and what it returns is set to exactly 0 at masked tokens.

@@ -14,8 +14,9 @@ def entropy_ratio_clip(low: float = 0.95, high: float = 1.05) -> TokenMask:
       A mask that needs `TokenInfo.old_entropy`.
     """
     if not 0 <= low < 1 < high:
-        raise ValueError(f"algo.transforms: entropy_ratio_clip: got low={low!r}, high={high!r}, "
-                         "expected 0 <= low < 1 < high")
+        raise ValueError(
+            f"algo.transforms: entropy_ratio_clip: got low={low!r}, high={high!r}, expected 0 <= low < 1 < high"
+        )
 
     def factor(tokens, key):
         old_BxT = require(tokens.old_entropy, "old_entropy", "entropy_ratio_clip")

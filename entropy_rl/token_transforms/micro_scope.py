@@ -35,8 +35,10 @@ def micro_scope(transform: optax.GradientTransformationExtraArgs, n: int) -> opt
 
     state = transform.init(TokenGrads(jnp.zeros((1, 1)), jnp.zeros((1, 1))))
     if jax.tree.leaves(state):
-        raise ValueError("algo.scope: 'microbatch' is for transforms without state, an adaptive coefficient belongs "
-                         "to the whole update; use 'global'")
+        raise ValueError(
+            "algo.scope: 'microbatch' is for transforms without state, an adaptive coefficient belongs "
+            "to the whole update; use 'global'"
+        )
 
     def edit(grads, tokens, key):
         one = lambda g, t: transform.update(g, state, tokens=t, key=key)[0]  # noqa: E731

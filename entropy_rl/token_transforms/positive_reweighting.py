@@ -20,8 +20,9 @@ class PositiveWeight(NamedTuple):
     weight: Array
 
 
-def positive_reweighting(target: float = 0.2, step: float = 0.05,
-                         initial: float = 0.0) -> optax.GradientTransformationExtraArgs:
+def positive_reweighting(
+    target: float = 0.2, step: float = 0.05, initial: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
     """Multiplies the logp gradient of tokens with A > 0 by λ, then λ ← clip(λ ± step, 0, 1), − where H < target.
 
     H is the token mean over the batch. An empty batch leaves λ alone.
@@ -36,7 +37,9 @@ def positive_reweighting(target: float = 0.2, step: float = 0.05,
         entropy = masked.mean(tokens.entropy, tokens.mask)
         moved = jnp.clip(state.weight + jnp.where(entropy < target, -step, step), 0.0, 1.0)
         weight = jnp.where(masked.size(tokens.mask) > 0, moved, state.weight)
-        return (grads._replace(logp=grads.logp * jnp.where(tokens.advantage > 0, state.weight, 1.0)),
-                PositiveWeight(weight))
+        return (
+            grads._replace(logp=grads.logp * jnp.where(tokens.advantage > 0, state.weight, 1.0)),
+            PositiveWeight(weight),
+        )
 
     return stateful(lambda: PositiveWeight(jnp.float32(initial)), edit)

@@ -29,9 +29,17 @@ def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tup
     advantage_BxT[rng.integers(B)] = 0.0
     entropy_BxT = np.abs(draw(1.0))
     moved_BxT = rng.choice([0.9, 0.97, 1.0, 1.03, 1.2], (B, T))
-    tokens = TokenInfo(logp=logp_BxT, old_logp=-np.abs(logp_BxT + draw(0.4)), advantage=advantage_BxT,
-                       entropy=entropy_BxT, mask=mask_BxT, clipped=rng.random((B, T)) < 0.1,
-                       old_entropy=(entropy_BxT * moved_BxT).astype(np.float32), ref_logp=-np.abs(logp_BxT + draw(0.3)),
-                       uid=rng.integers(0, 2**32, B, dtype=np.uint32), weight=mask_BxT / mask_BxT.sum())
+    tokens = TokenInfo(
+        logp=logp_BxT,
+        old_logp=-np.abs(logp_BxT + draw(0.4)),
+        advantage=advantage_BxT,
+        entropy=entropy_BxT,
+        mask=mask_BxT,
+        clipped=rng.random((B, T)) < 0.1,
+        old_entropy=(entropy_BxT * moved_BxT).astype(np.float32),
+        ref_logp=-np.abs(logp_BxT + draw(0.3)),
+        uid=rng.integers(0, 2**32, B, dtype=np.uint32),
+        weight=mask_BxT / mask_BxT.sum(),
+    )
     grads = TokenGrads(draw(1.0) * mask_BxT, draw(1.0) * mask_BxT)
     return (TokenGrads(*map(jnp.asarray, grads)), TokenInfo(*map(jnp.asarray, tokens)))

@@ -23,8 +23,9 @@ def over_updates(factory, entropies, **options):
 
 
 def test_the_bonus_climbs_below_the_target_and_falls_above():
-    grads, _, seen = over_updates(tt.adaptive_entropy_bonus, [0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5],
-                                       target=0.2, step=1e-3, max_coef=2e-3)
+    grads, _, seen = over_updates(
+        tt.adaptive_entropy_bonus, [0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5], target=0.2, step=1e-3, max_coef=2e-3
+    )
     np.testing.assert_allclose([c for c, _ in seen], [1e-3, 2e-3, 2e-3, 1e-3, 0, 0, 0], atol=1e-9)
     used = [float(jnp.sum(grads.entropy - out.entropy)) for _, out in seen]
     np.testing.assert_allclose(used, [0, 1e-3, 2e-3, 0, 0, 0, 0], atol=1e-6)  # above the target it is off at once

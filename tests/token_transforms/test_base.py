@@ -21,6 +21,7 @@ def test_prepared_tokens_are_detached_masked_and_filled_in():
 def test_nothing_differentiates_through_a_transform():
     grads, tokens = random_tokens(0, 6, 20)
     for made in (tt.steer(), tt.entropy_shaped_advantage(), tt.reference_kl(coef=0.1)):
+
         def total(logp, entropy, made=made):
             looked_at = tokens._replace(logp=logp, entropy=entropy)
             return made.update(grads, made.init(grads), tokens=looked_at, key=None)[0].logp.sum()

@@ -54,8 +54,9 @@ def test_weights_and_uids_default_to_the_token_mean_and_the_row():
     grads, tokens = random_tokens(0, 6, 20, ties=True)
     rows = tokens._replace(uid=jnp.arange(6, dtype=jnp.uint32), weight=tokens.mask / tokens.mask.sum())
     made, key = tt.build(SPEC), jax.random.key(0)
-    a, b = (made.update(grads, made.init(grads), tokens=t, key=key)[0]
-            for t in (rows, rows._replace(uid=None, weight=None)))
+    a, b = (
+        made.update(grads, made.init(grads), tokens=t, key=key)[0] for t in (rows, rows._replace(uid=None, weight=None))
+    )
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -67,13 +68,19 @@ def test_shapes_that_differ_are_an_error():
             made.update(grads._replace(logp=grads.logp[:, :10]), made.init(grads), tokens=tokens, key=None)
 
 
-@pytest.mark.parametrize(("spec", "match"), [
-    ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive"),
-    (("clip_cov", {"ratio": 1}), "algo.transforms: clip_cov has no option 'ratio'; legal options: fraction, low, high"),
-    ("entropy_bonus", "algo.transforms: entropy_bonus needs the option 'coef', which is missing"),
-    (("clip_cov", 0.1), "algo.transforms: got .* expected a name or a pair"),
-    (("matched_norm", {"inner": "nothing"}), "algo.transforms: unknown name 'nothing'"),
-])
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive"),
+        (
+            ("clip_cov", {"ratio": 1}),
+            "algo.transforms: clip_cov has no option 'ratio'; legal options: fraction, low, high",
+        ),
+        ("entropy_bonus", "algo.transforms: entropy_bonus needs the option 'coef', which is missing"),
+        (("clip_cov", 0.1), "algo.transforms: got .* expected a name or a pair"),
+        (("matched_norm", {"inner": "nothing"}), "algo.transforms: unknown name 'nothing'"),
+    ],
+)
 def test_what_nothing_reads_is_an_error(spec, match):
     with pytest.raises(ValueError, match=match):
         tt.build([spec])

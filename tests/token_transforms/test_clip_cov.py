@@ -9,8 +9,11 @@ from reference.transforms import covariance
 
 from entropy_rl import token_transforms as tt
 
-update = jax.jit(lambda grads, tokens, key: tt.clip_cov(fraction=0.05, low=0.1, high=2.0).update(
-    grads, tt.Masked(jnp.float32(1)), tokens=tokens, key=key))
+update = jax.jit(
+    lambda grads, tokens, key: tt.clip_cov(fraction=0.05, low=0.1, high=2.0).update(
+        grads, tt.Masked(jnp.float32(1)), tokens=tokens, key=key
+    )
+)
 
 
 def stopped(tokens, key):

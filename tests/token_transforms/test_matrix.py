@@ -70,9 +70,15 @@ def test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them(name):
     out, state = run(name, grads, tokens)
     hidden = tokens.mask == 0
     spoil = lambda x: jnp.where(hidden, jnp.nan, x)  # noqa: E731
-    spoilt = tokens._replace(logp=spoil(tokens.logp), old_logp=spoil(tokens.old_logp), entropy=spoil(tokens.entropy),
-                             advantage=spoil(tokens.advantage), weight=spoil(tokens.weight),
-                             old_entropy=spoil(tokens.old_entropy), ref_logp=spoil(tokens.ref_logp))
+    spoilt = tokens._replace(
+        logp=spoil(tokens.logp),
+        old_logp=spoil(tokens.old_logp),
+        entropy=spoil(tokens.entropy),
+        advantage=spoil(tokens.advantage),
+        weight=spoil(tokens.weight),
+        old_entropy=spoil(tokens.old_entropy),
+        ref_logp=spoil(tokens.ref_logp),
+    )
     assert not np.any(out.logp[hidden]) and not np.any(out.entropy[hidden])
     jax.tree.map(np.testing.assert_array_equal, (out, state), run(name, grads, spoilt))
 

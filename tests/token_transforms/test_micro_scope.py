@@ -28,7 +28,7 @@ def test_a_micro_batch_is_treated_as_if_it_were_alone():
     grads, tokens = random_tokens(0, 8, 20)
     out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=4)
     for i in range(0, 8, 2):
-        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i:i + 2], tree)  # noqa: E731
+        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i : i + 2], tree)  # noqa: E731
         alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rows(out), alone)
 
@@ -38,8 +38,10 @@ def test_8192_tokens_at_2e_4_hold_one_token_whole_and_eight_in_eight():
     full = jnp.ones((64, 128))
     tokens = tokens._replace(mask=full, weight=None, old_logp=tokens.logp - 1.0)
     zero = tt.TokenGrads(0 * full, 0 * full)
-    held = [np.count_nonzero(run(RARE, zero, tokens, scope=scope, micro_batches=8).logp)
-            for scope in ("global", "microbatch")]
+    held = [
+        np.count_nonzero(run(RARE, zero, tokens, scope=scope, micro_batches=8).logp)
+        for scope in ("global", "microbatch")
+    ]
     assert held == [1, 8]
 
 

@@ -52,8 +52,9 @@ def test_it_equals_numpy(name, options):
         grads, tokens = batches.random_tokens(seed, *shape, ties=seed % 2 == 1)
         out, state = update(grads, made.init(grads), tokens=tokens, key=key)
         draws = np.asarray(draw(key, salt, tokens.uid, shape[1]))
-        logp, entropy, after = getattr(ref, name)(*jax.tree.map(np.asarray, (grads, tokens)),
-                                                  options.get("initial"), draws, **plain)
+        logp, entropy, after = getattr(ref, name)(
+            *jax.tree.map(np.asarray, (grads, tokens)), options.get("initial"), draws, **plain
+        )
         np.testing.assert_allclose(out.logp, logp, rtol=2e-5, atol=1e-6)
         np.testing.assert_allclose(out.entropy, entropy, rtol=2e-5, atol=1e-6)
         if after is not None:

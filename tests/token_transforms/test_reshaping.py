@@ -52,15 +52,20 @@ def test_a_missing_field_is_named():
     with pytest.raises(ValueError, match=r"reference_kl needs TokenInfo.ref_logp"):
         apply(tt.reference_kl(coef=0.1), grads, tokens._replace(ref_logp=None))
     assert tt.needs([("matched_norm", {"inner": ("entropy_ratio_clip", {})}), ("reference_kl", {"coef": 1.0})]) == {
-        "old_entropy", "ref_logp"}
+        "old_entropy",
+        "ref_logp",
+    }
 
 
-@pytest.mark.parametrize(("factory", "options", "match"), [
-    (tt.entropy_shaped_advantage, {"kappa": 0.5}, "kappa 0.5, must be at least 1"),
-    (tt.entropy_ratio_clip, {"low": 1.1}, "expected 0 <= low < 1 < high"),
-    (tt.steer, {"min_weight": 0.0}, "min_weight 0.0, must be above 0"),
-    (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind 'k9', choose one of k1"),
-])
+@pytest.mark.parametrize(
+    ("factory", "options", "match"),
+    [
+        (tt.entropy_shaped_advantage, {"kappa": 0.5}, "kappa 0.5, must be at least 1"),
+        (tt.entropy_ratio_clip, {"low": 1.1}, "expected 0 <= low < 1 < high"),
+        (tt.steer, {"min_weight": 0.0}, "min_weight 0.0, must be above 0"),
+        (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind 'k9', choose one of k1"),
+    ],
+)
 def test_a_senseless_option_is_an_error(factory, options, match):
     with pytest.raises(ValueError, match=match):
         factory(**options)
