@@ -17,7 +17,7 @@ def get_config(method: str = "grpo"):
     with c.data.settings.unlocked():
         c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
     c.data.max_prompt_len = 18
-    c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 40, 16, 1e-4, 0.12
+    c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 60, 16, 2e-4, 0.12
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 8, 8, 24
     c.optim.lr = 2e-5
     c.train.steps, c.train.updates_per_rollout = 40, 4

@@ -1,5 +1,7 @@
 """Every recipe can be built, says everything, and is what the paper ran."""
 
+import pathlib
+
 import pytest
 
 from entropy_rl import advantages, objectives
@@ -21,7 +23,7 @@ def test_it_builds(name):
 
 
 def test_every_method_has_a_recipe():
-    named = lambda part: {recipe(name)[part][0] for name in RECIPES}  # noqa: E731
+    named = lambda part: {recipe(name)[part][0] for name in RECIPES}
     assert named("advantage") == set(advantages.ADVANTAGES)
     assert named("objective") == set(objectives.OBJECTIVES)
     assert {t for name in RECIPES for t, _ in recipe(name)["transforms"]} == set(tt.TRANSFORMS)
@@ -42,3 +44,8 @@ def test_a_recipe_is_a_copy():
 def test_an_unknown_recipe_is_an_error():
     with pytest.raises(ValueError, match="unknown name 'grop'; legal names: grpo, clip_higher"):
         recipe("grop")
+
+
+def test_the_readme_lists_every_recipe():
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    assert not [name for name in RECIPES if f"`{name}`" not in readme]

@@ -61,7 +61,7 @@ def test_shape_dtype_and_state_stay(name):
     out, after = run(name, grads, tokens)
     assert isinstance(out, tt.TokenGrads)
     assert all(x.shape == (B, T) and x.dtype == jnp.float32 for x in out)
-    signature = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    signature = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert signature(after) == signature(state)
 
 
@@ -69,7 +69,7 @@ def test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them(name):
     grads, tokens = random_tokens(2, B, T)
     out, state = run(name, grads, tokens)
     hidden = tokens.mask == 0
-    spoil = lambda x: jnp.where(hidden, jnp.nan, x)  # noqa: E731
+    spoil = lambda x: jnp.where(hidden, jnp.nan, x)
     spoilt = tokens._replace(
         logp=spoil(tokens.logp),
         old_logp=spoil(tokens.old_logp),
@@ -112,7 +112,7 @@ def assert_same(a, b):
 def test_the_order_of_sequences_changes_nothing(name, ties):
     grads, tokens = random_tokens(4, B, T, ties=ties)
     order = np.random.default_rng(0).permutation(B)
-    shuffle = lambda tree: jax.tree.map(lambda x: x[order], tree)  # noqa: E731
+    shuffle = lambda tree: jax.tree.map(lambda x: x[order], tree)
     out, state = run(name, grads, tokens)
     assert_same((shuffle(out), state), run(name, shuffle(grads), shuffle(tokens)))
 

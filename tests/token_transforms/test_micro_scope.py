@@ -28,7 +28,7 @@ def test_a_micro_batch_is_treated_as_if_it_were_alone():
     grads, tokens = random_tokens(0, 8, 20)
     out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=4)
     for i in range(0, 8, 2):
-        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i : i + 2], tree)  # noqa: E731
+        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i : i + 2], tree)
         alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rows(out), alone)
 
@@ -67,5 +67,5 @@ def test_a_matched_norm_takes_the_norm_that_the_micro_batches_leave():
     scope = {"scope": "microbatch", "micro_batches": 4}
     inner = ("keep_top_entropy", {"normalizer": "all"})
     a, b = run([("matched_norm", {"inner": inner})], grads, tokens, **scope), run([inner], grads, tokens, **scope)
-    norm = lambda g: float(jnp.sqrt(jnp.sum(g.logp**2) + jnp.sum(g.entropy**2)))  # noqa: E731
+    norm = lambda g: float(jnp.sqrt(jnp.sum(g.logp**2) + jnp.sum(g.entropy**2)))
     assert norm(a) == pytest.approx(norm(b), rel=1e-5)
