@@ -172,11 +172,11 @@ def check(c: ConfigDict) -> None:
         )
     if c.model.dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"model.dtype={c.model.dtype!r} must be float32, bfloat16 or float16")
-    token_transforms.check_updates_per_rollout(transforms_of(c), c.train.updates_per_rollout)
     if missing := [name for name in c.algo.chain if name not in c.algo.transforms]:
         raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
     if unused := [name for name in c.algo.transforms if name not in c.algo.chain]:
         raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
+    token_transforms.check_updates_per_rollout(transforms_of(c), c.train.updates_per_rollout)
 
 
 def check_mesh(c: ConfigDict, shards: int) -> None:

