@@ -56,12 +56,10 @@ def table(rows: list[dict]) -> str:
 
 def plot(runs: dict[str, list[dict]], path: epath.Path) -> None:
     """Reward, entropy and held-out accuracy over the steps, and reward against entropy with the fitted law."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend stays as it is
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(18, 4), constrained_layout=True)
+    figure = Figure(figsize=(18, 4), layout="constrained")
+    axes = figure.subplots(1, 4)
     for name, rows in runs.items():
         (line,) = axes[0].plot(*series(rows, "reward/mean"), label=name)
         axes[1].plot(*series(rows, "entropy/mean"), color=line.get_color())
@@ -71,7 +69,7 @@ def plot(runs: dict[str, list[dict]], path: epath.Path) -> None:
         entropy, reward = (np.array(x) for x in zip(*pairs))
         axes[3].plot(entropy, reward, ".", color=line.get_color())
         fitted = law.fit(entropy, reward)
-        if fitted.message is None:
+        if not fitted.message:
             grid = np.linspace(0, entropy.max(), 100)
             axes[3].plot(grid, fitted.predict(grid), color=line.get_color(), lw=1)
     titles = (
@@ -85,12 +83,13 @@ def plot(runs: dict[str, list[dict]], path: epath.Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def report(workdir: str, compare: Sequence[str] = ()) -> str:
     """Writes report/curves.png and report/index.html into the run directory; returns the text that they show."""
-    runs = {epath.Path(w).name: read_run(w) for w in (workdir, *compare)}
+    workdirs = (workdir, *compare)
+    names = [epath.Path(w).name for w in workdirs]
+    runs = {name if names.count(name) == 1 else w: read_run(w) for name, w in zip(names, workdirs)}
     folder = epath.Path(workdir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     texts = []

@@ -4,10 +4,9 @@ import inspect
 
 from ml_collections import ConfigDict
 
-from entropy_rl import token_transforms
+from entropy_rl import recipes, token_transforms
 from entropy_rl.advantages import ADVANTAGES
-from entropy_rl.objectives import OBJECTIVES
-from entropy_rl.recipes import RECIPES
+from entropy_rl.objectives import AGGREGATIONS, OBJECTIVES
 from entropy_rl.registry import split_spec
 
 # Parameters that the code passes itself, so that a config has no say in them.
@@ -89,12 +88,9 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
     Raises:
         ValueError: where there is no recipe of that name; lists them.
     """
-    if name not in RECIPES:
-        raise ValueError(f"config method {name!r}: no such recipe; there are {', '.join(sorted(RECIPES))}")
-    recipe = RECIPES[name]
+    recipe = recipes.recipe(name)
     with config.unlocked():
         algo = config.algo = ConfigDict()
-        algo.recipe = name
         algo.advantage = _options(ADVANTAGES, recipe["advantage"], "advantage")
         algo.objective = _options(OBJECTIVES, recipe["objective"], "objective")
         algo.aggregation = recipe["aggregation"]
@@ -170,8 +166,27 @@ def check(c: ConfigDict) -> None:
             f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
             "(rollout.prompts / train.updates_per_rollout)"
         )
-    if c.model.dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"model.dtype={c.model.dtype!r} must be float32, bfloat16 or float16")
+    if c.model.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype={c.model.dtype!r} must be float32 or bfloat16")
+    for key in (
+        "eval.every",
+        "warmup.updates",
+        "warmup.lr",
+        "optim.lr",
+        "optim.warmup_updates",
+        "optim.weight_decay",
+        "algo.is_cap",
+        "log.samples",
+    ):
+        if _at(c, key) < 0:
+            raise ValueError(f"{key}={_at(c, key)} must be 0 or above")
+    if c.algo.aggregation not in AGGREGATIONS:
+        raise ValueError(f"algo.aggregation={c.algo.aggregation!r} must be one of {', '.join(AGGREGATIONS)}")
+    if c.algo.scope == "microbatch" and c.train.micro_batches == 1:
+        raise ValueError(
+            "algo.scope='microbatch' with train.micro_batches=1 is the same as 'global'; set "
+            "train.micro_batches to 2 or more"
+        )
     if missing := [name for name in c.algo.chain if name not in c.algo.transforms]:
         raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
     if unused := [name for name in c.algo.transforms if name not in c.algo.chain]:
@@ -183,12 +198,15 @@ def check_mesh(c: ConfigDict, shards: int) -> None:
     """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
     micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
     for key, size in (
-        ("rollout.prompts / updates_per_rollout / micro_batches", micro),
+        ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro),
         ("eval.batch", c.eval.batch),
         ("warmup.batch", c.warmup.batch),
     ):
         if size % shards:
-            raise ValueError(f"{key} = {size} must be a multiple of mesh.data × mesh.fsdp = {shards}")
+            raise ValueError(
+                f"{key} = {size} must be a multiple of mesh.data × mesh.fsdp = {shards}; change it, or set mesh.data "
+                "to use fewer devices"
+            )
 
 
 def _at(c: ConfigDict, key: str):

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import objectives, sampler, step, token_transforms
+from entropy_rl import masked, objectives, sampler, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
 from entropy_rl.model.source import load_model
@@ -56,7 +56,13 @@ class Engine(NamedTuple):
         stack = contextlib.ExitStack()
         stack.enter_context(jax.set_mesh(self.mesh))
         stack.enter_context(nn.logical_axis_rules(self.rules))
+        stack.enter_context(precision(self.model.dtype))
         return stack
+
+
+def precision(dtype):
+    """Float32 is float32: accelerators take bfloat16 passes through a float32 product unless told otherwise."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
 
 
 def load(c: ConfigDict) -> tuple[ModelConfig, Any, Any]:
@@ -155,3 +161,15 @@ def build(
         ),
         params_sharding=params_sharding,
     )
+
+
+@jax.jit
+def rollout_entropy(logp, entropy, mask) -> dict:
+    """The sampling policy's entropy over the tokens it drew, nats."""
+    return {
+        "entropy/mean": masked.mean(entropy, mask),
+        "entropy/response_mean": masked.response_mean(entropy, mask),
+        "entropy/sampled": masked.mean(-logp, mask),
+        "entropy/p80": masked.quantile(entropy, mask, 0.8),
+        "entropy/frac_below_0.01": masked.fraction_below(entropy, mask, 0.01),
+    }

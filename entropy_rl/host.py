@@ -26,4 +26,4 @@ def prepare() -> None:
 
 def cache_folder() -> pathlib.Path:
     """Where converted models and compiled programs are kept: $ENTROPY_RL_CACHE, else ~/.cache/entropy_rl."""
-    return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", pathlib.Path.home() / ".cache" / "entropy_rl"))
+    return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", "~/.cache/entropy_rl")).expanduser()

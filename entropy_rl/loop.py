@@ -17,15 +17,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import advantages, masked, metrics, warmup
+from entropy_rl import advantages, law, metrics, warmup
 from entropy_rl import config as config_lib
 from entropy_rl import engine as engine_lib
 from entropy_rl import step as step_lib
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import Prompts, Task
-from entropy_rl.entropy import response_mean
 from entropy_rl.policy import responses
-from entropy_rl.preemption import Preemption
+from entropy_rl.preemption import EXIT_CODE, Preemption
 from entropy_rl.rewards import Grader
 
 
@@ -40,17 +39,20 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
     Raises:
         ValueError: a wrong configuration, model, data or run directory, before any work.
         RuntimeError: no response could be scored, or too many updates in a row were not finite.
-        SystemExit: code 75 after SIGTERM, once the state is saved.
+        SystemExit: code 75 after SIGTERM, once the state is saved. A warm-up saves nothing until its end.
     """
     config_lib.check(c)
-    metrics.check_config(workdir, c.to_dict(), force=force)
+    checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
+    if checkpoints.steps():
+        metrics.check_config(workdir, c.to_dict(), force=force)
+    meta = {"config": metrics.config_hash(c.to_dict())}
     mesh = engine_lib.make_mesh(c)
     task = Task(c.data.task, c.data.settings.to_dict(), c.seed)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method(c)
-    checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
     cfg, params, tokenizer = engine_lib.load(c)
     prompts = Prompts(c.data, tokenizer)
+    look_ahead(c, cfg, task, prompts, tokenizer)
     e = engine_lib.build(c, cfg, tokenizer, mesh)
 
     with e.on_mesh(), Preemption() as preemption, Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
@@ -71,10 +73,11 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             log.write(row)
             logging.info("step 0  %s", accuracy_text(row))
             if c.warmup.updates:
-                checkpoints.save(0, state, {})
+                checkpoints.save(0, state, meta)
         else:
             state = restored[0]
         del params, restored
+        history = [r for r in metrics.read_jsonl(epath.Path(workdir) / "metrics.jsonl") if r["step"]]
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
 
         for step in range(start + 1, c.train.steps + 1):
@@ -103,7 +106,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
                 out.tokens,
                 out.mask,
                 valid,
-                np.broadcast_to(advantage[:, None], out.mask.shape) * out.mask,
+                advantage[:, None] * out.mask.astype(np.float32),
                 out.logp,
                 out.entropy,
                 out.logp,
@@ -133,7 +136,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             evaluate_now = c.eval.every and (step % c.eval.every == 0 or step == c.train.steps)
             if evaluate_now:
                 row |= evaluate(e, c, state.params, task, prompts, grader)
-            row = log.write(row)
+            history.append(row)
+            row = log.write(row | law_row(history))
             log.sample(sample_rows(step, c.log.samples, owners, texts, out, scores, advantage))
             logging.info(
                 "%s%s",
@@ -141,11 +145,25 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
                 f"  {accuracy_text(row)}" if evaluate_now else "",
             )
 
-            last = step == c.train.steps
-            if last or preemption.requested or step % c.checkpoint.every == 0:
-                checkpoints.save(step, state, {})
-            if not last:
-                preemption.check()
+            last, stop = step == c.train.steps, preemption.requested
+            if last or stop or step % c.checkpoint.every == 0:
+                checkpoints.save(step, state, meta)
+            if stop and not last:
+                raise SystemExit(EXIT_CODE)
+
+
+def look_ahead(c: ConfigDict, cfg, task: Task, prompts: Prompts, tokenizer) -> None:
+    """Makes the first prompts of every kind, so that data that does not fit is known before anything compiles."""
+    prompts(task.train(1, c.rollout.prompts))
+    if c.eval.every:
+        prompts(task.held_out(c.eval.problems))
+    if c.warmup.updates:
+        warmup.worked_batch(c, task, prompts, tokenizer, 0)
+    if c.data.max_prompt_len + c.rollout.max_tokens > cfg.max_positions:
+        raise ValueError(
+            f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
+            f"the model's {cfg.max_positions} positions"
+        )
 
 
 def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
@@ -157,13 +175,13 @@ def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
 def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:
     """The updates' batches with old and reference logp, where they are needed and the sampler's do not serve."""
     if state.ref is not None:
-        parts = [part._replace(ref_logp=jax.device_get(e.score(state.ref, part)[0])) for part in parts]
-    if c.train.updates_per_rollout == 1:
+        parts = [part._replace(ref_logp=e.score(state.ref, part)[0]) for part in parts]
+    if c.train.updates_per_rollout == 1 and c.train.micro_batches == 1:
         return parts
     # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
     known = 0 if c.train.micro_batches > 1 else 1
     for i in range(known, len(parts)):
-        logp, entropy = jax.device_get(e.score(state.params, parts[i]))
+        logp, entropy = e.score(state.params, parts[i])
         parts[i] = parts[i]._replace(old_logp=logp, old_entropy=entropy)
     return parts
 
@@ -182,7 +200,6 @@ def update_row(updates: list[dict]) -> dict:
 
 def rollout_row(out, reward, valid, samples: int, marks: list[float], prompt_mask, c: ConfigDict) -> dict:
     """What the rollout itself says: rewards, the sampling policy's entropy over its own tokens, lengths, speed."""
-    mask = jnp.asarray(out.mask, jnp.float32)
     tokens = int(out.mask.sum())
     groups, scored = reward.reshape(-1, samples), valid.reshape(-1, samples)
     spread = np.where(scored, groups, -np.inf).max(1) > np.where(scored, groups, np.inf).min(1)
@@ -191,12 +208,8 @@ def rollout_row(out, reward, valid, samples: int, marks: list[float], prompt_mas
         "reward/mean": float(reward[valid].mean()) if valid.any() else None,
         "reward/std": float(reward[valid].std()) if valid.any() else None,
         "reward/unscored": int((~valid).sum()),
-        "entropy/mean": masked.mean(out.entropy, mask),
-        "entropy/response_mean": response_mean(out.entropy, mask),
-        "entropy/sampled": masked.mean(-out.logp, mask),
-        "entropy/p80": masked.quantile(jnp.asarray(out.entropy), mask, 0.8),
-        "entropy/frac_below_0.01": masked.fraction_below(out.entropy, mask, 0.01),
-        "length/mean": tokens / len(mask),
+        **{k: float(v) for k, v in jax.device_get(engine_lib.rollout_entropy(out.logp, out.entropy, out.mask)).items()},
+        "length/mean": tokens / len(out.mask),
         "length/clipped_frac": float(1 - out.finished.mean()),
         "group/degenerate_frac": float(1 - spread.mean()),
         "throughput/rollout_tokens_per_s": tokens / (marks[1] - marks[0]),
@@ -206,6 +219,12 @@ def rollout_row(out, reward, valid, samples: int, marks: list[float], prompt_mas
         "time/reward_s": marks[2] - marks[1],
         "time/train_s": marks[3] - marks[2],
     }
+
+
+def law_row(history: list[dict]) -> dict:
+    """R = −a·exp(H) + b over the run so far, once there are points and spread enough (arXiv 2505.22617)."""
+    fitted = law.fit([r["entropy/mean"] for r in history], [r["reward/mean"] for r in history])
+    return {"law/a": fitted.a, "law/b": fitted.b, "law/ceiling": fitted.ceiling}
 
 
 def evaluate(e: engine_lib.Engine, c: ConfigDict, params, task: Task, prompts: Prompts, grader: Grader) -> dict:

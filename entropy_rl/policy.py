@@ -5,7 +5,6 @@ Shapes: B rows, S positions, V vocabulary, N prompts, P prompt positions. Logs a
 
 import functools
 import json
-import pathlib
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,11 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from entropy_rl import engine, head, sampler
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import encode_prompts
+from entropy_rl.model import sharding
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, head_weight, positions
@@ -66,11 +67,14 @@ class Policy:
 
     def logits(self, tokens_BxS, mask_BxS) -> jax.Array:
         """f32[B, S, V], for left or right padding; what stands at masked positions means nothing."""
-        return _logits(self.model, self.params, *_int32(tokens_BxS, mask_BxS))
+        with engine.precision(self.model.dtype):
+            return _logits(self.model, self.params, *_int32(tokens_BxS, mask_BxS))
 
     def score(self, tokens_BxS, mask_BxS, temperature: float = 1.0) -> Score:
         """Log-probability and entropy of every token, without [B, S, V]."""
-        return Score(*_score(self.model, self.params, *_int32(tokens_BxS, mask_BxS), temperature=float(temperature)))
+        with engine.precision(self.model.dtype):
+            stats = _score(self.model, self.params, *_int32(tokens_BxS, mask_BxS), temperature=float(temperature))
+        return Score(*stats)
 
     def generate(
         self,
@@ -92,30 +96,29 @@ class Policy:
             seed: of the draws.
             top_p, top_k: truncation of the draws; logp and entropy stay those of the whole distribution.
         """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts must be a list of texts, got the text {prompts!r}")
         if not len(prompts):
             return []
         sampling = sampler.Sampling(temperature, top_p, top_k).check()
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
         tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
-        out = _rollout(
-            self.model,
-            self.params,
-            tokens_NxP,
-            mask_NxP,
-            _uids(prompts),
-            jax.random.key(seed),
-            n=n,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            eos_ids=self.cfg.eos_ids,
-        )
-        flat = self.responses(jax.device_get(out))
+        with engine.precision(self.model.dtype):
+            out = _rollout(
+                self.model,
+                self.params,
+                tokens_NxP,
+                mask_NxP,
+                _uids(prompts),
+                jax.random.key(seed),
+                n=n,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                eos_ids=self.cfg.eos_ids,
+            )
+        flat = responses(jax.device_get(out), self.tokenizer)
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
-
-    def responses(self, out: sampler.Rollout) -> list[Response]:
-        """A rollout (on the host) as a list of responses."""
-        return responses(out, self.tokenizer)
 
     def save(self, folder) -> None:
         """Writes a Hugging Face folder, which transformers and `load` read."""
@@ -177,19 +180,19 @@ def _score(model, params, tokens_BxS, mask_BxS, temperature):
 
 def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
-    folder = pathlib.Path(source)
-    if not (folder / "checkpoints").is_dir():
+    if not (epath.Path(source) / "checkpoints").is_dir():
         cfg, params, tokenizer = load_model(source)
         return Policy(cfg, params, tokenizer, jnp.dtype(dtype))
     return load_run(source, dtype)
 
 
 def load_run(workdir: str, dtype: str) -> Policy:
-    """The policy of a run directory's newest sound checkpoint."""
-    config = ConfigDict(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
+    """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
+    config = ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text()))
     cfg, _, tokenizer = engine.load(config)
-    e = engine.build(config, cfg, tokenizer, engine.make_mesh(config))
-    restored = Checkpoints(pathlib.Path(workdir) / "checkpoints").restore(e.abstract_state)
+    e = engine.build(config, cfg, tokenizer, sharding.make_mesh(devices=jax.local_devices()[:1]))
+    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
-    return Policy(cfg, restored[0].params, tokenizer, jnp.dtype(dtype))
+    params = jax.device_put(restored[0].params, jax.local_devices()[0])
+    return Policy(cfg, params, tokenizer, jnp.dtype(dtype))

@@ -155,14 +155,18 @@ def edit(
 
 
 def make_loss_fn(model: Transformer, method: Method):
-    """The public form: `loss_fn(params, batch, key, token_state, first) -> (loss, (token_state, metrics))`.
+    """The public form: `loss_fn(params, batch, key) -> (loss, (token_state, metrics))`, for `has_aux=True`.
+
+    A chain with a state takes it as `token_state` (None: a fresh one); `first` marks an on-policy update.
 
     Its `jax.grad` is the pull-back of the edited token gradient g: the gradient of Σ stop_gradient(g)·logp is
     vjp(g) bit for bit, so the chain acts inside a differentiable, jittable loss.
     """
 
-    def loss_fn(params, batch: Batch, key: Array, token_state, first=False):
+    def loss_fn(params, batch: Batch, key: Array, token_state=None, first=False):
         logp, entropy = token_stats(model, params, batch, method.temperature)
+        if token_state is None:
+            token_state = method.chain.init(TokenGrads(jnp.zeros_like(logp), jnp.zeros_like(entropy)))
         g, token_state, metrics = edit(method, *jax.lax.stop_gradient((logp, entropy)), batch, token_state, key, first)
         surrogate = pull(g, logp, entropy)
         return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)

