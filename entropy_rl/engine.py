@@ -148,6 +148,7 @@ def build(
         score=jax.jit(
             functools.partial(step.score, model, how.temperature, c.train.micro_batches),
             in_shardings=(params_sharding, rows),
+            out_shardings=rows,
         ),
         update=jax.jit(
             step.make_train_step(model, how, opt, c.train.micro_batches),

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
 from entropy_rl import config, loop, metrics
@@ -30,7 +32,7 @@ def tiny(method="adaptive_entropy", **overrides):
     c.warmup.updates, c.warmup.batch, c.warmup.lr = 30, 32, 1e-2
     c.optim.lr, c.train.steps, c.train.updates_per_rollout = 1e-3, 6, 2
     c.eval.every, c.eval.problems, c.eval.batch = 3, 8, 8
-    c.checkpoint.every, c.log.samples = 2, 2
+    c.checkpoint.every, c.log.samples, c.mesh.data = 2, 2, 2
     config.apply_recipe(c, method)
     c.update_from_flattened_dict(overrides)
     return c
@@ -47,7 +49,20 @@ def rows(workdir):
 def state_crcs(workdir, step):
     """(size, CRC32) of every data file of a checkpoint: equal where the state is, bit for bit."""
     manifest = json.loads((pathlib.Path(workdir) / "checkpoints" / str(step) / "manifest.json").read_text())["manifest"]
-    return {name: record for name, record in manifest["files"].items() if not name.endswith((".zarray", "METADATA"))}
+    return {name: record for name, record in manifest["files"].items() if re.search(r"/[\d.]+$", name)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs of one configuration are the same programs: the second takes them from a cache on disk."""
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
