@@ -13,10 +13,10 @@ quickstart: .venv/ready          ## trains a small model from nothing, with a pl
 	$(RUN) -m entropy_rl.analyze --workdir=$(WORKDIR)
 
 test: .venv-test/ready lint      ## everything that takes seconds
-	$(TEST) -m pytest
+	$(TEST) -m pytest -n auto --dist loadfile
 
 test-all: .venv-test/ready lint  ## the slow ones too: SmolLM2, kills, notebooks
-	$(TEST) -m pytest -m ""
+	$(TEST) -m pytest -n auto --dist loadfile -m ""
 
 lint: .venv-test/ready
 	$(TEST) -m ruff check .

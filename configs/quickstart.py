@@ -1,6 +1,6 @@
 """The main job in a few minutes on two cores, on embedded defaults: nothing is downloaded.
 
-A model of about 1M parameters is taught worked solutions of two-digit sums, some of them wrong, and then trained
+A model of 0.7M parameters is taught worked solutions of two-digit sums, some of them wrong, and then trained
 with verifiable rewards.
 
     python -m entropy_rl.train --config=configs/quickstart.py:grpo --workdir=runs/quickstart
@@ -20,7 +20,7 @@ def get_config(method: str = "grpo"):
     c.data.max_prompt_len = 9
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 32, 8, 24
     c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 600, 64, 2e-3, 0.12
-    c.optim.lr = 2e-4
+    c.optim.lr = 1e-4
     c.train.steps, c.train.updates_per_rollout = 60, 2
     c.eval.every, c.eval.problems, c.eval.batch = 20, 256, 256
     c.checkpoint.every = 20

@@ -2,7 +2,7 @@
 
 import inspect
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from entropy_rl import recipes, token_transforms
 from entropy_rl.advantages import ADVANTAGES
@@ -108,7 +108,8 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
 def _options(table, spec, part: str) -> ConfigDict:
     name, given = split_spec(spec, f"algo.{part}")
     options = {k: p.default for k, p in inspect.signature(table[name]).parameters.items() if k not in GIVEN[part]}
-    return ConfigDict({"name": name, **options, **given})
+    unset = {k: config_dict.placeholder(float) for k, v in (options | given).items() if v is None}
+    return ConfigDict({"name": name, **options, **given, **unset})
 
 
 def named(part: ConfigDict) -> tuple[str, dict]:

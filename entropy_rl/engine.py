@@ -5,6 +5,7 @@ Only this file calls jit for training, so only this file knows how things are sh
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from entropy_rl import config as config_lib
 from entropy_rl import masked, objectives, sampler, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
-from entropy_rl.model.source import load_model
+from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
 from entropy_rl.token_transforms import TokenGrads
 
@@ -65,13 +66,14 @@ def precision(dtype):
     return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
 
 
-def load(c: ConfigDict) -> tuple[ModelConfig, Any, Any]:
-    """(ModelConfig, parameters on the host, tokenizer) of `model.source`."""
+def load(c: ConfigDict) -> tuple[ModelConfig, Any, Callable]:
+    """(ModelConfig, tokenizer, weights) of `model.source`; `weights(shardings)` makes or reads the parameters."""
     if c.model.source != "tiny":
-        return load_model(c.model.source)
+        return open_model(c.model.source)
     tokenizer = tiny_tokenizer()
     cfg = ModelConfig(vocab_size=len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **c.model.tiny.to_dict())
-    return cfg, init_params(cfg, jax.random.fold_in(jax.random.key(c.seed), 0)), tokenizer
+    key = jax.random.fold_in(jax.random.key(c.seed), 0)
+    return cfg, tokenizer, lambda shardings: jax.device_put(init_params(cfg, key), shardings)
 
 
 def method(c: ConfigDict) -> step.Method:

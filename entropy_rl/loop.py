@@ -50,7 +50,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
     task = Task(c.data.task, c.data.settings.to_dict(), c.seed)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method(c)
-    cfg, params, tokenizer = engine_lib.load(c)
+    cfg, tokenizer, weights = engine_lib.load(c)
     prompts = Prompts(c.data, tokenizer)
     look_ahead(c, cfg, task, prompts, tokenizer)
     e = engine_lib.build(c, cfg, tokenizer, mesh)
@@ -61,13 +61,14 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
         log = metrics.RunLog(workdir, start)
         log.config(c.to_dict())
         if restored is None:
-            params = jax.device_put(params, e.params_sharding)
+            params = weights(e.params_sharding)
             row = {"step": 0}
             if c.warmup.updates:
                 params, row["warmup/loss"] = warmup.run(
                     c, cfg, params, tokenizer, mesh, task, prompts, preemption.check
                 )
             state = e.init(params)
+            del params
             if c.eval.every:
                 row |= evaluate(e, c, state.params, task, prompts, grader)
             log.write(row)
@@ -76,7 +77,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
                 checkpoints.save(0, state, meta)
         else:
             state = restored[0]
-        del params, restored
+        del restored
         history = [r for r in metrics.read_jsonl(epath.Path(workdir) / "metrics.jsonl") if r["step"]]
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
 

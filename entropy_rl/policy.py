@@ -189,7 +189,7 @@ def load(source: str, dtype: str = "float32") -> Policy:
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
     config = ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text()))
-    cfg, _, tokenizer = engine.load(config)
+    cfg, tokenizer, _ = engine.load(config)
     e = engine.build(config, cfg, tokenizer, sharding.make_mesh(devices=jax.local_devices()[:1]))
     restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)
     if restored is None:

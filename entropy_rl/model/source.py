@@ -61,24 +61,29 @@ def resolve(source: str) -> pathlib.Path:
     )
 
 
-def load_model(source: str):
-    """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device.
+def open_model(source: str):
+    """(ModelConfig, tokenizer, weights) of any source.
 
-    A model that is larger than one device goes through `resolve`, `read_config` and `load_params(…, shardings)`.
+    `weights(shardings)` reads the parameters, float32, each leaf to its place as it is read, so that a model may be
+    larger than one device: `shardings` is a Sharding or a tree of them.
 
     Raises:
       ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
     """
     path = resolve(source)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if path.suffix == ".gguf":
-        cfg, params, tokenizer = load_gguf(path, device)
-    else:
-        cfg, tokenizer = read_config(path), load_tokenizer(path)
-        if len(tokenizer) > cfg.vocab_size:
-            raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
-        params = load_params(path, cfg, device)
-    return cfg, params, tokenizer
+        cfg, params, tokenizer = load_gguf(path)
+        return cfg, tokenizer, lambda shardings: jax.device_put(params, shardings)
+    cfg, tokenizer = read_config(path), load_tokenizer(path)
+    if len(tokenizer) > cfg.vocab_size:
+        raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
+    return cfg, tokenizer, lambda shardings: load_params(path, cfg, shardings)
+
+
+def load_model(source: str):
+    """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device."""
+    cfg, tokenizer, weights = open_model(source)
+    return cfg, weights(jax.sharding.SingleDeviceSharding(jax.local_devices()[0])), tokenizer
 
 
 def from_hub(name: str) -> pathlib.Path:
