@@ -73,6 +73,9 @@ def default() -> ConfigDict:
     c.eval.problems = 200  # fixed and held out, decoded greedily
     c.eval.batch = 64  # prompts decoded together
 
+    c.measure = ConfigDict()
+    c.measure.every = 0  # steps; the first update of such a step is measured: entropy/delta and its predictions
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 10  # steps; the last step is always saved
     c.checkpoint.keep = 2
@@ -171,6 +174,7 @@ def check(c: ConfigDict) -> None:
         raise ValueError(f"model.dtype={c.model.dtype!r} must be float32 or bfloat16")
     for key in (
         "eval.every",
+        "measure.every",
         "warmup.updates",
         "warmup.lr",
         "optim.lr",

@@ -34,6 +34,7 @@ class Engine(NamedTuple):
         greedy: the same with one greedy response a prompt.
         score: (params, batch) -> (logp, entropy), f32[B, T].
         update: (state, batch, key, first) -> (state, metrics); the state is donated.
+        measured_update: the same, and what it did to the entropy beside what theory says it would do.
         init: params -> TrainState; the parameters are donated.
         abstract_state: the TrainState as ShapeDtypeStructs with shardings, for a restore.
         params_sharding: of the parameters.
@@ -48,6 +49,7 @@ class Engine(NamedTuple):
     greedy: Any
     score: Any
     update: Any
+    measured_update: Any
     init: Any
     abstract_state: Any
     params_sharding: Any
@@ -139,6 +141,12 @@ def build(
         functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0)),
     )
     draw_in = (params_sharding, rows, rows, rows, replicated)
+    train_step = step.make_train_step(model, how, opt, c.train.micro_batches)
+    update_how: dict[str, Any] = dict(
+        donate_argnums=0,
+        in_shardings=(shardings, rows, replicated, replicated),
+        out_shardings=(shardings, replicated),
+    )
     return Engine(
         cfg,
         tokenizer,
@@ -152,11 +160,9 @@ def build(
             in_shardings=(params_sharding, rows),
             out_shardings=rows,
         ),
-        update=jax.jit(
-            step.make_train_step(model, how, opt, c.train.micro_batches),
-            donate_argnums=0,
-            in_shardings=(shardings, rows, replicated, replicated),
-            out_shardings=(shardings, replicated),
+        update=jax.jit(train_step, **update_how),
+        measured_update=jax.jit(
+            step.make_measured_step(train_step, model, how, c.train.micro_batches, c.optim.lr), **update_how
         ),
         init=jax.jit(init, in_shardings=(params_sharding,), out_shardings=shardings, donate_argnums=0),
         abstract_state=jax.tree.map(

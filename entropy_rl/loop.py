@@ -118,7 +118,9 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             parts = score(e, c, state, parts)
             updates = []
             for i, part in enumerate(parts):
-                state, update_metrics = e.update(state, part, jax.random.fold_in(key, 1 + i), i == 0)
+                measure = c.measure.every and step % c.measure.every == 0 and i == 0
+                update = e.measured_update if measure else e.update
+                state, update_metrics = update(state, part, jax.random.fold_in(key, 1 + i), i == 0)
                 updates.append(update_metrics)
             state = state._replace(step=jnp.full_like(state.step, step))
             updates = jax.device_get(updates)
@@ -193,9 +195,10 @@ def row_uids(problems, samples: int) -> np.ndarray:
 
 
 def update_row(updates: list[dict]) -> dict:
-    """Means over a step's updates; skipped ones are counted and left out of the means."""
+    """Means over a step's updates, of each metric over those that have it; skipped ones are counted and left out."""
     done = [u for u in updates if not u["grad/skipped"]] or updates
-    row = {k: float(np.mean([u[k] for u in done])) for k in updates[0]}
+    keys = {k: None for u in done for k in u}
+    row = {k: float(np.mean([u[k] for u in done if k in u])) for k in keys}
     return row | {"grad/skipped": int(sum(u["grad/skipped"] for u in updates))}
 
 

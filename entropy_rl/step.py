@@ -230,6 +230,47 @@ def make_train_step(
     return train_step
 
 
+def make_measured_step(train_step, model: Transformer, method: Method, micro_batches: int, step_size: float):
+    """`train_step` that also says what the update did to the entropy of its own tokens, nats.
+
+    `entropy/delta` is the change of their mean entropy; `entropy/delta_predicted` the same exactly to first order,
+    ⟨∇H, Δθ⟩ with the Δθ that the optimiser took; `entropy/delta_thm1` and `_thm2` the covariance proxies of
+    arXiv 2505.22617 with η = `step_size`. Costs two forward passes, a backward pass and a tree of gradients.
+    """
+
+    def entropy_sum(params, batch: Batch):
+        _, entropy = token_stats(model, params, batch, method.temperature)
+        return masked.total(entropy, batch.mask * batch.valid[:, None])
+
+    def over_micro_batches(f, batch: Batch):
+        if micro_batches == 1:
+            return f(batch)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None)
+        parts = split(batch, micro_batches)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts))
+        )
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def measured_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
+        mask = batch.mask * batch.valid[:, None]
+        n = jnp.maximum(masked.size(mask), 1)
+        before, slope = over_micro_batches(lambda b: jax.value_and_grad(entropy_sum)(state.params, b), batch)
+        new, metrics = train_step(state, batch, key, first)
+        after = over_micro_batches(lambda b: entropy_sum(new.params, b), batch)
+        moved = jax.tree.map(lambda d, a, b: jnp.sum(d * (a - b)), slope, new.params, state.params)
+        logp, _ = score(model, method.temperature, micro_batches, state.params, batch)
+        theorem = lambda k: covariance.predicted_entropy_change(logp, batch.advantage, mask, step_size, k)
+        return new, metrics | {
+            "entropy/delta": (after - before) / n,
+            "entropy/delta_predicted": sum(jax.tree.leaves(moved)) / n,
+            "entropy/delta_thm1": theorem(1),
+            "entropy/delta_thm2": theorem(2),
+        }
+
+    return measured_step
+
+
 def split(tree, parts: int, prompts: int | None = None):
     """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups and strided over prompts.
 

@@ -62,11 +62,11 @@ def method(name: str) -> step.Method:
     return engine.method(c)
 
 
-def gradients(how, first=False, micro=1):
+def gradients(how, first=False, micro=1, data=None):
     """(parameter gradient, metrics) of one update, read off a step of plain SGD at rate 1."""
     state = step.TrainState(jnp.int32(0), params(), optax.sgd(1.0).init(params()), token_state(how), jnp.int32(0))
     f = jax.jit(step.make_train_step(Transformer(CFG), how, optax.sgd(1.0), micro))
-    new, metrics = f(state, batch(), jax.random.key(1), first)
+    new, metrics = f(state, batch() if data is None else data, jax.random.key(1), first)
     return jax.tree.map(lambda a, b: np.asarray(a - b), params(), new.params), jax.device_get(metrics)
 
 
@@ -86,6 +86,21 @@ def test_micro_batches_change_only_rounding(name):
     got, metrics = gradients(method(name), micro=4)
     assert distance(got, want) < 1e-5
     assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
+
+
+def test_first_update_in_micro_batches_takes_the_scored_statistics():
+    """What was scored before the first update serves as its statistics, with the correction for the sampler's gap."""
+    how = method("clip_higher")._replace(is_cap=2.0)
+    model, p = Transformer(CFG), params()
+    logp, entropy = jax.device_get(step.score(model, 1.0, 2, p, batch()))
+    scored = batch()._replace(old_logp=logp, old_entropy=entropy)
+    want, want_metrics = gradients(how, True, 1, scored)
+    got, metrics = gradients(how, True, 2, scored)
+    assert distance(got, want) < 1e-5
+    assert metrics["sampler/gap_mean_abs"] == pytest.approx(want_metrics["sampler/gap_mean_abs"], rel=1e-3)
+    assert want_metrics["sampler/gap_mean_abs"] > 1e-4
+    uncorrected, _ = gradients(how._replace(is_cap=0.0), True, 1, scored)
+    assert distance(uncorrected, want) > 1e-4
 
 
 def test_first_update_has_ratio_one():
@@ -167,3 +182,23 @@ def test_split_and_join_are_inverse():
     assert np.array_equal(step.join(parts.tokens, N), batch().tokens)
     with pytest.raises(ValueError, match="train.micro_batches=3 must divide the 8 prompts"):
         step.split(batch(), 3)
+
+
+def test_predicted_entropy_change_is_the_measured_one_to_first_order():
+    """The error of ⟨∇H, Δθ⟩ falls as the square of the step."""
+    how, model = method("grpo"), Transformer(CFG)
+
+    @jax.jit
+    def measured(lr):
+        opt = optax.sgd(lr)
+        state = step.TrainState(jnp.int32(0), params(), opt.init(params()), token_state(how), jnp.int32(0))
+        plain = step.make_train_step(model, how, opt, 2)
+        return step.make_measured_step(plain, model, how, 2, lr)(state, batch(), jax.random.key(1), False)[1]
+
+    errors, moves = [], []
+    for lr in (0.04, 0.02, 0.01):
+        m = measured(lr)
+        errors.append(abs(m["entropy/delta"] - m["entropy/delta_predicted"]))
+        moves.append(abs(m["entropy/delta"]))
+    assert errors[2] < 0.05 * moves[2]
+    assert errors[2] < 0.4 * errors[1] < 0.16 * errors[0]

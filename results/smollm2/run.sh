@@ -17,3 +17,5 @@ train grpo 40
 train clip_cov 20
 train forking 20
 "$python" -m entropy_rl.analyze --workdir="$runs/grpo" --compare="$runs/clip_cov,$runs/forking"
+for method in grpo clip_cov forking; do cp "$runs/$method/metrics.jsonl" "results/smollm2/$method.jsonl"; done
+cp "$runs/grpo/report/curves.png" results/smollm2/curves.png

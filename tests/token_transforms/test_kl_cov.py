@@ -33,7 +33,7 @@ def test_on_policy_it_adds_exactly_nothing(kl):
 
 def test_one_update_per_rollout_is_refused():
     spec = [("kl_cov", {})]
-    with pytest.raises(ValueError, match=r"kl_cov is plain policy gradient with algo.updates_per_rollout = 1"):
+    with pytest.raises(ValueError, match=r"kl_cov is plain policy gradient with train.updates_per_rollout = 1"):
         tt.check_updates_per_rollout(spec, 1)
     with pytest.raises(ValueError, match=r"updates_per_rollout"):
         tt.check_updates_per_rollout([("matched_norm", {"inner": ("kl_cov", {})})], 1)

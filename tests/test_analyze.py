@@ -1,0 +1,45 @@
+"""The report of a run: its table, its law, its plot."""
+
+import json
+import math
+
+import pytest
+
+from entropy_rl import analyze
+
+
+def write_run(folder, rows=30, noise=0.0):
+    """A run that follows the law exactly, R = −0.4·exp(H) + 1.2, evaluated at its start and end."""
+    folder.mkdir(parents=True)
+    lines = [{"step": 0, "reward/mean": None, "entropy/mean": None}]
+    for step in range(1, rows + 1):
+        entropy = 0.7 * math.exp(-step / 10)
+        lines.append({"step": step, "entropy/mean": entropy, "reward/mean": -0.4 * math.exp(entropy) + 1.2})
+    for row in (lines[0], lines[-1]):
+        row |= {"eval/sum/accuracy": 0.4, "eval/sum/low": 0.3, "eval/sum/high": 0.5, "eval/sum/problems": 100}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    return str(folder)
+
+
+def test_report(tmp_path):
+    run, other = write_run(tmp_path / "a"), write_run(tmp_path / "b", rows=12)
+    text = analyze.report(run, [other])
+    assert "a = 0.400, b = 1.200, ceiling b − a = 0.800, R² = 1.00" in text
+    assert "eval/sum at step   30: greedy accuracy  40.0%  [30.0%, 50.0%]  of 100" in text
+    assert (tmp_path / "a" / "report" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert "a = 0.400" in (tmp_path / "a" / "report" / "index.html").read_text()
+
+
+def test_runs_of_one_name_stay_apart(tmp_path):
+    run, other = write_run(tmp_path / "x" / "grpo"), write_run(tmp_path / "y" / "grpo", rows=12)
+    assert analyze.report(run, [other]).count("law R") == 2
+
+
+def test_few_steps_give_a_sentence_and_no_law(tmp_path):
+    text = analyze.report(write_run(tmp_path / "short", rows=3))
+    assert "law R = −a·exp(H) + b: " in text and "a = " not in text
+
+
+def test_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"--workdir: .*metrics.jsonl holds no metrics"):
+        analyze.report(str(tmp_path))
