@@ -15,11 +15,12 @@ def get_config(method: str = "grpo"):
     c = config.default()
     c.model.source = "tiny"
     with c.data.settings.unlocked():
-        c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
+        c.data.settings.update(min_terms=3, max_terms=3, min_digits=1, max_digits=1)
     c.model.tiny.d_ff = 320
-    c.data.max_prompt_len = 9
-    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 32, 8, 24
-    c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 600, 64, 2e-3, 0.12
+    c.data.max_prompt_len = 11
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 32, 8, 28
+    c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 600, 64, 2e-3, 0.15
+    c.warmup.guess_rate = 0.7
     c.optim.lr = 1e-4
     c.train.steps, c.train.updates_per_rollout = 60, 2
     c.eval.every, c.eval.problems, c.eval.batch = 20, 256, 256

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from entropy_rl import law, metrics
+from entropy_rl import covariance, law, metrics
 
 _ROWS = 10  # of the printed table
 
@@ -51,6 +51,37 @@ def table(rows: list[dict]) -> str:
                     f"{name} at step {r['step']:>4}: greedy accuracy {r[key]:6.1%}  "
                     f"[{r[name + '/low']:.1%}, {r[name + '/high']:.1%}]  of {r[name + '/problems']}"
                 )
+    return "\n".join(lines)
+
+
+_PREDICTIONS = {"exact first order": "predicted", "Theorem 1": "thm1", "Theorem 2": "thm2"}
+
+
+def entropy_changes(rows: list[dict]) -> str:
+    """How well each prediction of an update's entropy change did on the steps that were measured; "" without any."""
+    rows = [r for r in rows if r.get("entropy/delta") is not None]
+    if len(rows) < 2:
+        return ""
+    measured = np.array([r["entropy/delta"] for r in rows])
+    lines = [
+        f"entropy change of an update, {len(rows)} measured: mean {measured.mean():.2e} nats, mean size "
+        f"{np.abs(measured).mean():.2e}",
+        f"{'':>18}  {'mean':>9}  {'median |error| / |change|':>25}  {'correlation':>11}  {'same sign':>9}",
+    ]
+    for name, key in _PREDICTIONS.items():
+        guess = np.array([r[f"entropy/delta_{key}"] for r in rows])
+        error = np.median(np.abs(guess - measured) / np.maximum(np.abs(measured), 1e-30))
+        flat = min(guess.std(), measured.std()) == 0
+        correlation = np.nan if flat else np.corrcoef(guess, measured)[0, 1]
+        same = np.mean(np.sign(guess) == np.sign(measured))
+        lines.append(f"{name:>18}  {guess.mean():9.2e}  {error:25.1%}  {correlation:11.3f}  {same:9.0%}")
+    lines.append(f"{'quadrant':>18}  {'share':>9}  {'covariance':>11}  {'entropy change':>14}")
+    for name in covariance.QUADRANTS:
+        share, cov, change = (
+            np.mean([r[f"quadrant/{name}/{field}"] for r in rows])
+            for field in ("share", "covariance", "entropy_change")
+        )
+        lines.append(f"{name:>18}  {share:9.1%}  {cov:11.3f}  {change:14.2e}")
     return "\n".join(lines)
 
 
@@ -98,7 +129,8 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
         if not rl:
             raise ValueError(f"{name}: no step was trained yet")
         fitted = law.fit(np.array([r["entropy/mean"] for r in rl]), np.array([r["reward/mean"] for r in rl]))
-        texts.append(f"{name}\n{table(rows)}\n\nlaw R = −a·exp(H) + b: {fitted.message or describe(fitted)}")
+        parts = (table(rows), f"law R = −a·exp(H) + b: {fitted.message or describe(fitted)}", entropy_changes(rows))
+        texts.append(f"{name}\n" + "\n\n".join(part for part in parts if part))
     text = "\n\n".join(texts)
     plot(runs, folder / "curves.png")
     (folder / "index.html").write_text(

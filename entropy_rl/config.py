@@ -49,11 +49,13 @@ def default() -> ConfigDict:
     c.warmup.batch = 128  # sequences an update
     c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
     c.warmup.error_rate = 0.0  # probability that a step of a worked solution is wrong
+    c.warmup.guess_rate = 0.0  # probability that a worked solution is a guess, without working
 
     c.algo = ConfigDict()  # filled in by a recipe
     apply_recipe(c, "grpo")
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or "sgd": what the theorems on entropy suppose; reads lr, warmup_updates, grad_clip alone
     c.optim.lr = 1e-6
     c.optim.warmup_updates = 0  # linear, from 0
     c.optim.b1 = 0.9
@@ -185,6 +187,10 @@ def check(c: ConfigDict) -> None:
     ):
         if _at(c, key) < 0:
             raise ValueError(f"{key}={_at(c, key)} must be 0 or above")
+    if c.optim.name not in ("adamw", "sgd"):
+        raise ValueError(f"optim.name={c.optim.name!r} must be adamw or sgd")
+    if c.optim.name == "sgd" and c.optim.weight_decay:
+        raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or take adamw")
     if c.algo.aggregation not in AGGREGATIONS:
         raise ValueError(f"algo.aggregation={c.algo.aggregation!r} must be one of {', '.join(AGGREGATIONS)}")
     if c.algo.scope == "microbatch" and c.train.micro_batches == 1:

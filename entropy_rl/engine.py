@@ -82,16 +82,17 @@ def method(c: ConfigDict) -> step.Method:
     """The recipe in `config.algo` as functions. Raises ValueError for what nobody would read."""
     objective = objectives.build(config_lib.named(c.algo.objective))
     transforms = config_lib.transforms_of(c)
-    chain = token_transforms.build(transforms, c.algo.scope, c.train.micro_batches)
+    chain = token_transforms.build(transforms, c.algo.scope, c.train.micro_batches, c.rollout.samples)
     needs_ref = "ref_logp" in token_transforms.needs(transforms)
     return step.Method(objective, chain, c.algo.aggregation, c.rollout.temperature, c.algo.is_cap, needs_ref)
 
 
 def optimizer(c: ConfigDict) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW at a constant rate after a linear warm-up."""
-    lr = optax.linear_schedule(0.0, c.optim.lr, c.optim.warmup_updates) if c.optim.warmup_updates else c.optim.lr
-    adamw = optax.adamw(lr, c.optim.b1, c.optim.b2, c.optim.eps, weight_decay=c.optim.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(c.optim.grad_clip), adamw)
+    """Clipping by global norm, then AdamW, or plain SGD, at a constant rate after a linear warm-up."""
+    o = c.optim
+    lr = optax.linear_schedule(0.0, o.lr, o.warmup_updates) if o.warmup_updates else o.lr
+    adamw = lambda: optax.adamw(lr, o.b1, o.b2, o.eps, weight_decay=o.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(o.grad_clip), adamw() if o.name == "adamw" else optax.sgd(lr))
 
 
 def make_mesh(c: ConfigDict) -> Mesh:

@@ -109,8 +109,10 @@ class RunLog:
         _append(self._samples, plain)
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json: the whole configuration as nested dicts (`ConfigDict.to_dict()`)."""
-        (self._workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        """Writes config.json, unless it says the same: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
+        path, text = self._workdir / "config.json", json.dumps(config, indent=2) + "\n"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
 
 
 def check_config(

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from entropy_rl import covariance, head, masked, token_transforms
+from entropy_rl import blocks, covariance, head, masked, token_transforms
 from entropy_rl.importance import importance_weights, sampler_gap
-from entropy_rl.model.transformer import Transformer, head_weight, positions
+from entropy_rl.model.transformer import Group, Transformer, head_weight, positions
 from entropy_rl.objectives import token_gradient, token_weight
 from entropy_rl.token_transforms import TokenGrads, TokenInfo
 
@@ -95,14 +95,19 @@ def token_stats(model: Transformer, params, batch: Batch, temperature: float) ->
     The prompt of a group is computed once: its responses attend to it and each to itself, and the first token of
     each is predicted from the prompt's last position.
     """
-    n = batch.tokens.shape[0] // batch.prompt.shape[0]
-    hidden, prompt = model.apply({"params": params}, batch.prompt, positions(batch.prompt_mask), batch.prompt_mask)
-    start_Bx1 = jnp.repeat(jnp.sum(batch.prompt_mask, axis=1), n)[:, None]
+    group = Group(batch.prompt.shape[1], batch.tokens.shape[0] // batch.prompt.shape[0])
+    start_Bx1 = jnp.repeat(jnp.sum(batch.prompt_mask, axis=1), group.samples)[:, None]
     places_BxT = start_Bx1 + jnp.arange(batch.tokens.shape[1])[None, :]
-    inner, _ = model.apply(
-        {"params": params}, batch.tokens[:, :-1], places_BxT[:, :-1], batch.mask[:, :-1], prefix=prompt
+    # the last token predicts nothing
+    hidden, _ = model.apply(
+        {"params": params},
+        group.paste(batch.prompt, batch.tokens[:, :-1]),
+        group.paste(positions(batch.prompt_mask), places_BxT[:, :-1]),
+        group.paste(batch.prompt_mask, batch.mask[:, :-1]),
+        group=group,
     )
-    hidden_BxTxD = jnp.concatenate([jnp.repeat(hidden[:, -1:], n, axis=0), inner], axis=1)
+    prompt, inner = group.cut(hidden)
+    hidden_BxTxD = jnp.concatenate([jnp.repeat(prompt[:, -1:], group.samples, axis=0), inner], axis=1)
     return head.logp_and_entropy(
         hidden_BxTxD, head_weight(params).astype(model.dtype).T, batch.tokens, temperature, batch.mask
     )
@@ -235,64 +240,48 @@ def make_measured_step(train_step, model: Transformer, method: Method, micro_bat
 
     `entropy/delta` is the change of their mean entropy; `entropy/delta_predicted` the same exactly to first order,
     ⟨∇H, Δθ⟩ with the Δθ that the optimiser took; `entropy/delta_thm1` and `_thm2` the covariance proxies of
-    arXiv 2505.22617 with η = `step_size`. Costs two forward passes, a backward pass and a tree of gradients.
+    arXiv 2505.22617 with η = `step_size`. `quadrant/*` tells the change apart by probability and sign of the
+    advantage. Costs two forward passes, a pass forward and back, and a tree of gradients.
     """
 
     def entropy_sum(params, batch: Batch):
         _, entropy = token_stats(model, params, batch, method.temperature)
         return masked.total(entropy, batch.mask * batch.valid[:, None])
 
-    def over_micro_batches(f, batch: Batch):
+    def slope_of(params, batch: Batch):
         if micro_batches == 1:
-            return f(batch)
-        add = lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None)
-        parts = split(batch, micro_batches)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts))
-        )
-        return jax.lax.scan(add, zeros, parts)[0]
+            return jax.grad(entropy_sum)(params, batch)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, jax.grad(entropy_sum)(params, part)), None)
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split(batch, micro_batches))[0]
 
     def measured_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
         mask = batch.mask * batch.valid[:, None]
-        n = jnp.maximum(masked.size(mask), 1)
-        before, slope = over_micro_batches(lambda b: jax.value_and_grad(entropy_sum)(state.params, b), batch)
+        logp, before = score(model, method.temperature, micro_batches, state.params, batch)
+        slope = slope_of(state.params, batch)
         new, metrics = train_step(state, batch, key, first)
-        after = over_micro_batches(lambda b: entropy_sum(new.params, b), batch)
+        _, after = score(model, method.temperature, micro_batches, new.params, batch)
         moved = jax.tree.map(lambda d, a, b: jnp.sum(d * (a - b)), slope, new.params, state.params)
-        logp, _ = score(model, method.temperature, micro_batches, state.params, batch)
+        table = covariance.quadrants(logp, batch.advantage, mask, after - before)
         theorem = lambda k: covariance.predicted_entropy_change(logp, batch.advantage, mask, step_size, k)
         return new, metrics | {
-            "entropy/delta": (after - before) / n,
-            "entropy/delta_predicted": sum(jax.tree.leaves(moved)) / n,
+            "entropy/delta": masked.mean(after - before, mask),
+            "entropy/delta_predicted": sum(jax.tree.leaves(moved)) / jnp.maximum(masked.size(mask), 1),
             "entropy/delta_thm1": theorem(1),
             "entropy/delta_thm2": theorem(2),
+            **{f"quadrant/{name}/{field}": x for name, row in table.items() for field, x in row.items()},
         }
 
     return measured_step
 
 
 def split(tree, parts: int, prompts: int | None = None):
-    """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups and strided over prompts.
-
-    Strided, so that prompts sharded over devices stay where they are.
-    """
+    """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups; see `blocks.split`."""
     n = tree.prompt.shape[0] if prompts is None else prompts
     if n % parts:
         raise ValueError(f"train.micro_batches={parts} must divide the {n} prompts of an update")
-
-    def one(x):
-        groups = x.reshape(n // parts, parts, x.shape[0] // n, *x.shape[1:])
-        return jnp.swapaxes(groups, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(lambda x: blocks.split(x, parts, n), tree)
 
 
 def join(tree, prompts: int):
     """The inverse of `split`."""
-
-    def one(x):
-        parts, rows = x.shape[:2]
-        groups = x.reshape(parts, prompts // parts, rows * parts // prompts, *x.shape[2:])
-        return jnp.swapaxes(groups, 0, 1).reshape(parts * rows, *x.shape[2:])
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(lambda x: blocks.join(x, prompts), tree)

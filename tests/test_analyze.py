@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from entropy_rl import analyze
+from entropy_rl import analyze, covariance
 
 
 def write_run(folder, rows=30, noise=0.0):
@@ -38,6 +38,27 @@ def test_runs_of_one_name_stay_apart(tmp_path):
 def test_few_steps_give_a_sentence_and_no_law(tmp_path):
     text = analyze.report(write_run(tmp_path / "short", rows=3))
     assert "law R = −a·exp(H) + b: " in text and "a = " not in text
+
+
+def test_entropy_changes_beside_their_predictions():
+    rows = [{"step": 0}, {"step": 1, "entropy/delta": None}]
+    assert analyze.entropy_changes(rows) == ""
+    for step, delta in enumerate((-0.01, 0.02, -0.04), 2):
+        row = {"step": step, "entropy/delta": delta, "entropy/delta_predicted": 0.98 * delta}
+        row |= {"entropy/delta_thm1": -delta, "entropy/delta_thm2": 3 * delta}
+        for name in covariance.QUADRANTS:
+            row |= {
+                f"quadrant/{name}/share": 0.25,
+                f"quadrant/{name}/covariance": 1,
+                f"quadrant/{name}/entropy_change": 0,
+            }
+        rows.append(row)
+    lines = analyze.entropy_changes(rows).splitlines()
+    assert "3 measured: mean -1.00e-02 nats" in lines[0]
+    assert lines[2].split() == ["exact", "first", "order", "-9.80e-03", "2.0%", "1.000", "100%"]
+    assert lines[3].split() == ["Theorem", "1", "1.00e-02", "200.0%", "-1.000", "0%"]
+    assert lines[4].split()[-3:] == ["200.0%", "1.000", "100%"]
+    assert "high_prob_positive      25.0%" in lines[6]
 
 
 def test_no_run_is_named(tmp_path):

@@ -62,6 +62,8 @@ def test_config_is_locked_and_small():
         ({"algo.aggregation": "mean"}, r"algo.aggregation='mean' must be one of token-mean"),
         ({"algo.is_cap": -1.0}, r"algo.is_cap=-1.0 must be 0 or above"),
         ({"algo.scope": "microbatch"}, r"algo.scope='microbatch' with train.micro_batches=1 is the same as 'global'"),
+        ({"optim.name": "lion"}, r"optim.name='lion' must be adamw or sgd"),
+        ({"optim.name": "sgd", "optim.weight_decay": 0.1}, r"optim.weight_decay=0.1 is not read by sgd"),
         ({"eval.every": -1}, r"eval.every=-1 must be 0 or above"),
     ],
 )

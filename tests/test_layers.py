@@ -5,8 +5,8 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "entropy_rl"
 LAYERS = (
-    """masked selection divergence registry entropy head covariance advantages objectives importance token_transforms
-    law recipes""",
+    """blocks masked selection divergence registry entropy head covariance advantages objectives importance
+    token_transforms law recipes""",
     "host model",
     "sampler data rewards checkpoint metrics preemption",
     "step config engine policy warmup loop",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from entropy_rl import advantages, config, engine, step, token_transforms
+from entropy_rl import advantages, config, covariance, engine, step, token_transforms
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 
 CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=8, d_ff=64, eos_ids=(2,))
@@ -198,6 +198,9 @@ def test_predicted_entropy_change_is_the_measured_one_to_first_order():
     errors, moves = [], []
     for lr in (0.04, 0.02, 0.01):
         m = measured(lr)
+        quadrants = {k.split("/")[1] for k in m if k.startswith("quadrant/")}
+        share = {q: m[f"quadrant/{q}/share"] for q in quadrants}
+        assert set(covariance.QUADRANTS) == quadrants and 0.5 < sum(share.values()) <= 1.00001
         errors.append(abs(m["entropy/delta"] - m["entropy/delta_predicted"]))
         moves.append(abs(m["entropy/delta"]))
     assert errors[2] < 0.05 * moves[2]

@@ -16,30 +16,36 @@ import re
 from entropy_rl.data.tasks import Problem
 
 
-def worked_solution(problem: Problem, rng: random.Random, error_rate: float) -> str:
+def worked_solution(problem: Problem, rng: random.Random, error_rate: float, guess_rate: float = 0.0) -> str:
     r"""A worked solution ending in `\boxed{answer}`.
 
     chain_sum: one of three formats, drawn from rng. Each arithmetic step is wrong with probability
     error_rate, by one unit of its place, and the error is carried into the answer. gsm_symbolic: the entry's
     own solution.
 
+    With probability guess_rate chain_sum's is a guess: no working, and the answer off by −1, 0 or 1. A model that
+    learns from such texts has, at its first token, a choice between reasoning and guessing.
+
     Args:
         problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic".
         rng: the only source of randomness; the text is a pure function of (problem, rng's state, error_rate).
         error_rate: probability of a slip at each step, in [0, 1].
+        guess_rate: probability of a guess, in [0, 1].
 
     Raises:
         ValueError: the task has no worked solutions, or error_rate cannot be met.
     """
-    if not 0 <= error_rate <= 1:
-        raise ValueError(f"warmup.error_rate is {error_rate}; it is a probability, from 0 to 1")
+    for key, rate in (("error_rate", error_rate), ("guess_rate", guess_rate)):
+        if not 0 <= rate <= 1:
+            raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
     if problem.kind == "reasoning_gym:chain_sum":
+        if rng.random() < guess_rate:
+            return f"\\boxed{{{int(problem.entry['answer']) + rng.choice((-1, 0, 1))}}}"
         return _chain_sum(problem.entry["metadata"]["expression"], rng, error_rate)
     if problem.kind == "reasoning_gym:gsm_symbolic":
-        if error_rate:
-            raise ValueError(
-                f"warmup.error_rate is {error_rate}, but gsm_symbolic's solutions are ready made; set it to 0"
-            )
+        for key, rate in (("error_rate", error_rate), ("guess_rate", guess_rate)):
+            if rate:
+                raise ValueError(f"warmup.{key} is {rate}, but gsm_symbolic's solutions are ready made; set it to 0")
         return _gsm_symbolic(problem)
     raise ValueError(
         f"warmup.updates: {problem.kind} has no worked solutions to learn from; "

@@ -160,11 +160,30 @@ class Context(NamedTuple):
     slot: Any
 
 
+class Group(NamedTuple):
+    """A row that holds a whole group: a prompt, then `samples` responses of equal room that see it and themselves."""
+
+    prompt: int  # positions
+    samples: int
+
+    def cut(self, x_NxL: Array) -> tuple[Array, Array]:
+        """[N, P + G·S, …] -> the prompts [N, P, …] and the responses [N·G, S, …]."""
+        N, room = x_NxL.shape[0], x_NxL.shape[1] - self.prompt
+        responses = x_NxL[:, self.prompt :].reshape(N * self.samples, room // self.samples, *x_NxL.shape[2:])
+        return x_NxL[:, : self.prompt], responses
+
+    def paste(self, prompt_NxP: Array, response_BxS: Array) -> Array:
+        """The inverse of `cut`."""
+        N, (B, S, *rest) = prompt_NxP.shape[0], response_BxS.shape
+        return jnp.concatenate([prompt_NxP, response_BxS.reshape(N, B // N * S, *rest)], axis=1)
+
+
 class Block(nn.Module):
     """Attention and SwiGLU, each behind an RMSNorm and added to the residual."""
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
+    group: Group | None = None
 
     def weight(self, name, shape, axes, init=_LECUN) -> Any:
         return weight(self, name, shape, axes, init)
@@ -191,8 +210,13 @@ class Block(nn.Module):
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.slot, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.slot, axis=1)
-        parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
-        out = attend(q, parts, ctx.masks)
+        if self.group:
+            (q_p, q_r), (k_p, k_r), (v_p, v_r) = (self.group.cut(x) for x in (q, k, v))
+            own, rest = attend(q_p, ((k_p, v_p),), ctx.masks[:1]), ((k_p, v_p), (k_r, v_r))
+            out = self.group.paste(own, attend(q_r, rest, ctx.masks[1:]))
+        else:
+            parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
+            out = attend(q, parts, ctx.masks)
         fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
         o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in)
         x_BxSxD = x_BxSxD + jnp.einsum("bsnh,nhd->bsd", out, o.astype(self.dtype))
@@ -234,6 +258,7 @@ class Transformer(nn.Module):
         prefix: KV | None = None,
         cache: KV | None = None,
         index: Any = None,
+        group: Group | None = None,
     ) -> tuple[Array, KV]:
         """Returns hidden states [B, S, D] after the last norm, and the keys and values of the tokens given.
 
@@ -244,6 +269,8 @@ class Transformer(nn.Module):
           prefix: keys that come before, shared by B/N consecutive rows.
           cache: room of [L, B, T, K, h]; the tokens' keys are written at `index` and the whole is attended to.
           index: i32 scalar, where in `cache` the tokens go.
+          group: the rows hold whole groups: the dense layers see them as they are, attention sees prompts and
+            responses apart. Without prefix and cache.
         """
         c = self.cfg
         table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
@@ -256,11 +283,16 @@ class Transformer(nn.Module):
         if cache is not None:
             k_position = jax.lax.dynamic_update_slice_in_dim(cache.position, position_BxS, index, axis=1)
             k_segment = jax.lax.dynamic_update_slice_in_dim(cache.segment, segment_BxS, index, axis=1)
-        masks = [visible(position_BxS, segment_BxS, k_position, k_segment, c.sliding_window)]
-        if prefix is not None:
-            repeat = tokens_BxS.shape[0] // prefix.position.shape[0]
-            p_position, p_segment = jnp.repeat(prefix.position, repeat, 0), jnp.repeat(prefix.segment, repeat, 0)
-            masks.insert(0, visible(position_BxS, segment_BxS, p_position, p_segment, c.sliding_window))
+        shared = None if prefix is None else (prefix.position, prefix.segment)
+        if group:
+            shared, own = zip(group.cut(position_BxS), group.cut(segment_BxS))
+            masks = [visible(*shared, *shared, c.sliding_window), visible(*own, *own, c.sliding_window)]
+        else:
+            own = position_BxS, segment_BxS
+            masks = [visible(*own, k_position, k_segment, c.sliding_window)]
+        if shared:
+            p_position, p_segment = (jnp.repeat(x, own[0].shape[0] // x.shape[0], axis=0) for x in shared)
+            masks.insert(len(masks) - 1, visible(*own, p_position, p_segment, c.sliding_window))
         angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
         angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
         ctx = Context(jnp.cos(angle), jnp.sin(angle), tuple(masks), index)
@@ -275,7 +307,7 @@ class Transformer(nn.Module):
             out_axes=0,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, (key, value) = layers(c, self.dtype, name="layers")(
+        x, (key, value) = layers(c, self.dtype, group, name="layers")(
             x, prefix and (prefix.key, prefix.value), cache and (cache.key, cache.value), ctx
         )
         scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)

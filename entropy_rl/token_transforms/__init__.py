@@ -87,32 +87,32 @@ __all__ = [
 
 
 def build(
-    transforms: Sequence[Any], scope: str = "global", micro_batches: int = 1
+    transforms: Sequence[Any], scope: str = "global", micro_batches: int = 1, group_size: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """The chain that a config names.
 
     Args:
       transforms: names, or pairs (name, options), in the order they act.
       scope: "global": statistics over the whole update; "microbatch": over each micro-batch by itself.
-      micro_batches: how many blocks of rows that is; read with scope "microbatch" only.
+      micro_batches, group_size: how many these are, and the rows of a prompt; read with scope "microbatch" only.
 
     Raises:
       ValueError: unknown name, option or scope; two random transforms that would draw the same tokens.
     """
     if scope not in ("global", "microbatch"):
         raise ValueError(f"algo.scope: got {scope!r}, choose 'global' or 'microbatch'")
-    blocks = micro_batches if scope == "microbatch" else None
+    blocks = (micro_batches, group_size) if scope == "microbatch" else None
     made = [_make(spec, blocks) for spec in transforms]
     _check_salts(transforms)
     return chain(*made)
 
 
-def _make(spec: Any, blocks: int | None) -> optax.GradientTransformationExtraArgs:
+def _make(spec: Any, blocks: tuple[int, int] | None) -> optax.GradientTransformationExtraArgs:
     name, options = split_spec(spec, KEY)
     factory = check_spec(TRANSFORMS, name, options, KEY)
     if "inner" in options:  # takes its statistics where its inner transform does
         return factory(**options | {"inner": _make(options["inner"], blocks)})
-    return factory(**options) if blocks is None else micro_scope(factory(**options), blocks)
+    return factory(**options) if blocks is None else micro_scope(factory(**options), *blocks)
 
 
 def _walk(transforms: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:

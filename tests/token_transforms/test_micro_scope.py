@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from reference.batches import random_tokens
 
+from entropy_rl import step
 from entropy_rl import token_transforms as tt
 
 SPECS = [("kl_cov", {"fraction": 0.1}), ("clip_cov", {"fraction": 0.1, "low": 0.0})]
@@ -26,9 +27,11 @@ def test_globally_the_number_of_micro_batches_changes_nothing():
 
 def test_a_micro_batch_is_treated_as_if_it_were_alone():
     grads, tokens = random_tokens(0, 8, 20)
-    out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=4)
-    for i in range(0, 8, 2):
-        rows = lambda tree, i=i: jax.tree.map(lambda x: x[i : i + 2], tree)
+    out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=2, group_size=2)
+    for i in range(2):  # prompts 0 and 2, prompts 1 and 3: the blocks of the train step
+        block = step.split(np.arange(8), 2, 4)[i]
+        assert block.tolist() == [2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5]
+        rows = lambda tree, block=block: jax.tree.map(lambda x: x[block], tree)
         alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rows(out), alone)
 
@@ -56,7 +59,7 @@ def test_the_kept_share_counts_over_the_micro_batches():
 
 def test_what_cannot_be_split_is_refused():
     grads, tokens = random_tokens(0, 6, 20)
-    with pytest.raises(ValueError, match=r"rows divisible by the 4 micro-batches, got 6"):
+    with pytest.raises(ValueError, match=r"rows divisible by the 4 micro-batches of groups of 1, got 6"):
         run(["keep_top_entropy"], grads, tokens, scope="microbatch", micro_batches=4)
     with pytest.raises(ValueError, match=r"algo.scope: 'microbatch' is for transforms without state"):
         tt.build(["adaptive_entropy_bonus"], scope="microbatch", micro_batches=2)
