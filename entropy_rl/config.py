@@ -49,7 +49,7 @@ def default() -> ConfigDict:
     c.warmup.batch = 128  # sequences an update
     c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
     c.warmup.error_rate = 0.0  # probability that a step of a worked solution is wrong
-    c.warmup.guess_rate = 0.0  # probability that a worked solution is a guess, without working
+    c.warmup.misread_rate = 0.0  # probability that a worked solution reads every minus as a plus
 
     c.algo = ConfigDict()  # filled in by a recipe
     apply_recipe(c, "grpo")

@@ -67,7 +67,7 @@ def worked_batch(c: ConfigDict, task: Task, prompts: Prompts, tokenizer, i: int)
     tokens, mask = np.zeros((len(problems), T), np.int32), np.zeros((len(problems), T), np.int32)
     for row, problem in enumerate(problems):
         rng = random.Random(f"{c.seed} {i} {problem.uid}")
-        text = worked_solution(problem, rng, c.warmup.error_rate, c.warmup.guess_rate)
+        text = worked_solution(problem, rng, c.warmup.error_rate, c.warmup.misread_rate)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         if len(ids) > T:
             raise ValueError(f"rollout.max_tokens={T} is below the {len(ids)} tokens of a worked solution: {text!r}")

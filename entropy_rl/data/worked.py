@@ -16,34 +16,35 @@ import re
 from entropy_rl.data.tasks import Problem
 
 
-def worked_solution(problem: Problem, rng: random.Random, error_rate: float, guess_rate: float = 0.0) -> str:
+def worked_solution(problem: Problem, rng: random.Random, error_rate: float, misread_rate: float = 0.0) -> str:
     r"""A worked solution ending in `\boxed{answer}`.
 
     chain_sum: one of three formats, drawn from rng. Each arithmetic step is wrong with probability
     error_rate, by one unit of its place, and the error is carried into the answer. gsm_symbolic: the entry's
     own solution.
 
-    With probability guess_rate chain_sum's is a guess: no working, and the answer off by −1, 0 or 1. A model that
-    learns from such texts has, at its first token, a choice between reasoning and guessing.
+    With probability misread_rate chain_sum's reads every minus as a plus. A model that learns from such texts has a
+    choice to make wherever there is a minus, and one that is the same in every problem.
 
     Args:
         problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic".
         rng: the only source of randomness; the text is a pure function of (problem, rng's state, error_rate).
         error_rate: probability of a slip at each step, in [0, 1].
-        guess_rate: probability of a guess, in [0, 1].
+        misread_rate: probability of a solution that misreads, in [0, 1].
 
     Raises:
         ValueError: the task has no worked solutions, or error_rate cannot be met.
     """
-    for key, rate in (("error_rate", error_rate), ("guess_rate", guess_rate)):
+    for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
         if not 0 <= rate <= 1:
             raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
     if problem.kind == "reasoning_gym:chain_sum":
-        if rng.random() < guess_rate:
-            return f"\\boxed{{{int(problem.entry['answer']) + rng.choice((-1, 0, 1))}}}"
-        return _chain_sum(problem.entry["metadata"]["expression"], rng, error_rate)
+        expression = problem.entry["metadata"]["expression"]
+        return _chain_sum(
+            expression.replace("- ", "+ ") if rng.random() < misread_rate else expression, rng, error_rate
+        )
     if problem.kind == "reasoning_gym:gsm_symbolic":
-        for key, rate in (("error_rate", error_rate), ("guess_rate", guess_rate)):
+        for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
             if rate:
                 raise ValueError(f"warmup.{key} is {rate}, but gsm_symbolic's solutions are ready made; set it to 0")
         return _gsm_symbolic(problem)
