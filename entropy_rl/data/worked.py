@@ -40,9 +40,9 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
             raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
     if problem.kind == "reasoning_gym:chain_sum":
         expression = problem.entry["metadata"]["expression"]
-        return _chain_sum(
-            expression.replace("- ", "+ ") if rng.random() < misread_rate else expression, rng, error_rate
-        )
+        if misread_rate and rng.random() < misread_rate:
+            expression = expression.replace("- ", "+ ")
+        return _chain_sum(expression, rng, error_rate)
     if problem.kind == "reasoning_gym:gsm_symbolic":
         for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
             if rate:
