@@ -6,14 +6,20 @@ With z = h·W/τ and p = softmax(z):  ∂logp/∂z = onehot(y) − p  and  ∂H/
 Both passes first gather the positions that matter (the forward those in the mask, the backward those whose
 cotangents are not zero) and run only as many chunks as these fill, so that padding, groups without a
 gradient and every token mask make the head cheaper and nobody has to declare anything.
+
+On a mesh each data shard gathers its own positions and runs its own number of chunks; the vocabulary is split over
+the tensor axis, where a chunk costs a few sums of C numbers. The head is gathered over fsdp before the chunks, and
+its gradient is summed after them: once each.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
+ROWS, VOCAB, WIDTH = ("data", "fsdp"), "tensor", "fsdp"  # the mesh axes of the batch, of V, and of D at rest
 
 
 def logp_and_entropy(
@@ -39,45 +45,54 @@ def logp_and_entropy(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    shape = targets_BxT.shape
-    mask = jnp.ones(shape, bool) if mask_BxT is None else mask_BxT.astype(bool)
-    size = min(chunk, targets_BxT.size)
-    logp, entropy = _head(
-        float(temperature),
-        size,
-        jnp.reshape(hidden_BxTxD, (-1, hidden_BxTxD.shape[-1])),
-        jnp.transpose(head_DxV),
-        jnp.ravel(targets_BxT),
-        jnp.ravel(mask),
-    )
-    return logp.reshape(shape), entropy.reshape(shape)
+    mask = jnp.ones(targets_BxT.shape, bool) if mask_BxT is None else mask_BxT.astype(bool)
+    return _head(float(temperature), chunk, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
 
 
 def from_logits(logits: Array, targets: Array, temperature: float = 1.0) -> tuple[Array, Array]:
     """(logp, entropy), f32[...], of dense logits [..., V]: the sampler's form, where the logits are there anyway."""
     z = logits.astype(jnp.float32) / temperature
-    logp, entropy, _ = _statistics(z, targets)
+    logp, entropy, _ = _statistics(z, targets, None)
     return logp, entropy
 
 
-def _statistics(z, y):
-    """Of logits z [..., V] and targets y: log π(y), entropy, log Σ exp z."""
+def _statistics(z, y, axis: str | None):
+    """Of logits z [..., V] and targets y: log π(y), entropy, log Σ exp z; V may be split over a mesh axis."""
+    add = partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
     top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
+    top = jax.lax.pmax(top, axis) if axis else top
     d = z - top
     e = jnp.exp(d)
-    total = jnp.sum(e, axis=-1)
+    total = add(jnp.sum(e, axis=-1))
     log_total = jnp.log(total)
     # Σ p·(z − max): a token that cannot be drawn (z = −inf) adds 0, not 0·inf
-    mean = jnp.sum(jnp.where(e > 0, e * d, 0.0), axis=-1) / total
+    mean = add(jnp.sum(jnp.where(e > 0, e * d, 0.0), axis=-1)) / total
+    if axis:
+        y = y - jax.lax.axis_index(axis) * z.shape[-1]
+        here = (y >= 0) & (y < z.shape[-1])
+        y = jnp.where(here, y, 0)
     at_y = jnp.take_along_axis(d, y[..., None], axis=-1)[..., 0]
+    at_y = add(jnp.where(here, at_y, 0.0)) if axis else at_y
     return at_y - log_total, log_total - mean, log_total + top[..., 0]
 
 
-def _chunks(active_N, size):
-    """Indices of the active positions first (N where there is none), padded to whole chunks; chunks to run."""
+def _over_chunks(active_N, chunk, body, carry):
+    """body(positions_C, carry) over the active positions: whole chunks, and the rest in quarters of one."""
     n = active_N.shape[0]
-    order = jnp.nonzero(active_N, size=-(-n // size) * size, fill_value=n)[0]
-    return order, (jnp.sum(active_N) + size - 1) // size
+    large = min(chunk, n)
+    small = max(large // 4, 1)
+    # the active positions first; n, which no gather reads and no scatter writes, where there is none
+    order = jnp.nonzero(active_N, size=n + large, fill_value=n)[0]
+    count = jnp.sum(active_N)
+    done = count // large
+    at = lambda start, size: jax.lax.dynamic_slice_in_dim(order, start, size)
+    carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
+    rest = (count - done * large + small - 1) // small
+    return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)
+
+
+def _take(x_N, at_C):
+    return jnp.take(x_N, at_C, axis=0, mode="fill", fill_value=0)
 
 
 def _logits(temperature, hidden_CxD, head_VxD):
@@ -85,49 +100,69 @@ def _logits(temperature, hidden_CxD, head_VxD):
     return z / temperature
 
 
+def _on_mesh(f, in_specs, out_specs):
+    """f(…, axis) on each device's part of its arguments where a mesh is set; `axis` is the one that splits V."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return partial(f, axis=None)
+    return jax.shard_map(partial(f, axis=VOCAB), in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _head(temperature, size, hidden_NxD, head_VxD, targets_N, mask_N):
-    return _head_fwd(temperature, size, hidden_NxD, head_VxD, targets_N, mask_N)[0]
+def _head(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT):
+    return _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)[0]
 
 
-def _head_fwd(temperature, size, hidden_NxD, head_VxD, targets_N, mask_N):
-    order, trips = _chunks(mask_N, size)
+def _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT):
+    def local(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, axis):
+        hidden_NxD, targets_N = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]), targets_BxT.ravel()
 
-    def body(i, out):
-        at = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-        z = _logits(temperature, jnp.take(hidden_NxD, at, axis=0, mode="fill", fill_value=0), head_VxD)
-        stats = _statistics(z, jnp.take(targets_N, at, mode="clip"))
-        return tuple(o.at[at].set(s, mode="drop") for o, s in zip(out, stats, strict=True))
+        def body(at, out):
+            z = _logits(temperature, _take(hidden_NxD, at), head_VxD)
+            stats = _statistics(z, _take(targets_N, at), axis)
+            return tuple(o.at[at].set(s, mode="drop") for o, s in zip(out, stats, strict=True))
 
-    zeros = jnp.zeros(targets_N.shape, jnp.float32)
-    logp, entropy, lse = jax.lax.fori_loop(0, trips, body, (zeros, zeros, zeros))
-    return (logp, entropy), (hidden_NxD, head_VxD, targets_N, mask_N, entropy, lse)
+        zeros = jnp.zeros(targets_N.shape, jnp.float32)
+        out = _over_chunks(mask_BxT.ravel(), chunk, body, (zeros, zeros, zeros))
+        return tuple(x.reshape(targets_BxT.shape) for x in out)
+
+    run = _on_mesh(local, (P(ROWS), P(VOCAB), P(ROWS), P(ROWS)), (P(ROWS),) * 3)
+    logp, entropy, lse = run(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)
+    return (logp, entropy), (hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, entropy, lse)
 
 
-def _head_bwd(temperature, size, residuals, cotangents):
-    hidden_NxD, head_VxD, targets_N, mask_N, entropy, lse = residuals
-    g_logp, g_entropy = cotangents
-    order, trips = _chunks(mask_N & ((g_logp != 0) | (g_entropy != 0)), size)
+def _head_bwd(temperature, chunk, residuals, cotangents):
+    def local(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, entropy_BxT, lse_BxT, g_logp, g_entropy, axis):
+        hidden_NxD = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])
+        flat = [x.ravel() for x in (targets_BxT, entropy_BxT, lse_BxT, g_logp, g_entropy)]
+        first = jax.lax.axis_index(axis) * head_VxD.shape[0] if axis else 0
 
-    def body(i, carry):
-        d_hidden, d_head = carry
-        at = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-        take = lambda x: jnp.take(x, at, axis=0, mode="fill", fill_value=0)
-        h, gl, ge = take(hidden_NxD), take(g_logp), take(g_entropy)
-        logp_CxV = _logits(temperature, h, head_VxD) - take(lse)[:, None]
-        p = jnp.exp(logp_CxV)
-        # finite even where a logit is −inf: p·log p is 0 there
-        slope = jnp.where(p > 0, p * (logp_CxV + take(entropy)[:, None]), 0.0)
-        is_target = jax.lax.broadcasted_iota(jnp.int32, p.shape, 1) == take(targets_N)[:, None]
-        dz = (jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope) / temperature
-        dz = dz.astype(head_VxD.dtype)
-        dh = jnp.dot(dz, head_VxD, preferred_element_type=jnp.float32)
-        dw = jax.lax.dot_general(dz, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return d_hidden.at[at].set(dh.astype(d_hidden.dtype), mode="drop"), d_head + dw
+        def body(at, carry):
+            d_hidden, d_head = carry
+            h, (y, entropy, lse, gl, ge) = _take(hidden_NxD, at), (_take(x, at) for x in flat)
+            logp_CxV = _logits(temperature, h, head_VxD) - lse[:, None]
+            p = jnp.exp(logp_CxV)
+            # finite even where a logit is −inf: p·log p is 0 there
+            slope = jnp.where(p > 0, p * (logp_CxV + entropy[:, None]), 0.0)
+            is_target = jax.lax.broadcasted_iota(jnp.int32, p.shape, 1) + first == y[:, None]
+            dz = (jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope) / temperature
+            dz = dz.astype(head_VxD.dtype)
+            dh = jnp.dot(dz, head_VxD, preferred_element_type=jnp.float32)
+            dw = jax.lax.dot_general(dz, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+            return d_hidden.at[at].set(dh.astype(d_hidden.dtype), mode="drop"), d_head + dw
 
-    start = jnp.zeros(hidden_NxD.shape, hidden_NxD.dtype), jnp.zeros(head_VxD.shape, jnp.float32)
-    d_hidden, d_head = jax.lax.fori_loop(0, trips, body, start)
-    return d_hidden, d_head.astype(head_VxD.dtype), None, None
+        active = (mask_BxT & ((g_logp != 0) | (g_entropy != 0))).ravel()
+        start = jnp.zeros(hidden_NxD.shape, jnp.float32), jnp.zeros(head_VxD.shape, jnp.float32)
+        d_hidden, d_head = _over_chunks(active, chunk, body, start)
+        if axis:
+            d_hidden = jax.lax.psum(d_hidden, axis)
+            d_head = jax.lax.psum(d_head, "data")
+            d_head = jax.lax.psum_scatter(d_head, WIDTH, scatter_dimension=1, tiled=True)
+        return d_hidden.reshape(hidden_BxTxD.shape).astype(hidden_BxTxD.dtype), d_head.astype(head_VxD.dtype)
+
+    rows = P(ROWS)
+    run = _on_mesh(local, (rows, P(VOCAB), *(rows,) * 6), (rows, P(VOCAB, WIDTH)))
+    return *run(*residuals, *cotangents), None, None
 
 
 _head.defvjp(_head_fwd, _head_bwd)

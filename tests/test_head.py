@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from entropy_rl import head
+from entropy_rl.model import sharding
 
 B, T, D, V = 3, 7, 8, 50
 
@@ -36,6 +38,27 @@ def test_equals_dense_forward_and_backward(temperature, chunk):
     for keep in (1.0, 0.3, 0.0):  # share of cotangents that are not zero
         g = jax.random.normal(jax.random.key(2), (2, B, T)) * jax.random.bernoulli(jax.random.key(3), keep, (2, B, T))
         for a, b in zip(got_vjp((g[0], g[1])), want_vjp((g[0], g[1]))):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
+def test_a_mesh_changes_only_rounding(shape):
+    """Rows over data and fsdp, the vocabulary over tensor, each shard with its own number of chunks."""
+    hidden, W, targets, mask = (jnp.tile(x, (8, 1, 1)[: x.ndim]) if x.shape[0] == B else x for x in inputs())
+    W = jnp.pad(W, ((0, 0), (0, 6)), constant_values=0.1)
+    g = jax.random.normal(jax.random.key(2), (2, *targets.shape))
+    g *= jnp.arange(8 * B)[None, :, None] > B  # the first shard of eight has none
+
+    def run(hidden, W):
+        out, vjp = jax.vjp(lambda h, w: head.logp_and_entropy(h, w, targets, 0.7, mask, chunk=8), hidden, W)
+        return out, vjp((g[0], g[1]))
+
+    want = jax.jit(run)(hidden, W)
+    mesh = sharding.make_mesh(*shape)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(hidden, P(sharding.BATCH[0])), jax.device_put(W, P("fsdp", "tensor"))
+        compiled = jax.jit(run).lower(*placed).compile()
+        for a, b in zip(jax.tree.leaves(compiled(*placed)), jax.tree.leaves(want)):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
