@@ -2,13 +2,14 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 TEST := .venv-test/bin/python
+JAX ?= jax
 METHOD ?= grpo
 SEED ?= 0
 WORKDIR ?= runs/quickstart-$(METHOD)-$(SEED)
 
 .PHONY: quickstart test test-all lint clean
 
-quickstart: .venv/ready          ## trains a small model from nothing, with a plot and a table at the end
+quickstart: .venv/ready          ## trains a small model from nothing; on an accelerator with JAX="jax[cuda12]" or "jax[tpu]"
 	$(RUN) -m entropy_rl.train --config=configs/quickstart.py:$(METHOD) --config.seed=$(SEED) --workdir=$(WORKDIR)
 	$(RUN) -m entropy_rl.analyze --workdir=$(WORKDIR)
 
@@ -26,7 +27,7 @@ lint: .venv-test/ready
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet -r requirements.txt
+	$(RUN) -m pip install --quiet "$(JAX)" -r requirements.txt
 	touch $@
 
 .venv-test/ready: requirements.txt requirements-test.txt

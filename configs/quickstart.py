@@ -1,7 +1,8 @@
 """The main job in a few minutes on two cores, on embedded defaults: nothing is downloaded.
 
-A model of 0.7M parameters is taught worked solutions of two-digit sums, some of them wrong, and then trained
-with verifiable rewards.
+A model of 0.7M parameters is taught worked sums of three digits. Two in three of them read every minus as a plus, and
+one step in twenty is wrong: the model learns both readings, and reinforcement learning with verifiable rewards has to
+find out which one is right.
 
     python -m entropy_rl.train --config=configs/quickstart.py:grpo --workdir=runs/quickstart
 
@@ -22,7 +23,7 @@ def get_config(method: str = "grpo"):
     c.warmup.updates, c.warmup.batch, c.warmup.lr, c.warmup.error_rate = 600, 64, 2e-3, 0.05
     c.warmup.misread_rate = 0.65
     c.optim.lr = 1e-4
-    c.train.steps, c.train.updates_per_rollout = 60, 2
+    c.train.steps, c.train.updates_per_rollout = 80, 2
     c.eval.every, c.eval.problems, c.eval.batch = 20, 256, 256
     c.checkpoint.every = 20
     return config.apply_recipe(c, method)

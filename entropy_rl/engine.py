@@ -21,6 +21,7 @@ from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
+from entropy_rl.packing import Plan
 from entropy_rl.token_transforms import TokenGrads
 
 
@@ -33,6 +34,7 @@ class Engine(NamedTuple):
         rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key) -> Rollout, sampled.
         greedy: the same with one greedy response a prompt.
         score: (params, batch) -> (logp, entropy), f32[B, T].
+        plan: how an update's sequences may be laid out in rows.
         update: (state, batch, key, first) -> (state, metrics); the state is donated.
         measured_update: the same, and what it did to the entropy beside what theory says it would do.
         init: params -> TrainState; the parameters are donated.
@@ -45,6 +47,7 @@ class Engine(NamedTuple):
     model: Transformer
     mesh: Mesh
     rules: Any
+    plan: Plan
     rollout: Any
     greedy: Any
     score: Any
@@ -61,6 +64,15 @@ class Engine(NamedTuple):
         stack.enter_context(nn.logical_axis_rules(self.rules))
         stack.enter_context(precision(self.model.dtype))
         return stack
+
+
+def compute_dtype(name: str):
+    """The dtype that `model.dtype` names; "auto" is bfloat16 where the accelerator multiplies it natively."""
+    if name != "auto":
+        return jnp.dtype(name)
+    device = jax.devices()[0]
+    native = device.platform == "tpu" or (device.platform == "gpu" and float(device.compute_capability) >= 8)
+    return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
 
 
 def precision(dtype):
@@ -102,6 +114,15 @@ def make_mesh(c: ConfigDict) -> Mesh:
     return mesh
 
 
+def make_plan(c: ConfigDict, shards: int, prompts: int, samples: int) -> Plan:
+    """The layouts of an update of so many prompts: a packed micro-batch computes about as much as one of groups."""
+    P, T, micro = c.data.max_prompt_len, c.rollout.max_tokens, c.train.micro_batches
+    length, positions = P + T - 1, prompts * (P + samples * (T - 1))
+    rows = max(1, round(positions / micro / length / shards)) * shards
+    layout = "group" if c.algo.scope == "microbatch" else c.train.layout
+    return Plan(layout, rows, -(-prompts * samples // rows), length, positions * (1 if micro == 1 else 4 / 3))
+
+
 def build(
     c: ConfigDict,
     cfg: ModelConfig,
@@ -114,11 +135,12 @@ def build(
     """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
-    model = Transformer(cfg, jnp.dtype(c.model.dtype), c.model.remat)
+    model = Transformer(cfg, compute_dtype(c.model.dtype), c.model.remat)
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
-    rows_per_update = c.rollout.prompts // c.train.updates_per_rollout * samples
+    prompts_per_update = c.rollout.prompts // c.train.updates_per_rollout
+    rows_per_update = prompts_per_update * samples
 
     def init(params) -> step.TrainState:
         zero = jnp.zeros((), jnp.int32)
@@ -154,6 +176,7 @@ def build(
         model,
         mesh,
         rules,
+        plan=make_plan(c, mesh.shape["data"] * mesh.shape["fsdp"], prompts_per_update, samples),
         rollout=jax.jit(sampled, in_shardings=draw_in),
         greedy=jax.jit(greedy, in_shardings=draw_in),
         score=jax.jit(

@@ -28,13 +28,14 @@ from entropy_rl.preemption import EXIT_CODE, Preemption
 from entropy_rl.rewards import Grader
 
 
-def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
+def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> None:
     """Trains in `workdir`, from its newest checkpoint where it has one.
 
     Args:
         c: the configuration.
         workdir: the run directory; holds the whole record of the run.
         force: go on although the run was started with another configuration.
+        profile: trace so many steps, the third and those after it, into the run directory.
 
     Raises:
         ValueError: a wrong configuration, model, data or run directory, before any work.
@@ -82,6 +83,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
 
         for step in range(start + 1, c.train.steps + 1):
+            if profile and step in (start + 3, start + 3 + profile):
+                trace(workdir, stop=step > start + 3)
             key, marks = jax.random.fold_in(root, step), [time.monotonic()]
 
             # Rollout: G responses to each prompt, with logp and entropy of every token.
@@ -114,7 +117,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
                 np.zeros_like(out.logp),
                 row_uids(problems, c.rollout.samples),
             )
-            parts = cut(batch, c.train.updates_per_rollout)
+            parts = [lay_out(e.plan, part) for part in cut(batch, c.train.updates_per_rollout)]
             parts = score(e, c, state, parts)
             updates = []
             for i, part in enumerate(parts):
@@ -151,8 +154,18 @@ def run(c: ConfigDict, workdir: str, force: bool = False) -> None:
             last, stop = step == c.train.steps, preemption.requested
             if last or stop or step % c.checkpoint.every == 0:
                 checkpoints.save(step, state, meta)
+            if profile and (last or stop) and start + 3 <= step < start + 3 + profile:
+                trace(workdir, stop=True)
             if stop and not last:
                 raise SystemExit(EXIT_CODE)
+
+
+def trace(workdir: str, stop: bool) -> None:
+    """Starts or stops a profile in workdir/profile, for XProf, TensorBoard or ui.perfetto.dev."""
+    if stop:
+        jax.profiler.stop_trace()
+    else:
+        jax.profiler.start_trace(str(epath.Path(workdir) / "profile"))
 
 
 def look_ahead(c: ConfigDict, cfg, task: Task, prompts: Prompts, tokenizer) -> None:
@@ -171,21 +184,24 @@ def look_ahead(c: ConfigDict, cfg, task: Task, prompts: Prompts, tokenizer) -> N
 
 def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
     """The rollout as `updates` batches of whole groups, in order."""
-    piece = lambda x, i: x[len(x) // updates * i : len(x) // updates * (i + 1)]
-    return [step_lib.Batch(*(piece(x, i) for x in batch)) for i in range(updates)]
+    piece = lambda i: jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch)
+    return [piece(i) for i in range(updates)]
+
+
+def lay_out(plan, part: step_lib.Batch) -> step_lib.Batch:
+    """The update's batch with its packed rows, where these are cheaper."""
+    return part._replace(packed=plan.pack(part.prompt, part.prompt_mask, part.tokens, part.mask))
 
 
 def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:
     """The updates' batches with old and reference logp, where they are needed and the sampler's do not serve."""
     if state.ref is not None:
         parts = [part._replace(ref_logp=e.score(state.ref, part)[0]) for part in parts]
-    if c.train.updates_per_rollout == 1 and c.train.micro_batches == 1:
-        return parts
-    # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
-    known = 0 if c.train.micro_batches > 1 else 1
-    for i in range(known, len(parts)):
-        logp, entropy = e.score(state.params, parts[i])
-        parts[i] = parts[i]._replace(old_logp=logp, old_entropy=entropy)
+    for i, part in enumerate(parts):
+        # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
+        if i or c.train.micro_batches > 1 or part.packed is not None:
+            logp, entropy = e.score(state.params, part)
+            parts[i] = part._replace(old_logp=logp, old_entropy=entropy)
     return parts
 
 

@@ -17,6 +17,7 @@ from entropy_rl import blocks, covariance, head, masked, token_transforms
 from entropy_rl.importance import importance_weights, sampler_gap
 from entropy_rl.model.transformer import Group, Transformer, head_weight, positions
 from entropy_rl.objectives import token_gradient, token_weight
+from entropy_rl.packing import Packed
 from entropy_rl.token_transforms import TokenGrads, TokenInfo
 
 Array = jax.Array
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
       sampler_logp: f32[B, T], what the sampler said it drew with; read where the method corrects for the gap.
       ref_logp: f32[B, T], under the reference policy; zeros where the method does not need it.
       uid: u32[B], what random draws and ties hang on.
+      packed: the same sequences in rows without padding, where that is cheaper.
     """
 
     prompt: Rows
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
     sampler_logp: Rows
     ref_logp: Rows
     uid: Rows
+    packed: Packed | None = None
 
 
 class TrainState(NamedTuple):
@@ -113,12 +116,77 @@ def token_stats(model: Transformer, params, batch: Batch, temperature: float) ->
     )
 
 
+class Pieces(NamedTuple):
+    """An update as the micro-batches that are computed one after another.
+
+    Attributes:
+      count: how many; a number known at compile time, or an i32[].
+      stats: (params, i) -> (logp, entropy) of piece i, in a shape of its own.
+      take: (x_BxT, i) -> x in that shape, 0 where piece i has no token of it.
+      put: (x_BxT, i, piece) -> x with the tokens of piece i replaced.
+    """
+
+    count: Any
+    stats: Callable
+    take: Callable
+    put: Callable
+
+
+def pieces(model: Transformer, temperature: float, micro_batches: int, batch: Batch) -> Pieces:
+    """The batch as whole groups in `micro_batches`, or as packed rows where it holds them."""
+    if batch.packed is not None:
+        return _packed_pieces(model, temperature, batch.packed, batch.tokens.size)
+    n = batch.prompt.shape[0]
+    if n % micro_batches:
+        raise ValueError(f"train.micro_batches={micro_batches} must divide the {n} prompts of an update")
+    take = lambda x, i: blocks.take(x, i, micro_batches, n)
+    part = lambda i: batch if micro_batches == 1 else jax.tree.map(lambda x: take(x, i), batch)
+    return Pieces(
+        micro_batches,
+        lambda params, i: token_stats(model, params, part(i), temperature),
+        take,
+        lambda x, i, piece: blocks.put(x, i, piece, micro_batches, n),
+    )
+
+
+def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size: int) -> Pieces:
+    at = lambda x, i: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False)
+
+    def stats(params, i):
+        tokens, position, segment, target, slot = (at(x, i) for x in packed)
+        hidden, _ = model.apply({"params": params}, tokens, position, segment)
+        W_DxV = head_weight(params).astype(model.dtype).T
+        return head.logp_and_entropy(hidden, W_DxV, target, temperature, slot < size)
+
+    return Pieces(
+        jnp.sum(jnp.any(packed.segment > 0, axis=(0, 2)), dtype=jnp.int32),
+        stats,
+        lambda x, i: jnp.take(x.ravel(), at(packed.slot, i), mode="fill", fill_value=0),
+        lambda x, i, piece: x.ravel().at[at(packed.slot, i)].set(piece, mode="drop").reshape(x.shape),
+    )
+
+
 def score(model: Transformer, temperature: float, micro_batches: int, params, batch: Batch) -> tuple[Array, Array]:
-    """`token_stats` in micro-batches, without a gradient."""
-    if micro_batches == 1:
-        return token_stats(model, params, batch, temperature)
-    parts = jax.lax.map(lambda b: token_stats(model, params, b, temperature), split(batch, micro_batches))
-    return join(parts, batch.prompt.shape[0])
+    """(logp, entropy), f32[B, T], of an update, piece by piece and without a gradient."""
+    p = pieces(model, temperature, micro_batches, batch)
+    if isinstance(p.count, int) and p.count == 1:
+        return p.stats(params, 0)
+    put = lambda i, out: tuple(p.put(x, i, piece) for x, piece in zip(out, p.stats(params, i), strict=True))
+    zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
+    return jax.lax.fori_loop(0, p.count, put, (zeros, zeros))
+
+
+def pull_back(p: Pieces, params, g: TokenGrads):
+    """The gradient of Σ g·statistics by the parameters, summed over the pieces."""
+
+    def piece(i):
+        part = TokenGrads(*(p.take(x, i) for x in g))
+        return jax.grad(lambda params: pull(part, *p.stats(params, i)))(params)
+
+    if isinstance(p.count, int) and p.count == 1:
+        return piece(0)
+    add = lambda i, total: jax.tree.map(jnp.add, total, piece(i))
+    return jax.lax.fori_loop(0, p.count, add, jax.tree.map(jnp.zeros_like, params))
 
 
 def edit(
@@ -189,31 +257,23 @@ def make_train_step(
 ):
     """One update: `train_step(state, batch, key, first) -> (state, metrics)`; jit it and donate the state.
 
-    With one micro-batch the chain runs between the forward and the backward pass. With several, the statistics of
-    the whole update are gathered first by a forward-only pass, which the first update of a rollout does not need:
-    its statistics are the batch's `old_logp` and `old_entropy`.
+    With one micro-batch the chain runs between the forward and the backward pass. With several, and in packed rows,
+    the statistics of the whole update are gathered first by a forward-only pass, which the first update of a rollout
+    does not need: its statistics are the batch's `old_logp` and `old_entropy`.
 
     An update whose gradient is not finite changes nothing but `skipped`.
     """
     loss_fn = make_loss_fn(model, method)
 
     def gradients(state: TrainState, batch: Batch, key, first):
-        if micro_batches == 1:
+        if micro_batches == 1 and batch.packed is None:
             out = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key, state.token_state, first)
             (_, (token_state, metrics)), grads = out
             return grads, token_state, metrics
-        micro = split(batch, micro_batches)
         forward = lambda: score(model, method.temperature, micro_batches, state.params, batch)
         logp, entropy = jax.lax.cond(first, lambda: (batch.old_logp, batch.old_entropy), forward)
         g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, first)
-
-        def add(total, part):
-            b, g_part = part
-            grads = jax.grad(lambda p: pull(g_part, *token_stats(model, p, b, method.temperature)))(state.params)
-            return jax.tree.map(jnp.add, total, grads), None
-
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        grads, _ = jax.lax.scan(add, zeros, (micro, split(g, micro_batches, batch.prompt.shape[0])))
+        grads = pull_back(pieces(model, method.temperature, micro_batches, batch), state.params, g)
         return grads, token_state, metrics
 
     def train_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
@@ -244,20 +304,11 @@ def make_measured_step(train_step, model: Transformer, method: Method, micro_bat
     advantage. Costs two forward passes, a pass forward and back, and a tree of gradients.
     """
 
-    def entropy_sum(params, batch: Batch):
-        _, entropy = token_stats(model, params, batch, method.temperature)
-        return masked.total(entropy, batch.mask * batch.valid[:, None])
-
-    def slope_of(params, batch: Batch):
-        if micro_batches == 1:
-            return jax.grad(entropy_sum)(params, batch)
-        add = lambda total, part: (jax.tree.map(jnp.add, total, jax.grad(entropy_sum)(params, part)), None)
-        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split(batch, micro_batches))[0]
-
     def measured_step(state: TrainState, batch: Batch, key: Array, first) -> tuple[TrainState, dict[str, Array]]:
         mask = batch.mask * batch.valid[:, None]
         logp, before = score(model, method.temperature, micro_batches, state.params, batch)
-        slope = slope_of(state.params, batch)
+        p = pieces(model, method.temperature, micro_batches, batch)
+        slope = pull_back(p, state.params, TokenGrads(jnp.zeros_like(before), mask.astype(jnp.float32)))
         new, metrics = train_step(state, batch, key, first)
         _, after = score(model, method.temperature, micro_batches, new.params, batch)
         moved = jax.tree.map(lambda d, a, b: jnp.sum(d * (a - b)), slope, new.params, state.params)
@@ -272,16 +323,3 @@ def make_measured_step(train_step, model: Transformer, method: Method, micro_bat
         }
 
     return measured_step
-
-
-def split(tree, parts: int, prompts: int | None = None):
-    """[rows, …] -> [parts, rows / parts, …] for every leaf, in whole groups; see `blocks.split`."""
-    n = tree.prompt.shape[0] if prompts is None else prompts
-    if n % parts:
-        raise ValueError(f"train.micro_batches={parts} must divide the {n} prompts of an update")
-    return jax.tree.map(lambda x: blocks.split(x, parts, n), tree)
-
-
-def join(tree, prompts: int):
-    """The inverse of `split`."""
-    return jax.tree.map(lambda x: blocks.join(x, prompts), tree)

@@ -11,6 +11,7 @@ _HERE = str(pathlib.Path(__file__).parent)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:method.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there goes on.", required=True)
 _FORCE = flags.DEFINE_bool("force", False, "Go on although the configuration is not the one the run started with.")
+_PROFILE = flags.DEFINE_integer("profile", 0, "Trace this many steps, from the third on, into WORKDIR/profile.", 0)
 
 
 def main(argv) -> None:
@@ -25,7 +26,7 @@ def main(argv) -> None:
 
     host.prepare()
     try:
-        loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value)
+        loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value, _PROFILE.value)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

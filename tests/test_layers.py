@@ -8,7 +8,7 @@ LAYERS = (
     """blocks masked selection divergence registry entropy head covariance advantages objectives importance
     token_transforms law recipes""",
     "host model",
-    "sampler data rewards checkpoint metrics preemption",
+    "packing sampler data rewards checkpoint metrics preemption",
     "step config engine policy warmup loop",
     "train analyze",
 )

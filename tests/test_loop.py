@@ -69,7 +69,7 @@ def compiled_once(tmp_path_factory):
 def whole(tmp_path_factory):
     """A run of six steps that nothing interrupts, with a transform that has a state."""
     workdir = tmp_path_factory.mktemp("whole")
-    loop.run(tiny(), str(workdir))
+    loop.run(tiny(), str(workdir), profile=1)
     return workdir
 
 
@@ -103,6 +103,10 @@ def test_every_key_of_the_contract_is_in_every_row(whole):
     assert [r["step"] for r in rows(whole)] == list(range(7))
     samples = metrics.read_jsonl(whole / "samples.jsonl")
     assert len(samples) == 12 and samples[0].keys() >= {"step", "question", "response", "reward", "entropy"}
+
+
+def test_a_profile_is_a_trace_for_the_usual_viewer(whole):
+    assert list((whole / "profile").rglob("*.xplane.pb"))
 
 
 def test_training_changes_the_policy(whole):

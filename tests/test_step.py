@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from entropy_rl import advantages, config, covariance, engine, step, token_transforms
+from entropy_rl import advantages, blocks, config, covariance, engine, packing, step, token_transforms
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 
 CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=8, d_ff=64, eos_ids=(2,))
@@ -213,13 +213,39 @@ def scored(mesh, micro):
         return jax.device_get(e.score(jax.device_put(params(), e.params_sharding), batch()))
 
 
-def test_split_and_join_are_inverse():
-    parts = step.split(batch(), 4)
-    assert parts.prompt.shape == (4, 2, P) and parts.tokens.shape == (4, 8, T)
-    assert np.array_equal(parts.tokens[1, :G], batch().tokens[G : 2 * G])  # strided over prompts, whole groups
-    assert np.array_equal(step.join(parts.tokens, N), batch().tokens)
+def test_blocks_are_whole_groups_strided_over_prompts():
+    parts = blocks.split(batch().tokens, 4, N)
+    assert parts.shape == (4, 8, T)
+    assert np.array_equal(parts[1, :G], batch().tokens[G : 2 * G])
+    assert np.array_equal(blocks.join(parts, N), batch().tokens)
+    assert np.array_equal(blocks.take(batch().tokens, 1, 4, N), parts[1])
+    put = blocks.put(jnp.zeros((B, T), jnp.int32), 1, parts[1], 4, N)
+    assert np.array_equal(blocks.split(put, 4, N) != 0, (parts != 0) & (np.arange(4) == 1)[:, None, None])
     with pytest.raises(ValueError, match="train.micro_batches=3 must divide the 8 prompts"):
-        step.split(batch(), 3)
+        step.pieces(Transformer(CFG), 1.0, 3, batch())
+
+
+def packed(rows=4) -> step.Batch:
+    plan = packing.Plan("packed", rows, B // rows, P + T - 1, 0)
+    b = batch()
+    return b._replace(packed=plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_packed_rows_change_only_rounding(name):
+    want, want_metrics = gradients(method(name))
+    got, metrics = gradients(method(name), data=packed())
+    assert distance(got, want) < 1e-5
+    assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
+    used = np.asarray(packed().packed.segment > 0).any(axis=(0, 2)).sum()
+    assert used < B // 4  # most of the micro-batches there is room for hold nothing, and are not run
+
+
+def test_packed_rows_hold_every_response_token_once():
+    p, b = packed().packed, batch()
+    predicts = p.slot < B * T
+    assert np.array_equal(np.sort(p.slot[predicts]), np.flatnonzero(b.mask))
+    assert np.array_equal(p.target[predicts], b.tokens.ravel()[p.slot[predicts]])
 
 
 def test_predicted_entropy_change_is_the_measured_one_to_first_order():

@@ -242,12 +242,12 @@ class Transformer(nn.Module):
     Attributes:
       cfg: the shape.
       dtype: compute dtype; parameters are float32.
-      remat: recompute each block in the backward pass.
+      remat: what the backward pass recomputes: "none", "full" blocks, or all but their products, "dots".
     """
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -297,7 +297,8 @@ class Transformer(nn.Module):
         angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
         ctx = Context(jnp.cos(angle), jnp.sin(angle), tuple(masks), index)
 
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        saved = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=saved[self.remat])
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

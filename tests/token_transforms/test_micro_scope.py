@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference.batches import random_tokens
 
-from entropy_rl import step
+from entropy_rl import blocks
 from entropy_rl import token_transforms as tt
 
 SPECS = [("kl_cov", {"fraction": 0.1}), ("clip_cov", {"fraction": 0.1, "low": 0.0})]
@@ -29,7 +29,7 @@ def test_a_micro_batch_is_treated_as_if_it_were_alone():
     grads, tokens = random_tokens(0, 8, 20)
     out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=2, group_size=2)
     for i in range(2):  # prompts 0 and 2, prompts 1 and 3: the blocks of the train step
-        block = step.split(np.arange(8), 2, 4)[i]
+        block = blocks.split(np.arange(8), 2, 4)[i]
         assert block.tolist() == [2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5]
         rows = lambda tree, block=block: jax.tree.map(lambda x: x[block], tree)
         alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
