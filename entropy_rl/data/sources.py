@@ -1,0 +1,122 @@
+"""Where a run's problems come from: training, warm-up and evaluation, built from the configuration.
+
+A source has `train(step, n, round, start)`, `held_out(n)`, `withhold`, `fit`, `digest` and a `name`: a reasoning-gym
+`Task`, a `Stored` file or data set, or a `Mixture` of these (which holds nothing out as a whole: its parts do).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from entropy_rl.data.files import is_stored
+from entropy_rl.data.mixture import Mixture
+from entropy_rl.data.stored import Stored, report_withheld
+from entropy_rl.data.tasks import MAX_ROUNDS, Problem, Task, question_key
+
+Source = Task | Stored | Mixture
+
+_TASK_MODULUS = 10  # of a task where data.held_out_modulus is 0, which is for files
+
+
+class Sources:
+    """The sources of a configuration.
+
+    A question of an evaluation set is in no training problem: those of tasks and files that are split are told apart
+    by a hash, those of other sets are looked up, taken out of training and reported.
+
+    Args:
+        c: the whole configuration; reads `seed`, `data`, `warmup` and `eval`.
+
+    Attributes:
+        train: what RL trains on.
+        warmup: what the warm-up learns from; `train` itself where `warmup.task` is "".
+        evals: name -> problems, those of `eval/<name>/accuracy`; {} where `eval.every` is 0.
+
+    Raises:
+        ValueError: a source that cannot be had; names the key, or the file and line.
+    """
+
+    def __init__(self, c: Any):
+        data = c.data
+        if c.rollout.refills > MAX_ROUNDS:
+            raise ValueError(f"rollout.refills={c.rollout.refills} must be at most {MAX_ROUNDS}")
+        mixed = data.mixture.to_dict()
+        if bool(mixed) != (data.task == "mixture"):
+            raise ValueError(f"data.task={data.task!r} with {len(mixed)} parts in data.mixture: a mixture needs both")
+        if mixed:
+            parts = {name: (_open(c, part, f"data.mixture.{name}"), part.get("weight", 1)) for name, part in mixed.items()}
+            self.train: Source = Mixture(parts)
+        else:
+            self.train = _open(c, {"task": data.task, "settings": data.settings.to_dict()}, "data")
+        self.warmup: Source = self.train
+        if c.warmup.task:
+            self.warmup = _open(c, {"task": c.warmup.task, "settings": c.warmup.settings.to_dict()}, "warmup")
+        self._held_out = evaluation_sources(c, self.train)
+        self._seed, self._every, self._n = c.seed, c.eval.every, c.eval.problems
+        self.evals: dict[str, list[Problem]] = {}
+
+    def fit(self, fault: Callable[[Problem], str | None], warmup_fault: Callable, bad_rows: str) -> None:
+        """Looks at every problem of every file, before anything compiles, and fixes the evaluation problems.
+
+        Args:
+            fault: what is wrong with a problem, or None: its prompt is too long.
+            warmup_fault: the same for one of the warm-up, where that has a source of its own.
+            bad_rows: "error" or "skip".
+        """
+        self.train.fit(fault, bad_rows)
+        if self.warmup is not self.train:
+            self.warmup.fit(warmup_fault, bad_rows)
+        if not self._every:
+            return
+        for source in self._held_out.values():
+            source.fit(fault, bad_rows)
+        self.evals = {name: source.held_out(self._n) for name, source in self._held_out.items()}
+        known = frozenset(question_key(p.question) for problems in self.evals.values() for p in problems)
+        for source in {id(s): s for s in (self.train, self.warmup)}.values():
+            report_withheld(source.name, source.withhold(known))
+
+    def digests(self) -> dict[str, str]:
+        """What tells whether a run that goes on has the data that it started with."""
+        found = {"train": self.train.digest}
+        if self.warmup is not self.train:
+            found["warmup"] = self.warmup.digest
+        return found | {f"eval/{name}": source.digest for name, source in self._held_out.items()}
+
+
+def evaluation_sources(c: Any, train: Source) -> dict[str, Source]:
+    """The sets of `eval.sets`; where there are none, the training source itself, or each part of a mixture."""
+    sets = c.eval.sets.to_dict()
+    if wrong := [name for name in sets if "/" in name]:
+        raise ValueError(f"eval.sets names {wrong}: a name goes into eval/<name>/accuracy and has no '/' in it")
+    if sets:
+        return {name: _open(c, part, f"eval.sets.{name}", evaluation=True) for name, part in sets.items()}
+    if isinstance(train, Mixture):
+        return dict(train.parts)
+    return {train.name: train}
+
+
+def _open(c: Any, part: Mapping[str, Any], key: str, evaluation: bool = False) -> Source:
+    known = {"task", "settings"} | ({"weight"} if key.startswith("data.mixture") else set())
+    if unknown := sorted(part.keys() - known):
+        raise ValueError(f"{key} has {unknown}; it may have {sorted(known)}")
+    if "task" not in part:
+        raise ValueError(f"{key}.task is missing: a reasoning-gym task, a file or a data set")
+    name, settings, modulus = part["task"], part.get("settings", {}), c.data.held_out_modulus
+    try:
+        if is_stored(name):
+            return Stored(name, settings, c.seed, 1 if evaluation else modulus, c.data.root, c.data.bad_rows)
+        return Task(name, settings, c.seed, modulus or _TASK_MODULUS)
+    except ValueError as error:
+        if key == "data":
+            raise
+        raise ValueError(f"{key}: {error}") from error
+
+
+def share(problems: list, process: int, processes: int) -> list:
+    """The rows of a batch that are one process's, in order; the shares of all processes make the batch.
+
+    Raises ValueError where the batch cannot be cut into equal shares.
+    """
+    size, rest = divmod(len(problems), processes)
+    if rest:
+        raise ValueError(f"{len(problems)} prompts cannot be shared by {processes} processes equally")
+    return problems[process * size : (process + 1) * size]
