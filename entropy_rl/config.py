@@ -232,8 +232,9 @@ def check_reward(c: ConfigDict) -> None:
     """ValueError for parts of the reward that are not there, are not read, or contradict one another."""
     w, own = c.reward.weights, c.reward.own.to_dict()
     for name, part in own.items():
-        if name in w or "/" in name:
-            raise ValueError(f"reward.own.{name}: take a name that is none of {', '.join(w)} and has no '/' in it")
+        taken = (*w, "mean", "std", "unscored")
+        if name in taken or "/" in name:
+            raise ValueError(f"reward.own.{name}: take a name that is none of {', '.join(taken)} and has no '/' in it")
         if sorted(part) != ["function", "weight"] or not OWN_KIND.fullmatch(str(part["function"])):
             raise ValueError(f'reward.own.{name}={part} must be {{function: "module:function", weight: number}}')
     if not any(w.values()) and not any(part["weight"] for part in own.values()):

@@ -104,21 +104,29 @@ class Policy:
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
         tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
+        out = self.rollout(
+            tokens_NxP, mask_NxP, _uids(prompts), jax.random.key(seed), n=n, max_tokens=max_tokens, sampling=sampling
+        )
+        flat = responses(jax.device_get(out), self.tokenizer)
+        return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def rollout(
+        self, tokens_NxP, mask_NxP, uid_N, key, *, n: int, max_tokens: int, sampling: sampler.Sampling
+    ) -> sampler.Rollout:
+        """n responses to each left-padded prompt, as arrays; see `sampler.rollout`."""
         with engine.precision(self.model.dtype):
-            out = _rollout(
+            return _rollout(
                 self.model,
                 self.params,
                 tokens_NxP,
                 mask_NxP,
-                _uids(prompts),
-                jax.random.key(seed),
+                uid_N,
+                key,
                 n=n,
                 max_tokens=max_tokens,
                 sampling=sampling,
                 eos_ids=self.cfg.eos_ids,
             )
-        flat = responses(jax.device_get(out), self.tokenizer)
-        return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def save(self, folder) -> None:
         """Writes a Hugging Face folder, which transformers and `load` read."""

@@ -54,9 +54,7 @@ DATASETS: dict[str, Layout] = {
         before=_DAPO_BEFORE,
         after=_DAPO_AFTER,
     ),
-    "math-500": Layout(
-        "HuggingFaceH4/MATH-500", "test", question="problem", solution="solution", difficulty="level"
-    ),
+    "math-500": Layout("HuggingFaceH4/MATH-500", "test", question="problem", solution="solution", difficulty="level"),
     "aime-2024": Layout("HuggingFaceH4/aime_2024", "train", question="problem", solution="solution"),
     "aime-2025": Layout("math-ai/aime25", "test", question="problem"),
     "amc-2023": Layout("math-ai/amc23", "test"),

@@ -43,6 +43,10 @@ class Mixture:
                 taken[name] = iter(source.train(step, count, round, begin))
         return [next(taken[name]) for name in places]
 
+    def held_out(self, n: int) -> list[Problem]:
+        """Nothing as a whole: its parts hold out."""
+        raise ValueError("a mixture holds nothing out: evaluate its parts, or name sets in eval.sets")
+
     def withhold(self, questions: frozenset[int]) -> int:
         """Takes these questions out of every part's training; how many there were."""
         return sum(source.withhold(questions) for source in self.parts.values())
@@ -60,7 +64,8 @@ class Mixture:
 
 def _spread(weights: Mapping[str, int]) -> list[str]:
     """One window, every place given to the part that is furthest behind its share."""
-    total, pattern = sum(weights.values()), []
+    pattern: list[str] = []
+    total = sum(weights.values())
     for place in range(1, total + 1):
         pattern.append(max(weights, key=lambda name: weights[name] * place - total * pattern.count(name)))
     return pattern

@@ -42,15 +42,16 @@ class Sources:
         mixed = data.mixture.to_dict()
         if bool(mixed) != (data.task == "mixture"):
             raise ValueError(f"data.task={data.task!r} with {len(mixed)} parts in data.mixture: a mixture needs both")
-        if mixed:
-            parts = {name: (_open(c, part, f"data.mixture.{name}"), part.get("weight", 1)) for name, part in mixed.items()}
-            self.train: Source = Mixture(parts)
-        else:
-            self.train = _open(c, {"task": data.task, "settings": data.settings.to_dict()}, "data")
+        alone = {"task": data.task, "settings": data.settings.to_dict()}
+        parts = {f"data.mixture.{name}": part for name, part in mixed.items()} or {"data": alone}
+        opened = {key: _open(c, part, key) for key, part in parts.items()}
+        self.train: Source = opened.get("data") or Mixture(
+            {name: (opened[f"data.mixture.{name}"], part.get("weight", 1)) for name, part in mixed.items()}
+        )
         self.warmup: Source = self.train
         if c.warmup.task:
             self.warmup = _open(c, {"task": c.warmup.task, "settings": c.warmup.settings.to_dict()}, "warmup")
-        self._held_out = evaluation_sources(c, self.train)
+        self._held_out = _evaluation_sources(c, self.train, [(parts[key], source) for key, source in opened.items()])
         self._seed, self._every, self._n = c.seed, c.eval.every, c.eval.problems
         self.evals: dict[str, list[Problem]] = {}
 
@@ -82,16 +83,22 @@ class Sources:
         return found | {f"eval/{name}": source.digest for name, source in self._held_out.items()}
 
 
-def evaluation_sources(c: Any, train: Source) -> dict[str, Source]:
-    """The sets of `eval.sets`; where there are none, the training source itself, or each part of a mixture."""
+def _evaluation_sources(c: Any, train: Source, trained: list[tuple[Mapping, Source]]) -> dict[str, Source]:
+    """The sets of `eval.sets`; where there are none, the training source itself, or each part of a mixture.
+
+    A set that is trained on, with the same settings, is what that source holds out; a file of its own is used whole.
+    """
     sets = c.eval.sets.to_dict()
     if wrong := [name for name in sets if "/" in name]:
         raise ValueError(f"eval.sets names {wrong}: a name goes into eval/<name>/accuracy and has no '/' in it")
-    if sets:
-        return {name: _open(c, part, f"eval.sets.{name}", evaluation=True) for name, part in sets.items()}
-    if isinstance(train, Mixture):
-        return dict(train.parts)
-    return {train.name: train}
+    if not sets:
+        return dict(train.parts) if isinstance(train, Mixture) else {train.name: train}
+    what = lambda part: (part.get("task"), part.get("settings", {}))
+    return {
+        name: next((s for t, s in trained if what(t) == what(part)), None)
+        or _open(c, part, f"eval.sets.{name}", evaluation=True)
+        for name, part in sets.items()
+    }
 
 
 def _open(c: Any, part: Mapping[str, Any], key: str, evaluation: bool = False) -> Source:

@@ -103,9 +103,7 @@ class Stored:
     def _split(self) -> None:
         problems = [problem for problem, _ in self._rows]
         self._train = [p for p in problems if not self._is_held_out(p)]
-        self._held_out = sorted(
-            (p for p in problems if self._is_held_out(p)), key=lambda p: hash_text(p.question, 8)
-        )
+        self._held_out = sorted((p for p in problems if self._is_held_out(p)), key=lambda p: hash_text(p.question, 8))
         self._order, self._again = (_shuffled(len(self._train), f"{what} {self.seed}") for what in ("train", "again"))
 
 

@@ -40,10 +40,10 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
     for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
         if not 0 <= rate <= 1:
             raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
-    ready = problem.solution or problem.kind == "reasoning_gym:gsm_symbolic"
+    ready = "a file" if problem.solution else "gsm_symbolic" * (problem.kind == "reasoning_gym:gsm_symbolic")
     for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
         if ready and rate:
-            raise ValueError(f"warmup.{key} is {rate}, but the solutions of {problem.kind} are ready made; set it to 0")
+            raise ValueError(f"warmup.{key} is {rate}, but the solutions of {ready} are ready made; set it to 0")
     if problem.solution:
         return _boxed(problem.solution, problem.answer)
     if problem.kind == "reasoning_gym:chain_sum":

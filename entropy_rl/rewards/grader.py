@@ -130,7 +130,8 @@ class _Worker:
     """One process and its two pipes."""
 
     def __init__(self, memory_mb: int, cpu_seconds: float, wall_seconds: float, kinds: list[str]):
-        self._cpu_seconds, self._wall_seconds, self._status = cpu_seconds, wall_seconds, None
+        self._cpu_seconds, self._wall_seconds = cpu_seconds, wall_seconds
+        self._status: int | None = None
         self._nursery, self._buffer = nursery.current(), b""
         self.pid, inbox, self._outbox = self._nursery.spawn(memory_mb, cpu_seconds, kinds)
         self._inbox = os.fdopen(inbox, "wb")
