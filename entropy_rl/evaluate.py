@@ -105,7 +105,7 @@ def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
     known[c.data.task] = c.data.settings.to_dict()
     sets = {}
     for task in tasks:
-        name = task.rstrip("/").rpartition("/")[2]
+        name = task.rstrip("/").rpartition("/")[2].removesuffix(".jsonl").removesuffix(".parquet").replace(".", "_")
         if name in sets:
             raise ValueError(f"--tasks: two sets would be called {name!r}; evaluate them apart")
         sets[name] = {"task": task, "settings": known.get(task, {})}
@@ -123,7 +123,7 @@ def names_of(sources: Sequence[str]) -> list[tuple[str, str]]:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    sources = [*_WORKDIR.value, *_MODEL.value]
+    sources = [*_MODEL.value, *_WORKDIR.value]  # gains are against the first
     if not sources:
         raise app.UsageError("give --workdir or --model, or both")
     logging.set_verbosity(logging.INFO)
