@@ -102,7 +102,10 @@ def default() -> ConfigDict:
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: what is left
     c.log = ConfigDict(dict(samples=4))  # responses a step in samples.jsonl
-    return c.lock()
+    c.lock()
+    for named in (c.data.settings, c.data.mixture, c.reward.own, c.warmup.settings, c.eval.sets):
+        named.unlock()  # whose names are the user's
+    return c
 
 
 def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:

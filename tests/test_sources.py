@@ -303,7 +303,7 @@ def test_evaluation_problems_are_taken_out_of_training(tmp_path, caplog):
     sources = Sources(c)
     with caplog.at_level("WARNING", "absl"):
         sources.fit(lambda p: None, lambda p: None, "error")
-    assert "train: 7 training problems are evaluation problems too" in caplog.text
+    assert "train holds 7 problems of the evaluation sets" in caplog.text
     assert len(sources.evals["test"]) == 10 and len(sources.evals["more"]) == 2
     trained = {question_key(q) for step in range(1, 30) for q in questions(sources.train.train(step, 16))}
     assert len(trained) == 33
@@ -352,6 +352,18 @@ def test_the_warm_up_may_have_a_source_of_its_own(file, tmp_path):
     sources.fit(lambda p: None, lambda p: None, "error")
     assert {p.solution for p in sources.warmup.train(1, 8)} == {"count on one"}
     assert sources.digests().keys() == {"train", "warmup", "eval/sums"}
+
+
+def test_rows_without_a_worked_solution_are_left_out_of_the_warm_up_alone(tmp_path):
+    rows = sums(20, how="count on one") + sums(20, start=20, how=None)
+    c = run_config(write(tmp_path / "some.jsonl", rows), data__settings={"solution": "how"}, data__held_out_modulus=0)
+    c.warmup.updates, c.eval.every = 1, 0
+    fault = lambda problem: None if problem.solution else "no worked solution"
+    with pytest.raises(ValueError, match=r"20 bad rows\n.*line 21: no worked solution"):
+        Sources(c).fit(lambda p: None, fault, "error")
+    sources = Sources(c)
+    sources.fit(lambda p: None, fault, "skip")
+    assert len(sources.train.train(1, 40)) == 40 and len(sources.warmup.train(1, 20)) == 20
 
 
 def test_the_digest_tells_a_changed_file(tmp_path):

@@ -28,7 +28,7 @@ class Sources:
 
     Attributes:
         train: what RL trains on.
-        warmup: what the warm-up learns from; `train` itself where `warmup.task` is "".
+        warmup: what the warm-up learns from; a task's or mixture's `train` itself where `warmup.task` is "".
         evals: name -> problems, those of `eval/<name>/accuracy`; {} where `eval.every` is 0.
 
     Raises:
@@ -51,6 +51,8 @@ class Sources:
         self.warmup: Source = self.train
         if c.warmup.task:
             self.warmup = _open(c, {"task": c.warmup.task, "settings": c.warmup.settings.to_dict()}, "warmup")
+        elif c.warmup.updates and isinstance(self.train, Stored):
+            self.warmup = _open(c, alone, "data")  # of the same file, the rows that have a worked solution
         self._held_out = _evaluation_sources(c, self.train, [(parts[key], source) for key, source in opened.items()])
         self._seed, self._every, self._n = c.seed, c.eval.every, c.eval.problems
         self.evals: dict[str, list[Problem]] = {}

@@ -117,4 +117,8 @@ def _shuffled(n: int, what: str) -> Sequence[int]:
 def report_withheld(name: str, withheld: int) -> None:
     """Says so where evaluation problems were found in training data."""
     if withheld:
-        logging.warning("%s: %d training problems are evaluation problems too, and are left out", name, withheld)
+        logging.warning(
+            "%s holds %d problems of the evaluation sets: training leaves them out (a run without these sets did not)",
+            name,
+            withheld,
+        )
