@@ -144,15 +144,15 @@ def test_a_run_directory_loads_as_a_policy(whole):
 
 def from_file(folder, **overrides):
     """A file and a task, refills, several parts of a reward, two evaluation sets with samples: all of it at once."""
-    rows = [{"question": f"{i} - {j} =", "answer": i - j} for i in range(10) for j in range(10)]
-    (folder / "minus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     c = tiny("grpo", **{"train.steps": 4, "eval.every": 4, "warmup.updates": 20})
     file = {"task": str(folder / "minus.jsonl"), "settings": {"kind": "exact"}}
-    with c.unlocked():
-        c.data.task, c.data.mixture.minus = "mixture", file | {"weight": 1}
-        c.data.mixture.plus = {"task": "chain_sum", "settings": c.data.settings.to_dict(), "weight": 3}
-        c.warmup.task, c.warmup.settings = "chain_sum", c.data.settings
-        c.eval.sets.minus, c.eval.sets.gcd = file, {"task": "gcd", "settings": {"max_value": 20}}
+    c.data.task, c.data.mixture.minus = "mixture", file | {"weight": 1}
+    c.data.mixture.plus = {"task": "chain_sum", "settings": c.data.settings.to_dict(), "weight": 3}
+    c.warmup.task = "chain_sum"
+    c.warmup.settings.update(c.data.settings)
+    for key in list(c.data.settings):
+        del c.data.settings[key]
+    c.eval.sets.minus, c.eval.sets.gcd = file, {"task": "gcd", "settings": {"max_value": 20}}
     c.reward.weights.update(format=0.1, length=-0.05, overlong=0.5)
     c.reward.overlong_cache, c.reward.mask_truncated, c.rollout.refills = 8, True, 2
     c.data.max_prompt_len, c.eval.samples, c.eval.temperature = 96, 2, 0.7
@@ -161,11 +161,12 @@ def from_file(folder, **overrides):
 
 
 def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_file(tmp_path):
+    file, cut = tmp_path / "minus.jsonl", tmp_path / "cut"
+    lines = [{"question": f"{i} - {j} =", "answer": i - j} for i in range(10) for j in range(10)]
+    before = "".join(json.dumps(line) + "\n" for line in lines)
+    file.write_text(before)
     loop.run(from_file(tmp_path), str(tmp_path / "whole"))
-    cut = tmp_path / "cut"
     loop.run(from_file(tmp_path, **{"train.steps": 2}), str(cut))
-    file = tmp_path / "minus.jsonl"
-    before = file.read_text()
     file.write_text(before.replace('"answer": 9}', '"answer": 8}', 1))
     with pytest.raises(ValueError, match=r"the run was started with other data:\n  train: minus: 100 problems"):
         loop.run(from_file(tmp_path), str(cut))

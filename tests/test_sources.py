@@ -295,19 +295,21 @@ def test_prompts_over_length_are_known_before_anything_runs(tmp_path):
     assert all(short.fault(p) is None for p in wide.train(1, 64))
 
 
-def test_evaluation_problems_are_taken_out_of_training(tmp_path, caplog):
+@pytest.mark.parametrize("every", [0, 10])
+def test_evaluation_problems_are_taken_out_of_training(tmp_path, caplog, every):
     train, test = write(tmp_path / "train.jsonl", sums(40)), write(tmp_path / "test.jsonl", sums(10, start=35))
     shouted = [row | {"question": f" {row['question'].upper()}"} for row in sums(2)]  # the same words
     more = write(tmp_path / "more.jsonl", shouted)
     c = run_config(train, data__held_out_modulus=0, eval__sets={"test": {"task": test}, "more": {"task": more}})
+    c.eval.problems, c.eval.every = 4, every  # those that are not looked at are kept out as well
     sources = Sources(c)
     with caplog.at_level("WARNING", "absl"):
         sources.fit(lambda p: None, lambda p: None, "error")
     assert "train holds 7 problems of the evaluation sets" in caplog.text
-    assert len(sources.evals["test"]) == 10 and len(sources.evals["more"]) == 2
+    assert len(sources.evals["test"]) == 4 and len(sources.evals["more"]) == 2
     trained = {question_key(q) for step in range(1, 30) for q in questions(sources.train.train(step, 16))}
     assert len(trained) == 33
-    assert not trained & {question_key(p.question) for problems in sources.evals.values() for p in problems}
+    assert not trained & {question_key(row["question"]) for row in sums(10, start=35) + shouted}
 
 
 def test_evaluation_of_a_task_in_a_file_that_is_trained_on(tmp_path):
@@ -379,6 +381,8 @@ def test_the_digest_tells_a_changed_file(tmp_path):
     [
         ("mixture", {}, r"data\.task='mixture' with 0 parts in data\.mixture"),
         ("chain_sum", {"data__mixture": {"a": {"task": "gcd"}}}, r"data\.task='chain_sum' with 1 parts"),
+        ("mixture", {"data__mixture": {"a": {"task": "gcd"}}, "data__settings": {"a": 1}}, r"data\.settings with data"),
+        ("gcd", {"warmup__settings": {"a": 1}}, r"warmup\.settings without warmup\.task is read by nothing"),
         ("mixture", {"data__mixture": {"a": {"name": "gcd"}}}, r"data\.mixture\.a has \['name'\]; it may have"),
         ("mixture", {"data__mixture": {"a": {"weight": 2}}}, r"data\.mixture\.a\.task is missing"),
         ("mixture", {"data__mixture": {"a": {"task": "gdc"}}}, r"data\.mixture\.a: data\.task: .* near it: gcd"),

@@ -16,6 +16,7 @@ from entropy_rl.data.tasks import Problem, hash_text
 
 SUFFIXES = (".jsonl", ".parquet")
 _SHOWN = 3  # bad rows in an error message
+_FIELDS = ("question", "answer", "solution", "difficulty")
 _ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
 
 
@@ -172,6 +173,9 @@ def _hub_rows(layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
     finally:
         if before:
             quiet.enable_progress_bar()
+    needed = {getattr(layout, part).split(".")[0] for part in _FIELDS} - {""}
+    if needed <= set(data.column_names) and not _ENTRY_KINDS.fullmatch(layout.kind):
+        data = data.select_columns(sorted(needed))  # no picture is decoded for nothing
     for number, row in enumerate(data, start=1):
         yield f"{name} {layout.split}, row {number}", row, ""
 
@@ -179,7 +183,7 @@ def _hub_rows(layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
 def _problem(row: dict, layout: Layout) -> tuple[Problem | None, str]:
     """(problem, "") or (None, what is missing)."""
     found: dict[str, Any] = {}
-    for part in ("question", "answer", "solution", "difficulty"):
+    for part in _FIELDS:
         path = getattr(layout, part)
         value = _field(row, path) if path else ""
         if value is None and part in ("solution", "difficulty"):

@@ -4,6 +4,7 @@ A source has `train(step, n, round, start)`, `held_out(n)`, `withhold`, `fit`, `
 `Task`, a `Stored` file or data set, or a `Mixture` of these (which holds nothing out as a whole: its parts do).
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ class Sources:
     Attributes:
         train: what RL trains on.
         warmup: what the warm-up learns from; a task's or mixture's `train` itself where `warmup.task` is "".
-        evals: name -> problems, those of `eval/<name>/accuracy`; {} where `eval.every` is 0.
+        evals: name -> problems, those of `eval/<name>/accuracy`; {} where there is nothing to evaluate.
 
     Raises:
         ValueError: a source that cannot be had; names the key, or the file and line.
@@ -42,6 +43,12 @@ class Sources:
         mixed = data.mixture.to_dict()
         if bool(mixed) != (data.task == "mixture"):
             raise ValueError(f"data.task={data.task!r} with {len(mixed)} parts in data.mixture: a mixture needs both")
+        if mixed and len(data.settings):
+            raise ValueError(
+                "data.settings with data.task='mixture' is read by nothing: each part has its own settings"
+            )
+        if len(c.warmup.settings) and not c.warmup.task:
+            raise ValueError("warmup.settings without warmup.task is read by nothing; the warm-up takes data.settings")
         alone = {"task": data.task, "settings": data.settings.to_dict()}
         parts = {f"data.mixture.{name}": part for name, part in mixed.items()} or {"data": alone}
         opened = {key: _open(c, part, key) for key, part in parts.items()}
@@ -54,7 +61,7 @@ class Sources:
         elif c.warmup.updates and isinstance(self.train, Stored):
             self.warmup = _open(c, alone, "data")  # of the same file, the rows that have a worked solution
         self._held_out = _evaluation_sources(c, self.train, [(parts[key], source) for key, source in opened.items()])
-        self._seed, self._every, self._n = c.seed, c.eval.every, c.eval.problems
+        self._every, self._sets, self._n = c.eval.every, len(c.eval.sets), c.eval.problems
         self.evals: dict[str, list[Problem]] = {}
 
     def fit(self, fault: Callable[[Problem], str | None], warmup_fault: Callable, bad_rows: str) -> None:
@@ -68,14 +75,16 @@ class Sources:
         self.train.fit(fault, bad_rows)
         if self.warmup is not self.train:
             self.warmup.fit(warmup_fault, bad_rows)
-        if not self._every:
+        if not (self._every or self._sets):  # sets of their own are kept out of training, looked at or not
             return
-        for source in self._held_out.values():
+        known = set()
+        for name, source in self._held_out.items():
             source.fit(fault, bad_rows)
-        self.evals = {name: source.held_out(self._n) for name, source in self._held_out.items()}
-        known = frozenset(question_key(p.question) for problems in self.evals.values() for p in problems)
+            self.evals[name] = source.held_out(self._n)
+            kept_out = source.held_out(sys.maxsize) if isinstance(source, Stored) else self.evals[name]
+            known |= {question_key(p.question) for p in kept_out}
         for source in {id(s): s for s in (self.train, self.warmup)}.values():
-            report_withheld(source.name, source.withhold(known))
+            report_withheld(source.name, source.withhold(frozenset(known)))
 
     def digests(self) -> dict[str, str]:
         """What tells whether a run that goes on has the data that it started with."""
