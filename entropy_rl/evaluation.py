@@ -156,9 +156,8 @@ def by_groups(answered: Sequence[Answered]) -> dict[str, list[tuple[str, int, fl
         entropy are cut at their quartiles; what is the same for all has no rows.
     """
     scored = [a for a in answered if a.score is not None]
-    levels = sorted({a.problem.difficulty for a in scored}, key=_natural)
     keys: dict[str, Callable[[Answered], Any]] = {
-        "difficulty": lambda a: a.problem.difficulty if len(levels) <= _LEVELS else "",
+        "difficulty": _difficulty(scored),
         "truncation": lambda a: "ended by itself" if a.finished else "cut",
         "length, tokens": _quartile([a.length for a in scored], lambda a: a.length, "{:.0f}"),
         "entropy, nats": _quartile([a.entropy for a in scored], lambda a: a.entropy, "{:.3f}"),
@@ -169,6 +168,17 @@ def by_groups(answered: Sequence[Answered]) -> dict[str, list[tuple[str, int, fl
         if len(labels) > 1:
             tables[what] = [(str(label), *_accuracy([a for a in scored if key(a) == label])) for label in labels]
     return tables
+
+
+def _difficulty(scored: Sequence[Answered]) -> Callable[[Answered], str]:
+    """The level itself where there are few, else its quartile; nothing where many levels are no numbers."""
+    levels = {a.problem.difficulty for a in scored}
+    if len(levels) <= _LEVELS:
+        return lambda a: a.problem.difficulty
+    if any(_natural(level)[0] for level in levels):
+        return lambda a: ""
+    value = lambda a: _natural(a.problem.difficulty)[1]
+    return _quartile([value(a) for a in scored], value, "{:g}")
 
 
 def _accuracy(some: Sequence[Answered]) -> tuple[int, float, float, float]:

@@ -100,6 +100,9 @@ def test_accuracy_by_groups():
     for what in ("length, tokens", "entropy, nats"):
         assert 2 <= len(tables[what]) <= 4 and sum(n for _, n, *_ in tables[what]) == 8
     assert evaluation.by_groups([answered(1.0, uid=i) for i in range(4)]) == {}
+    many = [answered(1.0, uid=i, difficulty=str(i / 2)) for i in range(16)]
+    assert sorted(n for _, n, *_ in evaluation.by_groups(many)["difficulty"]) == [3, 4, 4, 5]
+    assert evaluation.by_groups([answered(1.0, uid=i, difficulty="abcdefghijklmnop"[i]) for i in range(16)]) == {}
 
 
 def test_report(tmp_path):

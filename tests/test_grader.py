@@ -7,6 +7,7 @@ it with sympy, and prime_factorization's raises on words.
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,35 @@ def test_close_ends_the_workers():
     for pid in pids:
         with pytest.raises(ProcessLookupError, match="No such process"):
             os.kill(pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_nothing_is_left_when_the_trainer_is_killed(tmp_path):
+    """A worker that waits and uses no CPU, and the nursery: both go with a trainer that had no time to end them."""
+    code = (
+        "import threading, time, test_grader as t\n"
+        "grader = t.Grader(cpu_seconds=1, wall_seconds=100)\n"
+        "grader.grade([t.RIGHT])\n"
+        "print(grader._workers[0].pid, t.nursery.current()._process.pid, flush=True)\n"
+        "grader.grade([t.text(\"__import__('threading').Event().wait()\")])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        time.sleep(0.5)  # the worker has the item by then, most likely; else this shows less
+        trainer.kill()
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(pids) == 2 and not left
+
+
+def running(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_workers_import_neither_jax_nor_transformers():

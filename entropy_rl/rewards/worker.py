@@ -9,6 +9,7 @@ item, in order. A worker that runs out of CPU time is killed by the kernel, so t
 missing line.
 """
 
+import ctypes
 import functools
 import gc
 import json
@@ -21,6 +22,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -72,9 +75,17 @@ def _fork(control: socket.socket, pipes: list[int], judges: dict[str, Callable],
         return pid
     try:
         control.close()
+        _die_with_parent()
         _serve(os.fdopen(pipes[0], "rb"), os.fdopen(pipes[1], "wb"), judges, request)
     finally:
         os._exit(0)
+
+
+def _die_with_parent() -> None:
+    # A worker that waits for ever would outlive a trainer that was killed. Linux alone has this.
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(pid: int) -> int:
