@@ -8,6 +8,7 @@ from entropy_rl import recipes, token_transforms
 from entropy_rl.advantages import ADVANTAGES
 from entropy_rl.objectives import AGGREGATIONS, OBJECTIVES
 from entropy_rl.registry import split_spec
+from entropy_rl.rewards.verify import OWN_KIND
 
 # Parameters that the code passes itself, so that a config has no say in them.
 GIVEN = {"advantage": ("reward_B", "valid_B", "group_size"), "objective": (), "transforms": ()}
@@ -25,9 +26,14 @@ def default() -> ConfigDict:
     c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
 
     c.data = ConfigDict()
-    c.data.task = "chain_sum"  # a reasoning-gym task
-    c.data.settings = ConfigDict()  # fields of that task's own configuration
-    c.data.template = "{question}"  # the prompt; with data.chat the user's turn
+    # a reasoning-gym task, a .jsonl or .parquet file, a name of data/datasets.py, a hub name owner/name, or "mixture"
+    c.data.task = "chain_sum"
+    c.data.settings = ConfigDict()  # of the task its own, of a file or data set the fields of data/datasets.py: Layout
+    c.data.mixture = ConfigDict()  # name -> {task, settings, weight}: of Σ weights problems, `weight` are its own
+    c.data.root = ""  # a folder with local copies of hub data sets, in owner/name; "": the hub
+    c.data.bad_rows = "error"  # or "skip": rows that are no problems, and prompts over length, are counted and left out
+    c.data.held_out_modulus = 10  # one question in so many is held out, by its hash; 0: none of a file's
+    c.data.template = "{question}"  # the prompt, or "paper_plain", "paper_chat"; with data.chat the user's turn
     c.data.few_shot = 0  # worked examples before the question
     c.data.chat = False  # use the tokenizer's chat template
     c.data.max_prompt_len = 64  # tokens; a longer prompt is an error
@@ -39,15 +45,23 @@ def default() -> ConfigDict:
     c.rollout.temperature = 1.0  # of sampling, and of every logp and entropy
     c.rollout.top_p = 1.0
     c.rollout.top_k = 0  # 0: off
+    c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
     c.reward = ConfigDict()
     c.reward.workers = 1  # grader processes
     c.reward.cpu_seconds = 2.0  # for one response
+    # weights of the parts that are summed: the verifier; a boxed answer; tokens / rollout.max_tokens; DAPO's overlong
+    c.reward.weights = ConfigDict(dict(answer=1.0, format=0.0, length=0.0, overlong=0.0))
+    c.reward.own = ConfigDict()  # more parts: name -> {function: "module:function", weight}
+    c.reward.overlong_cache = 0  # tokens before rollout.max_tokens over which `overlong` falls from 0 to −1
+    c.reward.mask_truncated = False  # responses cut at rollout.max_tokens stay in the baseline and out of the loss
 
     c.warmup = ConfigDict()  # supervised, on worked solutions, before step 1
     c.warmup.updates = 0
     c.warmup.batch = 128  # sequences an update
     c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
+    c.warmup.task = ""  # another source of worked solutions, as data.task; "": data's own
+    c.warmup.settings = ConfigDict()
     c.warmup.error_rate = 0.0  # probability that a step of a worked solution is wrong
     c.warmup.misread_rate = 0.0  # probability that a worked solution reads every minus as a plus
 
@@ -73,8 +87,12 @@ def default() -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.every = 10  # steps; 0: never
-    c.eval.problems = 200  # fixed and held out, decoded greedily
+    c.eval.sets = ConfigDict()  # name -> {task, settings}; none: what data.task holds out
+    c.eval.problems = 200  # of a set, fixed and held out, decoded greedily
     c.eval.batch = 64  # prompts decoded together
+    c.eval.samples = 0  # k sampled responses a problem beside the greedy one: avg@k, pass@k, maj@k; 0: none
+    c.eval.temperature = 1.0  # of these
+    c.eval.top_p = 1.0
 
     c.measure = ConfigDict()
     c.measure.every = 0  # steps; the first update of such a step is measured: entropy/delta and its predictions
@@ -85,7 +103,7 @@ def default() -> ConfigDict:
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: what is left
     c.log = ConfigDict(dict(samples=4))  # responses a step in samples.jsonl
-    return c.lock()
+    return _open(c.lock())
 
 
 def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
@@ -108,6 +126,19 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
             options = _options(token_transforms.TRANSFORMS, spec, "transforms").to_dict()
             transform = options.pop("name")
             algo.transforms[transform] = ConfigDict(options)
+    return _open(config) if config.is_locked else config
+
+
+def _open(config: ConfigDict) -> ConfigDict:
+    """Unlocks the parts whose names are the user's."""
+    for part in (
+        config.data.settings,
+        config.data.mixture,
+        config.reward.own,
+        config.warmup.settings,
+        config.eval.sets,
+    ):
+        part.unlock()
     return config
 
 
@@ -140,6 +171,7 @@ def check(c: ConfigDict) -> None:
         "rollout.samples",
         "rollout.max_tokens",
         "data.max_prompt_len",
+        "eval.temperature",
         "train.updates_per_rollout",
         "train.micro_batches",
         "eval.batch",
@@ -191,6 +223,9 @@ def check(c: ConfigDict) -> None:
         "optim.weight_decay",
         "algo.is_cap",
         "log.samples",
+        "eval.samples",
+        "rollout.refills",
+        "reward.overlong_cache",
     ):
         if _at(c, key) < 0:
             raise ValueError(f"{key}={_at(c, key)} must be 0 or above")
@@ -198,6 +233,7 @@ def check(c: ConfigDict) -> None:
         raise ValueError("train.layout='packed' has no micro-batches of whole groups for algo.scope='microbatch'")
     if c.optim.name == "sgd" and c.optim.weight_decay:
         raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or take adamw")
+    check_reward(c)
     if c.algo.aggregation not in AGGREGATIONS:
         raise ValueError(f"algo.aggregation={c.algo.aggregation!r} must be one of {', '.join(AGGREGATIONS)}")
     if c.algo.scope == "microbatch" and c.train.micro_batches == 1:
@@ -210,6 +246,28 @@ def check(c: ConfigDict) -> None:
     if unused := [name for name in c.algo.transforms if name not in c.algo.chain]:
         raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
     token_transforms.check_updates_per_rollout(transforms_of(c), c.train.updates_per_rollout)
+
+
+def check_reward(c: ConfigDict) -> None:
+    """ValueError for parts of the reward that are not there, are not read, or contradict one another."""
+    w, own = c.reward.weights, c.reward.own.to_dict()
+    for name, part in own.items():
+        taken = (*w, "mean", "std", "unscored")
+        if name in taken or "/" in name:
+            raise ValueError(f"reward.own.{name}: take a name that is none of {', '.join(taken)} and has no '/' in it")
+        if sorted(part) != ["function", "weight"] or not OWN_KIND.fullmatch(str(part["function"])):
+            raise ValueError(f'reward.own.{name}={part} must be {{function: "module:function", weight: number}}')
+    if not any(w.values()) and not any(part["weight"] for part in own.values()):
+        raise ValueError("reward.weights: every part has weight 0, so nothing would be learnt")
+    if bool(w.overlong) != bool(c.reward.overlong_cache):
+        raise ValueError(
+            f"reward.weights.overlong={w.overlong} with reward.overlong_cache={c.reward.overlong_cache}: soft overlong "
+            "punishment needs both"
+        )
+    if c.reward.overlong_cache > c.rollout.max_tokens:
+        raise ValueError(
+            f"reward.overlong_cache={c.reward.overlong_cache} must be at most rollout.max_tokens={c.rollout.max_tokens}"
+        )
 
 
 def check_mesh(c: ConfigDict, shards: int) -> None:

@@ -6,9 +6,10 @@ A run is a pure function of (config, step) and the state that a checkpoint holds
 and goes on equals one which was not, bit for bit.
 """
 
-import math
+import functools
 import time
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,12 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import advantages, law, metrics, warmup
+from entropy_rl import advantages, evaluation, experience, law, metrics, warmup
 from entropy_rl import config as config_lib
 from entropy_rl import engine as engine_lib
 from entropy_rl import step as step_lib
 from entropy_rl.checkpoint import Checkpoints
-from entropy_rl.data import Prompts, Task
-from entropy_rl.policy import responses
+from entropy_rl.data import Prompts, Sources
 from entropy_rl.preemption import EXIT_CODE, Preemption
 from entropy_rl.rewards import Grader
 
@@ -46,19 +46,22 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
     checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
     if checkpoints.steps():
         metrics.check_config(workdir, c.to_dict(), force=force)
-    meta = {"config": metrics.config_hash(c.to_dict())}
     mesh = engine_lib.make_mesh(c)
-    task = Task(c.data.task, c.data.settings.to_dict(), c.seed)
+    sources = Sources(c)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method(c)
     cfg, tokenizer, weights = engine_lib.load(c)
-    prompts = Prompts(c.data, tokenizer)
-    look_ahead(c, cfg, task, prompts, tokenizer)
+    prompts = Prompts(c.data, tokenizer, sources.train.train)
+    look_ahead(c, cfg, sources, prompts, tokenizer)
+    meta: dict[str, Any] = {"config": metrics.config_hash(c.to_dict()), "data": sources.digests()}
     e = engine_lib.build(c, cfg, tokenizer, mesh)
+    examine = evaluation.in_training(e, c, prompts, sources.evals)
 
     with e.on_mesh(), Preemption() as preemption, Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         restored = checkpoints.restore(e.abstract_state)
         start = None if restored is None else int(restored[1]["step"])
+        if restored is not None:
+            check_data(restored[1].get("data", meta["data"]), meta["data"], force)
         log = metrics.RunLog(workdir, start)
         log.config(c.to_dict())
         if restored is None:
@@ -66,14 +69,14 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
             row = {"step": 0}
             if c.warmup.updates:
                 params, row["warmup/loss"] = warmup.run(
-                    c, cfg, params, tokenizer, mesh, task, prompts, preemption.check
+                    c, cfg, params, tokenizer, mesh, sources.warmup, prompts, preemption.check
                 )
             state = e.init(params)
             del params
             if c.eval.every:
-                row |= evaluate(e, c, state.params, task, prompts, grader)
+                row |= examine(state.params, grader)
             log.write(row)
-            logging.info("step 0  %s", accuracy_text(row))
+            logging.info("step 0  %s", evaluation.accuracy_text(row))
             if c.warmup.updates:
                 checkpoints.save(0, state, meta)
         else:
@@ -85,37 +88,32 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         for step in range(start + 1, c.train.steps + 1):
             if profile and step in (start + 3, start + 3 + profile):
                 trace(workdir, stop=step > start + 3)
-            key, marks = jax.random.fold_in(root, step), [time.monotonic()]
+            key = jax.random.fold_in(root, step)
 
-            # Rollout: G responses to each prompt, with logp and entropy of every token.
-            problems = task.train(step, c.rollout.prompts)
-            prompt, prompt_mask = prompts(problems)
-            uid = np.array([p.uid for p in problems], np.uint32)
-            out = jax.device_get(e.rollout(state.params, prompt, prompt_mask, uid, jax.random.fold_in(key, 0)))
-            marks.append(time.monotonic())
+            # Rollout and rewards: G responses to each prompt, with logp and entropy of every token. Groups that are all
+            # right or all wrong may give way to fresh ones; what the policy itself did is in `first`.
+            draw = functools.partial(experience.collect, e, c, state.params, sources.train, prompts, grader, step, key)
+            first = draw()
+            x, refilled = experience.refill(first, draw, c.rollout.refills)
 
-            # Reward and advantage: what could not be scored is masked, not zero.
-            texts = [r.text for r in responses(out, tokenizer)]
-            owners = [problems[b // c.rollout.samples] for b in range(len(texts))]
-            scores = grader.grade([(p.kind, text, p.entry) for p, text in zip(owners, texts, strict=True)])
-            valid = np.array([s is not None for s in scores])
-            reward = np.array([s or 0.0 for s in scores], np.float32)
-            advantage = np.asarray(advantage_of(jnp.asarray(reward), jnp.asarray(valid), c.rollout.samples))
-            marks.append(time.monotonic())
+            # Advantage: what could not be scored is masked, not zero.
+            advantage = np.asarray(advantage_of(jnp.asarray(x.reward_B), jnp.asarray(x.valid_B), c.rollout.samples))
+            marks = [time.monotonic()]
 
             # Updates: each of whole groups; the rollout is scored once where there is more than one.
+            out = x.out
             batch = step_lib.Batch(
-                prompt,
-                prompt_mask,
+                x.prompt_NxP,
+                x.prompt_mask_NxP,
                 out.tokens,
                 out.mask,
-                valid,
+                x.valid_B & (out.finished | (not c.reward.mask_truncated)),
                 advantage[:, None] * out.mask.astype(np.float32),
                 out.logp,
                 out.entropy,
                 out.logp,
                 np.zeros_like(out.logp),
-                row_uids(problems, c.rollout.samples),
+                row_uids(x.uid_N, c.rollout.samples),
             )
             parts = [lay_out(e.plan, part) for part in cut(batch, c.train.updates_per_rollout)]
             parts = score(e, c, state, parts)
@@ -134,21 +132,18 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
                     f"(optim.max_skipped={c.optim.max_skipped}); the last checkpoint is sound"
                 )
 
-            row = (
-                {"step": step}
-                | update_row(updates)
-                | rollout_row(out, reward, valid, c.rollout.samples, marks, prompt_mask, c)
-            )
+            row = {"step": step} | update_row(updates) | rollout_row(first) | refilled
+            row |= speed_row(first, x, refilled, marks[1] - marks[0])
             evaluate_now = c.eval.every and (step % c.eval.every == 0 or step == c.train.steps)
             if evaluate_now:
-                row |= evaluate(e, c, state.params, task, prompts, grader)
+                row |= examine(state.params, grader)
             history.append(row)
             row = log.write(row | law_row(history))
-            log.sample(sample_rows(step, c.log.samples, owners, texts, out, scores, advantage))
+            log.sample(sample_rows(step, c.log.samples, x, advantage))
             logging.info(
                 "%s%s",
                 metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start)),
-                f"  {accuracy_text(row)}" if evaluate_now else "",
+                f"  {evaluation.accuracy_text(row)}" if evaluate_now else "",
             )
 
             last, stop = step == c.train.steps, preemption.requested
@@ -168,17 +163,29 @@ def trace(workdir: str, stop: bool) -> None:
         jax.profiler.start_trace(str(epath.Path(workdir) / "profile"))
 
 
-def look_ahead(c: ConfigDict, cfg, task: Task, prompts: Prompts, tokenizer) -> None:
-    """Makes the first prompts of every kind, so that data that does not fit is known before anything compiles."""
-    prompts(task.train(1, c.rollout.prompts))
-    if c.eval.every:
-        prompts(task.held_out(c.eval.problems))
+def look_ahead(c: ConfigDict, cfg, sources: Sources, prompts: Prompts, tokenizer) -> None:
+    """Looks at every row of every file and makes the first batches, so that data that does not fit is known early."""
+    sources.fit(prompts.fault, functools.partial(warmup.fault, c, prompts, tokenizer), c.data.bad_rows)
+    prompts(sources.train.train(1, c.rollout.prompts))
+    for problems in sources.evals.values():
+        prompts(problems)
     if c.warmup.updates:
-        warmup.worked_batch(c, task, prompts, tokenizer, 0)
+        warmup.worked_batch(c, sources.warmup, prompts, tokenizer, 0)
     if c.data.max_prompt_len + c.rollout.max_tokens > cfg.max_positions:
         raise ValueError(
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
             f"the model's {cfg.max_positions} positions"
+        )
+
+
+def check_data(before: dict[str, str], now: dict[str, str], force: bool) -> None:
+    """ValueError where a run would go on with other data than it started with, unless it is forced to."""
+    changed = [f"{k}: {before.get(k)} in the run, {now.get(k)} now" for k in now if before.get(k) != now[k]]
+    if changed and not force:
+        listed = "\n  ".join(changed)
+        raise ValueError(
+            f"data.task: the run was started with other data:\n  {listed}\n"
+            "Put the old data back, start in another workdir, or force the change"
         )
 
 
@@ -205,9 +212,9 @@ def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch
     return parts
 
 
-def row_uids(problems, samples: int) -> np.ndarray:
+def row_uids(uid_N: np.ndarray, samples: int) -> np.ndarray:
     """u32[B]: a hash of (prompt, sample), which random draws and ties hang on."""
-    return np.array([zlib.crc32(b"%d %d" % (p.uid, g)) for p in problems for g in range(samples)], np.uint32)
+    return np.array([zlib.crc32(b"%d %d" % (uid, g)) for uid in uid_N for g in range(samples)], np.uint32)
 
 
 def update_row(updates: list[dict]) -> dict:
@@ -218,26 +225,32 @@ def update_row(updates: list[dict]) -> dict:
     return row | {"grad/skipped": int(sum(u["grad/skipped"] for u in updates))}
 
 
-def rollout_row(out, reward, valid, samples: int, marks: list[float], prompt_mask, c: ConfigDict) -> dict:
-    """What the rollout itself says: rewards, the sampling policy's entropy over its own tokens, lengths, speed."""
-    tokens = int(out.mask.sum())
-    groups, scored = reward.reshape(-1, samples), valid.reshape(-1, samples)
-    spread = np.where(scored, groups, -np.inf).max(1) > np.where(scored, groups, np.inf).min(1)
-    prompt_tokens = int(prompt_mask.sum()) * samples
+def rollout_row(x: experience.Experience) -> dict:
+    """What a rollout itself says: rewards, the sampling policy's entropy over its own tokens, lengths."""
+    out, entropy = x.out, engine_lib.rollout_entropy(x.out.logp, x.out.entropy, x.out.mask)
+    spread = np.where(x.valid_B, x.reward_B, -np.inf).reshape(len(x.problems), -1).max(1) > np.where(
+        x.valid_B, x.reward_B, np.inf
+    ).reshape(len(x.problems), -1).min(1)
     return {
-        "reward/mean": float(reward[valid].mean()) if valid.any() else None,
-        "reward/std": float(reward[valid].std()) if valid.any() else None,
-        "reward/unscored": int((~valid).sum()),
-        **{k: float(v) for k, v in jax.device_get(engine_lib.rollout_entropy(out.logp, out.entropy, out.mask)).items()},
-        "length/mean": tokens / len(out.mask),
+        **experience.reward_row(x),
+        **{k: float(v) for k, v in jax.device_get(entropy).items()},
+        "length/mean": int(out.mask.sum()) / len(out.mask),
         "length/clipped_frac": float(1 - out.finished.mean()),
         "group/degenerate_frac": float(1 - spread.mean()),
-        "throughput/rollout_tokens_per_s": tokens / (marks[1] - marks[0]),
-        # tokens of whole sequences, prompt and response, that the updates consumed
-        "throughput/train_tokens_per_s": (tokens + prompt_tokens) / (marks[3] - marks[2]),
-        "time/rollout_s": marks[1] - marks[0],
-        "time/reward_s": marks[2] - marks[1],
-        "time/train_s": marks[3] - marks[2],
+    }
+
+
+def speed_row(first: experience.Experience, x: experience.Experience, refilled: dict, train_seconds: float) -> dict:
+    """Tokens and seconds: sampled in all rounds, and consumed by the updates (whole sequences, prompt and response)."""
+    samples = len(x.texts) // len(x.problems)
+    return {
+        "throughput/rollout_tokens_per_s": (int(first.out.mask.sum()) + refilled.get("refill/tokens", 0))
+        / x.seconds[0],
+        "throughput/train_tokens_per_s": (int(x.out.mask.sum()) + int(x.prompt_mask_NxP.sum()) * samples)
+        / train_seconds,
+        "time/rollout_s": x.seconds[0],
+        "time/reward_s": x.seconds[1],
+        "time/train_s": train_seconds,
     }
 
 
@@ -247,52 +260,18 @@ def law_row(history: list[dict]) -> dict:
     return {"law/a": fitted.a, "law/b": fitted.b, "law/ceiling": fitted.ceiling}
 
 
-def evaluate(e: engine_lib.Engine, c: ConfigDict, params, task: Task, prompts: Prompts, grader: Grader) -> dict:
-    """Greedy accuracy on the fixed held-out problems, with its 95% Wilson interval."""
-    problems, right, scored = task.held_out(c.eval.problems), 0, 0
-    for i in range(0, len(problems), c.eval.batch):
-        some = problems[i : i + c.eval.batch]
-        padded = some + [some[0]] * (c.eval.batch - len(some))
-        tokens, mask = prompts(padded)
-        uid = np.zeros(len(padded), np.uint32)
-        out = jax.device_get(e.greedy(params, tokens, mask, uid, jax.random.key(0)))
-        texts = [r.text for r in responses(out, e.tokenizer)]
-        scores = grader.grade([(p.kind, text, p.entry) for p, text in zip(some, texts)])
-        right += sum(s == 1.0 for s in scores if s is not None)
-        scored += sum(s is not None for s in scores)
-    low, high = wilson(right, scored)
-    name = f"eval/{task.name}"
-    return {f"{name}/accuracy": right / scored, f"{name}/low": low, f"{name}/high": high, f"{name}/problems": scored}
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% score interval of a share of `right` in `n` (Wilson 1927)."""
-    p, centre = right / n, (right + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(n * p * (1 - p) + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def accuracy_text(row: dict) -> str:
-    """`chain_sum 41.0% [34.4, 47.9]` for every evaluation in a row of metrics."""
-    names = [k.split("/")[1] for k in row if k.startswith("eval/") and k.endswith("/accuracy")]
-    return "  ".join(
-        f"{n} {row[f'eval/{n}/accuracy']:.1%} [{100 * row[f'eval/{n}/low']:.1f}, {100 * row[f'eval/{n}/high']:.1f}]"
-        for n in names
-    )
-
-
-def sample_rows(step: int, n: int, owners, texts, out, scores, advantage) -> list[dict]:
+def sample_rows(step: int, n: int, x: experience.Experience, advantage) -> list[dict]:
     """The first n responses of a step, as they go to samples.jsonl."""
     return [
         {
             "step": step,
-            "question": owners[b].question,
-            "response": texts[b],
-            "reward": scores[b],
+            "question": x.owner(b).question,
+            "response": x.texts[b],
+            "reward": x.reward_B[b] if x.valid_B[b] else None,
             "advantage": advantage[b],
-            "length": out.mask[b].sum(),
-            "finished": out.finished[b],
-            "entropy": out.entropy[b].sum() / max(1, out.mask[b].sum()),
+            "length": x.out.mask[b].sum(),
+            "finished": x.out.finished[b],
+            "entropy": float(x.out.entropy[b].sum()) / max(1, int(x.out.mask[b].sum())),
         }
-        for b in range(min(n, len(texts)))
+        for b in range(min(n, len(x.texts)))
     ]

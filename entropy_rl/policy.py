@@ -104,21 +104,29 @@ class Policy:
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
         tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
+        out = self.rollout(
+            tokens_NxP, mask_NxP, _uids(prompts), jax.random.key(seed), n=n, max_tokens=max_tokens, sampling=sampling
+        )
+        flat = responses(jax.device_get(out), self.tokenizer)
+        return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def rollout(
+        self, tokens_NxP, mask_NxP, uid_N, key, *, n: int, max_tokens: int, sampling: sampler.Sampling
+    ) -> sampler.Rollout:
+        """n responses to each left-padded prompt, as arrays; see `sampler.rollout`."""
         with engine.precision(self.model.dtype):
-            out = _rollout(
+            return _rollout(
                 self.model,
                 self.params,
                 tokens_NxP,
                 mask_NxP,
-                _uids(prompts),
-                jax.random.key(seed),
+                uid_N,
+                key,
                 n=n,
                 max_tokens=max_tokens,
                 sampling=sampling,
                 eos_ids=self.cfg.eos_ids,
             )
-        flat = responses(jax.device_get(out), self.tokenizer)
-        return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def save(self, folder) -> None:
         """Writes a Hugging Face folder, which transformers and `load` read."""
@@ -182,7 +190,7 @@ def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
     if not (epath.Path(source) / "checkpoints").is_dir():
         cfg, params, tokenizer = load_model(source)
-        return Policy(cfg, params, tokenizer, jnp.dtype(dtype))
+        return Policy(cfg, params, tokenizer, engine.compute_dtype(dtype))
     return load_run(source, dtype)
 
 
@@ -195,4 +203,4 @@ def load_run(workdir: str, dtype: str) -> Policy:
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
     params = jax.device_put(restored[0].params, jax.local_devices()[0])
-    return Policy(cfg, params, tokenizer, jnp.dtype(dtype))
+    return Policy(cfg, params, tokenizer, engine.compute_dtype(dtype))

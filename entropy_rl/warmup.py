@@ -11,7 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from entropy_rl import engine, step, token_transforms
-from entropy_rl.data import Prompts, Task, worked_solution
+from entropy_rl.data import Problem, Prompts, Source, worked_solution
 
 _FIRST = 1 << 20  # the warm-up's problems come from steps that RL does not reach
 
@@ -21,7 +21,7 @@ def negative_logp(logp_BxT, tokens):
     return -logp_BxT, jnp.zeros(logp_BxT.shape, bool)
 
 
-def run(c: ConfigDict, cfg, params, tokenizer, mesh, task: Task, prompts: Prompts, stop) -> tuple:
+def run(c: ConfigDict, cfg, params, tokenizer, mesh, source: Source, prompts: Prompts, stop) -> tuple:
     """Parameters after `warmup.updates` updates, and the mean loss (nats a token) of the last tenth of them.
 
     A pure function of the config and the parameters. `stop()` is looked at before every update; the warm-up is
@@ -39,7 +39,7 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, task: Task, prompts: Prompt
         state = e.init(params)
         for i in range(c.warmup.updates):
             stop()
-            batch = worked_batch(c, task, prompts, tokenizer, i)
+            batch = worked_batch(c, source, prompts, tokenizer, i)
             state, metrics = e.update(state, batch, jax.random.key(0), True)
             losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
             if int(state.skipped) > c.optim.max_skipped:
@@ -59,21 +59,38 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, task: Task, prompts: Prompt
     return state.params, float(np.mean(last))
 
 
-def worked_batch(c: ConfigDict, task: Task, prompts: Prompts, tokenizer, i: int) -> step.Batch:
+def worked_batch(c: ConfigDict, source: Source, prompts: Prompts, tokenizer, i: int) -> step.Batch:
     """Update i's batch: `warmup.batch` problems, each with one worked solution and the end of sequence."""
-    problems = task.train(_FIRST + i, c.warmup.batch)
+    problems = source.train(_FIRST + i, c.warmup.batch)
     prompt, prompt_mask = prompts(problems)
     T = c.rollout.max_tokens
     tokens, mask = np.zeros((len(problems), T), np.int32), np.zeros((len(problems), T), np.int32)
     for row, problem in enumerate(problems):
-        rng = random.Random(f"{c.seed} {i} {problem.uid}")
-        text = worked_solution(problem, rng, c.warmup.error_rate, c.warmup.misread_rate)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        if len(ids) > T:
-            raise ValueError(f"rollout.max_tokens={T} is below the {len(ids)} tokens of a worked solution: {text!r}")
+        ids = worked_ids(c, problem, tokenizer, i)
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
     zeros = np.zeros(tokens.shape, np.float32)
     uid = np.array([p.uid for p in problems], np.uint32)
     return step.Batch(
         prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), zeros, zeros, zeros, zeros, zeros, uid
     )
+
+
+def worked_ids(c: ConfigDict, problem: Problem, tokenizer, i: int) -> list[int]:
+    """Tokens of a worked solution and the end of sequence. ValueError: there is none, or it is too long."""
+    rng = random.Random(f"{c.seed} {i} {problem.uid}")
+    text = worked_solution(problem, rng, c.warmup.error_rate, c.warmup.misread_rate)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    if len(ids) > c.rollout.max_tokens:
+        raise ValueError(
+            f"rollout.max_tokens={c.rollout.max_tokens} is below the {len(ids)} tokens of a worked solution: {text!r}"
+        )
+    return ids
+
+
+def fault(c: ConfigDict, prompts: Prompts, tokenizer, problem: Problem) -> str | None:
+    """What keeps a problem out of the warm-up, or None."""
+    try:
+        worked_ids(c, problem, tokenizer, 0)
+    except ValueError as error:
+        return str(error)
+    return prompts.fault(problem)

@@ -39,13 +39,17 @@ def test_unknown_method_lists_the_legal_ones(path):
 
 
 def test_config_is_locked_and_small():
-    c = config.default()
+    c = config.apply_recipe(config.default(), "dapo")
+    c.eval.sets.math = {"task": "math-500"}  # names of one's own
+    c.reward.own.brevity = {"function": "my_rewards:brevity", "weight": 0.1}
+    with pytest.raises(AttributeError, match="set"):
+        c.eval.set = {}
     with pytest.raises(AttributeError, match="lr"):
         c.optim.learning_rate = 1.0
     with pytest.raises(TypeError, match="float"):
         c.optim.lr = "fast"
     fields = lambda d: sum(fields(v) if hasattr(v, "items") else 1 for v in d.values())
-    assert fields(c) < 75
+    assert fields(config.default()) < 75
 
 
 @pytest.mark.parametrize(

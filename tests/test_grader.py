@@ -7,13 +7,14 @@ it with sympy, and prime_factorization's raises on words.
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import reasoning_gym
 
 import entropy_rl.rewards
-from entropy_rl.rewards import Grader, score
+from entropy_rl.rewards import Grader, nursery, score
 
 EVAL = "reasoning_gym:string_insertion"
 RAISES = "reasoning_gym:prime_factorization"
@@ -90,7 +91,7 @@ def test_two_culprits_in_a_row(grader):
 def test_a_death_that_does_not_repeat_costs_nothing(grader):
     # Killed from outside, as a machine short of memory would: the retry in a fresh worker gives the reward.
     grader.grade([RIGHT])
-    os.kill(grader._workers[0]._process.pid, 9)
+    os.kill(grader._workers[0].pid, 9)
     assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
     assert not grader.causes
 
@@ -147,6 +148,8 @@ def test_fences_refuse(grader, code, monkeypatch):
     item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{({entry['answer']})*len([{code}])}}", entry)
     control = (item[0], item[1].replace(code, "__import__('os').getpid()"), entry)
     monkeypatch.setenv("SECRET_TOKEN", "x")
+    if "SECRET_TOKEN" in code:
+        nursery.close()  # the one that is there was started before the token was
     with Grader() as fresh:
         assert fresh.grade([item, control]) == [0.0, 1.0]
 
@@ -182,7 +185,7 @@ def test_nothing_scored_stops_the_run(grader):
     assert grader.causes == {"raised": 3}
 
 
-def test_errors(monkeypatch):
+def test_errors():
     with pytest.raises(ValueError, match="unknown kind of reward 'maths'"):
         Grader().grade([("maths", "3", "3")])
     with pytest.raises(ValueError, match="near it: chain_sum"):
@@ -193,18 +196,78 @@ def test_errors(monkeypatch):
         Grader(cpu_seconds=30.0, wall_seconds=20.0)
     with pytest.raises(ValueError, match="memory_mb >= 512, got 8"):
         Grader(memory_mb=8)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match=r"did not start .* \(exit status 1\).*/bin/false"):
-        Grader().grade([("exact", "3", "3")])
+
+
+def test_a_nursery_that_does_not_start_says_so_and_the_next_one_does(monkeypatch):
+    nursery.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(RuntimeError, match=r"nursery did not start .* exit status 1\).*/bin/false"):
+            Grader().grade([("exact", "3", "3")])
+    with Grader() as grader:
+        assert grader.grade([("exact", "3", "3")]) == [1.0]
+
+
+def test_a_nursery_that_dies_costs_nothing(grader):
+    assert grader.grade([RIGHT]) == [1.0]
+    os.kill(nursery.current()._process.pid, 9)
+    nursery.current()._process.wait()
+    os.kill(grader._workers[0].pid, 9)
+    assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
+    assert not grader.causes
+
+
+def test_a_function_of_ones_own(tmp_path, monkeypatch):
+    """Any finite number is a reward; what it raises, or None, is not scored; its text cannot claim more than 1."""
+    (tmp_path / "my_rewards.py").write_text(
+        "def brevity(response, answer):\n    return -len(response) / answer if response else None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with Grader() as grader:
+        rewards = grader.grade([("my_rewards:brevity", text, n) for text, n in (("abc", 2), ("", 2), ("abc", 0))])
+        assert rewards == [-1.5, None, None]
+        assert grader.causes == {"raised": 2}
+        assert grader.grade([("format", "so \\boxed{7}", None), ("format", "so 7", None)]) == [1.0, 0.0]
+        with pytest.raises(ValueError, match=r"'my_rewards:clarity' could not be imported \(AttributeError"):
+            grader.grade([("my_rewards:clarity", "abc", 2)])
 
 
 def test_close_ends_the_workers():
     with Grader(2) as grader:
         grader.grade([("exact", "a", "a")] * 2)
-        pids = [worker._process.pid for worker in grader._workers]
+        pids = [worker.pid for worker in grader._workers]
     for pid in pids:
         with pytest.raises(ProcessLookupError, match="No such process"):
             os.kill(pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_nothing_is_left_when_the_trainer_is_killed(tmp_path):
+    """A worker that waits and uses no CPU, and the nursery: both go with a trainer that had no time to end them."""
+    code = (
+        "import threading, time, test_grader as t\n"
+        "grader = t.Grader(cpu_seconds=1, wall_seconds=100)\n"
+        "grader.grade([t.RIGHT])\n"
+        "print(grader._workers[0].pid, t.nursery.current()._process.pid, flush=True)\n"
+        "grader.grade([t.text(\"__import__('threading').Event().wait()\")])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        time.sleep(0.5)  # the worker has the item by then, most likely; else this shows less
+        trainer.kill()
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(pids) == 2 and not left
+
+
+def running(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_workers_import_neither_jax_nor_transformers():

@@ -146,6 +146,52 @@ def test_a_run_directory_loads_as_a_policy(whole):
     assert len(responses) == 2 and all(np.isfinite(r.logp).all() for r in responses)
 
 
+def from_file(folder, **overrides):
+    """A file and a task, refills, several parts of a reward, two evaluation sets with samples: all of it at once."""
+    c = tiny("grpo", **{"train.steps": 4, "eval.every": 4, "warmup.updates": 20})
+    file = {"task": str(folder / "minus.jsonl"), "settings": {"kind": "exact"}}
+    c.data.task, c.data.mixture.minus = "mixture", file | {"weight": 1}
+    c.data.mixture.plus = {"task": "chain_sum", "settings": c.data.settings.to_dict(), "weight": 3}
+    c.warmup.task = "chain_sum"
+    c.warmup.settings.update(c.data.settings)
+    for key in list(c.data.settings):
+        del c.data.settings[key]
+    c.eval.sets.minus, c.eval.sets.gcd = file, {"task": "gcd", "settings": {"max_value": 20}}
+    c.reward.weights.update(format=0.1, length=-0.05, overlong=0.5)
+    c.reward.overlong_cache, c.reward.mask_truncated, c.rollout.refills = 8, True, 2
+    c.data.max_prompt_len, c.eval.samples, c.eval.temperature = 96, 2, 0.7
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_file(tmp_path):
+    file, cut = tmp_path / "minus.jsonl", tmp_path / "cut"
+    lines = [{"question": f"{i} - {j} =", "answer": i - j} for i in range(10) for j in range(10)]
+    before = "".join(json.dumps(line) + "\n" for line in lines)
+    file.write_text(before)
+    loop.run(from_file(tmp_path), str(tmp_path / "whole"))
+    loop.run(from_file(tmp_path, **{"train.steps": 2}), str(cut))
+    file.write_text(before.replace('"answer": 9}', '"answer": 8}', 1))
+    with pytest.raises(ValueError, match=r"the run was started with other data:\n  train: minus: 100 problems"):
+        loop.run(from_file(tmp_path), str(cut))
+    file.write_text(before)
+    loop.run(from_file(tmp_path), str(cut))
+    # The run that was cut evaluated at its end as well, at step 2.
+    plain = lambda row: {k: v for k, v in row.items() if not k.startswith("eval/")}
+    assert [plain(r) for r in rows(tmp_path / "whole")] == [plain(r) for r in rows(cut)]
+    assert rows(tmp_path / "whole")[-1] == rows(cut)[-1]
+    assert metrics.read_jsonl(tmp_path / "whole" / "samples.jsonl") == metrics.read_jsonl(cut / "samples.jsonl")
+    assert state_crcs(tmp_path / "whole", 4) == state_crcs(cut, 4)
+    last = rows(cut)[-1]
+    for key in ("accuracy", "low", "problems", "avg@2", "pass@2", "maj@2"):
+        assert last[f"eval/minus/{key}"] is not None and last[f"eval/gcd/{key}"] is not None
+    for row in rows(cut)[1:]:
+        parts = {name: row[f"reward/{name}"] for name in ("answer", "format", "length", "overlong")}
+        weights = {"answer": 1.0, "format": 0.1, "length": -0.05, "overlong": 0.5}
+        assert row["reward/mean"] == pytest.approx(sum(weights[k] * v for k, v in parts.items()), abs=1e-6)
+        assert 0 < row["refill/rounds"] <= 2 and row["refill/tokens"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):

@@ -4,12 +4,12 @@ Shapes: N prompts, P = max_len positions, left padded so that every prompt ends 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from entropy_rl.data.tasks import Problem, Task
+from entropy_rl.data.tasks import Problem
 from entropy_rl.data.worked import worked_solution
 
 _EXAMPLES_STEP = 1 << 21  # a step that neither RL nor the warm-up reaches
@@ -17,6 +17,7 @@ _EXAMPLES_STEP = 1 << 21  # a step that neither RL nor the warm-up reaches
 # Both papers' wording (arXiv 2506.01939): plain text for base models, the user's turn for chat models.
 PAPER_CHAT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 PAPER_PLAIN = f"User:\n{PAPER_CHAT}\n\nAssistant:\n"
+TEMPLATES = {"paper_plain": PAPER_PLAIN, "paper_chat": PAPER_CHAT}  # what `data.template` may say in a word
 
 
 def render(problem: Problem, template: str, few_shot: Sequence[tuple[str, str]], chat: bool, tokenizer: Any) -> str:
@@ -24,7 +25,8 @@ def render(problem: Problem, template: str, few_shot: Sequence[tuple[str, str]],
 
     Args:
         problem: gives the question.
-        template: text around "{question}" (`data.template`); other braces are left as they are.
+        template: a name of `TEMPLATES`, or text around "{question}" (`data.template`); other braces are left as they
+            are.
         few_shot: worked (question, response) pairs, put before the question in the same template.
         chat: render as turns with the tokenizer's chat template, the template giving the user's turn.
         tokenizer: a transformers tokenizer; used only for chat.
@@ -32,8 +34,10 @@ def render(problem: Problem, template: str, few_shot: Sequence[tuple[str, str]],
     Raises:
         ValueError: no "{question}" in the template, an empty question, or no chat template in the tokenizer.
     """
+    template = TEMPLATES.get(template, template)
     if "{question}" not in template:
-        raise ValueError(f"data.template has no {{question}} in it: {template!r}")
+        names = ", ".join(TEMPLATES)
+        raise ValueError(f"data.template has no {{question}} in it, nor is it one of {names}: {template!r}")
     if not problem.question.strip():
         raise ValueError(f"problem {problem.uid} ({problem.kind}) has an empty question")
     asked = [(template.replace("{question}", question), response) for question, response in few_shot]
@@ -96,18 +100,37 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 class Prompts:
     """Problems to prompt tokens, as the config section `data` says.
 
-    Worked examples, where asked for, come from training problems of seed 0: the same in every run, and in no
+    Worked examples, where asked for, are the same in every run: `examples` gives training problems, which are in no
     evaluation.
+
+    Args:
+        data: the section.
+        tokenizer: a transformers tokenizer.
+        examples: (step, n) -> n problems with worked solutions; asked where `data.few_shot` is above 0.
     """
 
-    def __init__(self, data: Any, tokenizer: Any):
+    def __init__(self, data: Any, tokenizer: Any, examples: Callable[[int, int], list[Problem]] | None = None):
         self._data, self._tokenizer = data, tokenizer
-        examples = Task(data.task, data.settings.to_dict(), seed=0).train(_EXAMPLES_STEP, max(1, data.few_shot))
-        rng = random.Random(0)
-        self._few_shot = tuple((p.question, worked_solution(p, rng, 0.0)) for p in examples[: data.few_shot])
+        self._few_shot: tuple[tuple[str, str], ...] = ()
+        if data.few_shot:
+            if examples is None:
+                raise ValueError(f"data.few_shot={data.few_shot} needs problems to take worked examples from")
+            rng = random.Random(0)
+            shown = examples(_EXAMPLES_STEP, data.few_shot)
+            self._few_shot = tuple((p.question, worked_solution(p, rng, 0.0)) for p in shown)
 
     def __call__(self, problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
         """(tokens_NxP, mask_NxP), i32, left padded to `data.max_prompt_len`."""
-        data = self._data
-        texts = [render(p, data.template, self._few_shot, data.chat, self._tokenizer) for p in problems]
-        return encode_prompts(self._tokenizer, texts, data.max_prompt_len, [p.uid for p in problems])
+        uids = [p.uid for p in problems]
+        return encode_prompts(self._tokenizer, [self._text(p) for p in problems], self._data.max_prompt_len, uids)
+
+    def fault(self, problem: Problem) -> str | None:
+        """What keeps a problem from being a prompt, or None."""
+        try:
+            self([problem])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _text(self, problem: Problem) -> str:
+        return render(problem, self._data.template, self._few_shot, self._data.chat, self._tokenizer)

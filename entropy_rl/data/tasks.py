@@ -7,7 +7,8 @@ reasoning-gym draws item i of a data set with seed s from Random(s + i). Each st
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # Items are drawn from data sets of this size: some tasks lay out `size` items when they are made.
@@ -16,6 +17,8 @@ _CHUNK = 256
 # too small. Drawing n distinct of a space of n alone takes about n·log n draws.
 _DRAWS_PER_PROBLEM = 50
 _STEP_RANGE = 2**32
+_ROUND_RANGE = 2**28
+MAX_ROUNDS = 15  # that a step may draw again
 
 
 class Problem(NamedTuple):
@@ -24,14 +27,20 @@ class Problem(NamedTuple):
     Attributes:
         uid: u32 hash of the question's text.
         question: the text put to the model.
-        entry: the data set's entry, the `answer` that `rewards.score` takes.
-        kind: "reasoning_gym:<task>", the `kind` that `rewards.score` takes.
+        entry: the right answer, or the data set's entry: the `answer` that `rewards.score` takes.
+        kind: the `kind` that `rewards.score` takes, such as "reasoning_gym:<task>".
+        difficulty: what accuracy is reported by; "" where there is nothing to tell problems apart.
+        solution: a worked solution that came with it, or "".
+        answer: the right answer as text, to show and to end a worked solution with.
     """
 
     uid: int
     question: str
-    entry: dict
+    entry: Any
     kind: str
+    difficulty: str = ""
+    solution: str = ""
+    answer: str = ""
 
 
 class Task:
@@ -60,21 +69,45 @@ class Task:
             raise ValueError(f"held_out_modulus is {held_out_modulus}; 2 or more leaves something to train on")
         self.name, self.kind, self.seed = name, f"reasoning_gym:{name}", seed
         self.settings, self.held_out_modulus = dict(settings), held_out_modulus
-        self._block = _hash(f"train {seed}", 8) << 64
+        self._block = hash_text(f"train {seed}", 8) << 64
         self._held_out: list[Problem] = []
+        self._withheld: frozenset[int] = frozenset()
+        self._fault: Callable[[Problem], str | None] = lambda problem: None
         self._dataset(0)  # the task's own checks, before any work
 
-    def train(self, step: int, n: int) -> list[Problem]:
-        """n different training problems, a pure function of (seed, step). ValueError if there are fewer."""
+    def train(self, step: int, n: int, round: int = 0, start: int | None = None) -> list[Problem]:
+        """n different training problems, a pure function of (seed, step, round). ValueError if there are fewer.
+
+        Args:
+            step: from 0.
+            n: how many.
+            round: above 0: fresh ones for the same step, in the place of groups that teach nothing.
+            start: where files go on (see `Stored.train`); nothing to a task.
+        """
         if step < 0:
             raise ValueError(f"step is {step}; steps count from 0")
-        return self._collect(self._block + step * _STEP_RANGE, n, held_out=False)
+        return self._collect(self._block + step * _STEP_RANGE + round * _ROUND_RANGE, n, held_out=False)
 
     def held_out(self, n: int) -> list[Problem]:
         """The first n different held-out problems, whatever the seed. ValueError if there are fewer."""
         if len(self._held_out) < n:
             self._held_out = self._collect(0, n, held_out=True)
         return self._held_out[:n]
+
+    def withhold(self, questions: frozenset[int]) -> int:
+        """Keeps these questions (`question_key`) out of training. Returns 0: nothing is drawn yet."""
+        self._withheld |= questions
+        return 0
+
+    def fit(self, fault: Callable[[Problem], str | None], bad_rows: str) -> None:
+        """With bad_rows "skip", draws another problem where `fault` finds one wrong; else that is an error later."""
+        if bad_rows == "skip":
+            self._fault, self._held_out = fault, []
+
+    @property
+    def digest(self) -> str:
+        """What the problems come from: another version may draw others."""
+        return f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"
 
     def _collect(self, first: int, n: int, held_out: bool) -> list[Problem]:
         limit = (n + 10) * _DRAWS_PER_PROBLEM * (self.held_out_modulus if held_out else 1)
@@ -85,9 +118,14 @@ class Task:
             if drawn == limit:
                 break
             question = entry["question"]
-            uid = _hash(question, 4)
-            if (uid % self.held_out_modulus == 0) == held_out:
-                found[question] = Problem(uid, question, entry, self.kind)
+            uid = hash_text(question, 4)
+            if (uid % self.held_out_modulus == 0) != held_out:
+                continue
+            if self._withheld and not held_out and question_key(question) in self._withheld:
+                continue
+            problem = Problem(uid, question, entry, self.kind, _difficulty(entry), "", str(entry.get("answer", "")))
+            if self._fault(problem) is None:
+                found[question] = problem
         which = "held-out" if held_out else "training"
         raise ValueError(
             f"data.settings: {self.name} with {self.settings} gave only {len(found)} different {which} "
@@ -111,6 +149,16 @@ class Task:
             raise ValueError(f"data.settings: {self.name} refuses {self.settings}: {error}") from error
 
 
+def _difficulty(entry: dict) -> str:
+    """`num_digits=2 num_terms=3`: the parameters of a task's difficulty as they are in this entry."""
+    metadata = entry.get("metadata", {})
+    levels = metadata.get("difficulty")
+    if not isinstance(levels, Mapping):
+        return "" if levels is None else str(levels)
+    own = {key: metadata.get(key) for key in sorted(levels)}
+    return " ".join(f"{key}={value}" for key, value in own.items() if isinstance(value, int | float | str))
+
+
 def _find_task(name: str) -> tuple[Any, Any]:
     # Imported here: it brings in sympy and matplotlib, seconds that nothing else needs.
     import reasoning_gym  # noqa: F401  (fills the registry)
@@ -122,6 +170,12 @@ def _find_task(name: str) -> tuple[Any, Any]:
     return DATASETS[name]
 
 
-def _hash(text: str, n_bytes: int) -> int:
+def question_key(question: str) -> int:
+    """A hash of the question's words, by which a training problem is known to be an evaluation problem."""
+    return hash_text(" ".join(question.split()).casefold(), 8)
+
+
+def hash_text(text: str, n_bytes: int) -> int:
+    """An unsigned number of n_bytes bytes, the same in every process."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=n_bytes).digest()
     return int.from_bytes(digest, "big")

@@ -14,6 +14,7 @@ import random
 import re
 
 from entropy_rl.data.tasks import Problem
+from entropy_rl.rewards.answer import extract_boxed
 
 
 def worked_solution(problem: Problem, rng: random.Random, error_rate: float, misread_rate: float = 0.0) -> str:
@@ -21,13 +22,14 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
 
     chain_sum: one of three formats, drawn from rng. Each arithmetic step is wrong with probability
     error_rate, by one unit of its place, and the error is carried into the answer. gsm_symbolic: the entry's
-    own solution.
+    own solution. A problem of a file with `data.settings.solution`: that text, with the answer added where it has no
+    box of its own.
 
     With probability misread_rate chain_sum's reads every minus as a plus. A model that learns from such texts has a
     choice to make wherever there is a minus, and one that is the same in every problem.
 
     Args:
-        problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic".
+        problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic", or with a solution.
         rng: the only source of randomness; the text is a pure function of (problem, rng's state, error_rate).
         error_rate: probability of a slip at each step, in [0, 1].
         misread_rate: probability of a solution that misreads, in [0, 1].
@@ -38,19 +40,23 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
     for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
         if not 0 <= rate <= 1:
             raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
+    ready = "a file" if problem.solution else "gsm_symbolic" * (problem.kind == "reasoning_gym:gsm_symbolic")
+    for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
+        if ready and rate:
+            raise ValueError(f"warmup.{key} is {rate}, but the solutions of {ready} are ready made; set it to 0")
+    if problem.solution:
+        return _boxed(problem.solution, problem.answer)
     if problem.kind == "reasoning_gym:chain_sum":
         expression = problem.entry["metadata"]["expression"]
         if misread_rate and rng.random() < misread_rate:
             expression = expression.replace("- ", "+ ")
         return _chain_sum(expression, rng, error_rate)
     if problem.kind == "reasoning_gym:gsm_symbolic":
-        for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
-            if rate:
-                raise ValueError(f"warmup.{key} is {rate}, but gsm_symbolic's solutions are ready made; set it to 0")
         return _gsm_symbolic(problem)
     raise ValueError(
         f"warmup.updates: {problem.kind} has no worked solutions to learn from; "
-        "set it to 0, or take chain_sum or gsm_symbolic as data.task"
+        "set it to 0, take chain_sum, gsm_symbolic or a file with data.settings.solution as data.task, or name "
+        "another source in warmup.task"
     )
 
 
@@ -58,8 +64,15 @@ def _gsm_symbolic(problem: Problem) -> str:
     solution = problem.entry["metadata"].get("answer_cot")
     if not solution:
         raise ValueError(f"warmup.updates: problem {problem.uid} of gsm_symbolic has no worked solution")
-    steps = re.sub(r"\s*####.*\Z", "", solution, flags=re.DOTALL).rstrip()
-    return f"{steps}\n\\boxed{{{problem.entry['answer']}}}"
+    return _boxed(solution, problem.entry["answer"])
+
+
+def _boxed(solution: str, answer: str) -> str:
+    """The solution without GSM8K's marks (`#### 12`, `<<3*4=12>>`), ending in a box where it has none."""
+    if extract_boxed(solution):
+        return solution
+    steps = re.sub(r"\s*####.*\Z", "", re.sub(r"<<[^<>]*>>", "", solution), flags=re.DOTALL).rstrip()
+    return f"{steps}\n\\boxed{{{answer}}}"
 
 
 def _chain_sum(expression: str, rng: random.Random, error_rate: float) -> str:

@@ -2,7 +2,8 @@
 
 A verifier can hang, crash, eat memory or evaluate what the model wrote, so it never runs in the trainer. One
 item's limit is CPU time, set by the worker on itself and enforced by the kernel; a worker that dies takes one
-item with it, which is tried once more in a fresh worker, so that a busy machine changes no reward.
+item with it, which is tried once more in a fresh worker, so that a busy machine changes no reward. Workers are forked
+in milliseconds from a process that has the verifiers' libraries loaded (`nursery`).
 """
 
 import contextlib
@@ -10,26 +11,21 @@ import json
 import os
 import pickle
 import select
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from entropy_rl.rewards import nursery
 from entropy_rl.rewards.answer import MAX_RESPONSE_CHARS
+from entropy_rl.rewards.verify import is_own
 
 Item = tuple[str, str, Any]
 
-_START_SECONDS = 120.0
 # Below this a verifier's own libraries run out, and some verifiers take a MemoryError for a wrong answer.
 _LEAST_MEMORY_MB = 512
-# No token of ours belongs in a process that evaluates a model's text.
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
 
 class Grader:
@@ -135,74 +131,56 @@ class _Worker:
 
     def __init__(self, memory_mb: int, cpu_seconds: float, wall_seconds: float, kinds: list[str]):
         self._cpu_seconds, self._wall_seconds = cpu_seconds, wall_seconds
-        script = Path(__file__).with_name("worker.py")
-        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        # One thread: pools of a BLAS would only wait, and each reserves address space.
-        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
-        command = [sys.executable, "-B", "-P", str(script), str(memory_mb), str(cpu_seconds), ",".join(kinds)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd="/",
-        )
-        self._buffer = b""
-        first = self._read(_START_SECONDS)
-        if first == "ready":
-            return
-        self.kill()
-        if isinstance(first, dict):
-            raise ValueError(first["failed"])
-        raise RuntimeError(
-            f"a grader's worker did not start within {_START_SECONDS:.0f} s "
-            f"(exit status {self._process.returncode}); run it by hand to see why: {shlex.join(command)}"
-        )
+        self._status: int | None = None
+        self._nursery, self._buffer = nursery.current(), b""
+        self.pid, inbox, self._outbox = self._nursery.spawn(memory_mb, cpu_seconds, kinds)
+        self._inbox = os.fdopen(inbox, "wb")
+        if self._read(nursery.START_SECONDS) != "ready":
+            self.kill()
+            raise RuntimeError(f"a grader's worker did not start (exit status {self._status})")
 
     def grade(self, items: list[Item], replies: list) -> tuple[str, str] | None:
         """Appends a reply for each item, in order; returns None, or the next item's (cause, detail)."""
         message = pickle.dumps(items)
         try:
-            stdin = self._pipe(self._process.stdin)
-            stdin.write(len(message).to_bytes(8, "big") + message)
-            stdin.flush()
+            self._inbox.write(len(message).to_bytes(8, "big") + message)
+            self._inbox.flush()
         except BrokenPipeError:
             return self._fault(None)
-        for _ in items:
+        for kind, _, _ in items:
             reply = self._read(self._wall_seconds)
-            if not _is_reply(reply):
+            if not _is_reply(reply, kind):
                 return self._fault(reply)
             replies.append(tuple(reply))
         return None
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # what it had not read yet is of no use to anyone
-                self._pipe(pipe).close()
+        if self._outbox < 0:
+            return
+        self._status = self._nursery.end(self.pid)
+        with contextlib.suppress(BrokenPipeError):  # what it had not read yet is of no use to anyone
+            self._inbox.close()
+        os.close(self._outbox)
+        self._outbox = -1
 
     def _fault(self, reply: Any) -> tuple[str, str]:
         self.kill()  # after its end this changes nothing, the exit status included
         if reply == "late":
             return "timeout", f"over {self._wall_seconds} s of wall time"
-        if self._process.returncode == -signal.SIGPROF:
+        if self._status == -signal.SIGPROF:
             return "timeout", f"over {self._cpu_seconds} s of CPU time"
-        return "died", f"the worker ended with status {self._process.returncode}"
+        return "died", f"the worker ended with status {self._status}"
 
     def _read(self, seconds: float) -> Any:
         """The next message; "late" after so many seconds; None if the process ended or speaks nonsense."""
-        stdout = self._pipe(self._process.stdout)
         poll = select.poll()  # not select(): a trainer may hold more than 1024 files
-        poll.register(stdout, select.POLLIN)
+        poll.register(self._outbox, select.POLLIN)
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 return "late"
-            data = os.read(stdout.fileno(), 65536)
+            data = os.read(self._outbox, 65536)
             if not data:
                 return None
             self._buffer += data
@@ -212,12 +190,9 @@ class _Worker:
         except ValueError:
             return None
 
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-        assert pipe is not None
-        return pipe
 
-
-def _is_reply(reply: Any) -> bool:
+def _is_reply(reply: Any, kind: str) -> bool:
     # Text that a verifier evaluates might find the pipe: only what a worker could say is believed.
-    return isinstance(reply, list) and len(reply) == 3 and (reply[0] in (0.0, 1.0) or reply[0] is None)
+    if not isinstance(reply, list) or len(reply) != 3:
+        return False
+    return reply[0] is None or reply[0] in (0.0, 1.0) or (is_own(kind) and isinstance(reply[0], float))

@@ -6,14 +6,17 @@ library only where it is used.
 
 import difflib
 import functools
+import importlib
 import logging
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from entropy_rl.rewards.answer import extract_answer, extract_boxed
 
 REASONING_GYM = "reasoning_gym:"
+OWN_KIND = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 
 
 def score(kind: str, response: str, answer: Any) -> float | None:
@@ -23,8 +26,10 @@ def score(kind: str, response: str, answer: Any) -> float | None:
     for responses that nobody has read, use `Grader`.
 
     Args:
-        kind: "math" (the answer must stand in `\boxed{}`, compared by math-verify), "exact" (equal strings)
-            or "reasoning_gym:<task>" (the task's verifier).
+        kind: "math" (the answer must stand in `\boxed{}`, compared by math-verify), "exact" (equal strings),
+            "reasoning_gym:<task>" (the task's verifier), "format" (1.0 where there is an answer in a `\boxed{}`,
+            right or wrong), or "module:function", a verifier of your own: called with (response, answer), the
+            whole text of the response, it returns any finite number, or None where it cannot tell.
         response: the model's text. One with no answer in it (see `extract_answer`) scores 0.0.
         answer: the right answer: a string, or the data set's entry, a dict, for reasoning_gym.
 
@@ -44,6 +49,13 @@ def score(kind: str, response: str, answer: Any) -> float | None:
 
 def judge_response(judge: Callable[[str, Any], float], kind: str, response: str, answer: Any) -> float:
     """`score` with the verifier in hand, which passes on whatever that raises."""
+    if is_own(kind):
+        value = judge(response, answer)
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"{kind} gave {value!r}")
+        return float(value)
+    if kind == "format":
+        return 1.0 if extract_boxed(response) else 0.0
     given = extract_boxed(response) if kind == "math" else extract_answer(response)
     if not given:
         return 0.0
@@ -53,16 +65,42 @@ def judge_response(judge: Callable[[str, Any], float], kind: str, response: str,
     return 1.0 if value >= 1.0 else 0.0
 
 
+def is_own(kind: str) -> bool:
+    """Whether a kind is a function of the user's own, whose rewards may be any number."""
+    return not kind.startswith(REASONING_GYM) and OWN_KIND.fullmatch(kind) is not None
+
+
 @functools.cache
 def verifier(kind: str) -> Callable[[str, Any], float]:
     """The function (given, answer) -> points of a kind, with its library imported. Raises as `score` does."""
+    if kind == "format":
+        return lambda given, answer: True
+    if is_own(kind):
+        return _own(kind)
     if kind == "exact":
         return lambda given, answer: given == str(answer).strip()
     if kind == "math":
         return _math()
     if kind.startswith(REASONING_GYM):
         return _reasoning_gym(kind.removeprefix(REASONING_GYM))
-    raise ValueError(f"unknown kind of reward {kind!r}; there are 'math', 'exact' and 'reasoning_gym:<task>'")
+    raise ValueError(
+        f"unknown kind of reward {kind!r}; there are 'math', 'exact', 'format', "
+        "'reasoning_gym:<task>' and 'module:function'"
+    )
+
+
+def _own(kind: str) -> Callable[[str, Any], float]:
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # the module's own code runs here
+        raise ValueError(
+            f"reward kind {kind!r} could not be imported ({type(error).__name__}: {error}); it is looked for on the "
+            "path that python runs with"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"reward kind {kind!r} is a {type(found).__name__}, not a function")
+    return found
 
 
 def _math() -> Callable[[str, Any], float]:

@@ -1,0 +1,235 @@
+"""Problems from JSONL, Parquet and Hugging Face data sets, every row looked at before anything else happens."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from entropy_rl.data.datasets import DATASETS, Layout
+from entropy_rl.data.tasks import Problem, hash_text
+
+SUFFIXES = (".jsonl", ".parquet")
+_SHOWN = 3  # bad rows in an error message
+_FIELDS = ("question", "answer", "solution", "difficulty")
+_ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
+
+
+def is_stored(name: str) -> bool:
+    """Whether `data.task` names a file or a data set, and not a reasoning-gym task."""
+    return name in DATASETS or "/" in name or name.endswith(SUFFIXES)
+
+
+def read(name: str, settings: Mapping[str, str], root: str, bad_rows: str) -> list[tuple[Problem, str]]:
+    """The problems of a file or data set, each with the place it came from ("file, line 3").
+
+    Args:
+        name: a .jsonl or .parquet file, a name of `DATASETS`, or a hub name owner/name (`data.task`).
+        settings: fields of `Layout` that differ (`data.settings`).
+        root: a folder with local copies of hub data sets; "": the hub (`data.root`).
+        bad_rows: "error" or "skip" (`data.bad_rows`): what is done about a row that is not JSON, not UTF-8, lacks a
+            field or a question, or gives a question another answer than an earlier row. Skipped ones are counted in
+            the log. A repetition of an earlier row is dropped either way.
+
+    Raises:
+        ValueError: no such file, data set, split or setting; a bad row; no row left. Names file and line.
+    """
+    layout = layout_of(name, settings)
+    problems: dict[str, tuple[Problem, str]] = {}
+    bad, repeated = BadRows(name, bad_rows), 0
+    for where, row, fault in _rows(name, layout, root):
+        problem = None
+        if not fault:
+            problem, fault = _problem(row, layout)
+        if problem is None:
+            bad.add(where, fault)
+        elif problem.question not in problems:
+            problems[problem.question] = problem, where
+        elif problems[problem.question][0].entry == problem.entry:
+            repeated += 1
+        else:
+            bad.add(where, f"another answer to the question of {problems[problem.question][1]}")
+    bad.settle()
+    if repeated:
+        logging.info("%s: %d rows repeat an earlier one and are dropped", name, repeated)
+    if not problems:
+        raise ValueError(f"data.task={name!r} has no problem in it ({bad.count} rows, all bad)")
+    found = list(problems.values())
+    for part in ("solution", "difficulty"):
+        if getattr(layout, part) and not any(getattr(problem, part) for problem, _ in found):
+            raise ValueError(f"data.settings.{part}={getattr(layout, part)!r}: no row of {name} has such a field")
+    return found
+
+
+class BadRows:
+    """Rows that are no problems: all of them in one error, or counted and left out."""
+
+    def __init__(self, name: str, policy: str):
+        if policy not in ("error", "skip"):
+            raise ValueError(f"data.bad_rows={policy!r} must be 'error' or 'skip'")
+        self._name, self._policy, self.count = name, policy, 0
+        self._first: list[str] = []
+
+    def add(self, where: str, why: str) -> None:
+        self.count += 1
+        if len(self._first) < _SHOWN:
+            self._first.append(f"{where}: {why}")
+
+    def settle(self) -> None:
+        """Raises ValueError, or logs how many were skipped."""
+        if not self.count:
+            return
+        text = "\n  ".join([f"data.task={self._name!r}: {self.count} bad rows", *self._first])
+        if self._policy == "error":
+            raise ValueError(f"{text}\nMend them, or set data.bad_rows to 'skip'")
+        logging.warning("%s\n  skipped", text)
+
+
+def layout_of(name: str, settings: Mapping[str, str]) -> Layout:
+    """The layout of a file or data set with the settings in it. Raises ValueError for a setting that it lacks."""
+    if name.endswith(SUFFIXES):
+        base = Layout()
+    else:
+        base = DATASETS.get(name) or Layout(hub=name, split="train")
+    legal = [f.name for f in dataclasses.fields(Layout) if base.hub or f.name not in ("hub", "split", "subset")]
+    for key, value in settings.items():
+        if key not in legal:
+            near = ", ".join(difflib.get_close_matches(key, legal, 1) or legal)
+            raise ValueError(f"data.settings.{key}: {name} has no such setting; it has {near}")
+        if not isinstance(value, str):
+            raise ValueError(f"data.settings.{key}={value!r} must be a text")
+    return dataclasses.replace(base, **settings)
+
+
+def _rows(name: str, layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
+    """(place, row, what is wrong with it or "")."""
+    if layout.hub:
+        yield from _hub_rows(layout, root)
+        return
+    path = epath.Path(name)
+    if not path.exists():
+        raise ValueError(f"data.task={name!r}: no such file")
+    yield from _jsonl_rows(path) if name.endswith(".jsonl") else _parquet_rows(path, layout)
+
+
+def _jsonl_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                yield where, None, f"not UTF-8 at byte {error.start}"
+            except (ValueError, RecursionError) as error:
+                yield where, None, f"not JSON ({error})"
+            else:
+                yield where, row, "" if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
+
+
+def _parquet_rows(path: epath.Path, layout: Layout) -> Iterator[tuple[str, Any, str]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install pyarrow") from error
+    try:
+        with path.open("rb") as file:
+            opened, number = pyarrow.parquet.ParquetFile(file), 0
+            for batch in opened.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row, ""
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"data.task: {path} is not a sound Parquet file: {error}") from error
+
+
+def _hub_rows(layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{layout.hub} needs the datasets library: pip install datasets") from error
+    source = layout.hub
+    if root:
+        folder = epath.Path(root) / layout.hub
+        if not folder.is_dir():
+            raise ValueError(f"data.root={root!r} holds no copy of {layout.hub}: there is no folder {folder}")
+        source = str(folder)
+    name = f"{layout.hub}{f' ({layout.subset})' if layout.subset else ''}"
+    quiet = datasets.utils.logging
+    before = quiet.is_progress_bar_enabled()
+    quiet.disable_progress_bar()
+    try:
+        data = datasets.load_dataset(source, layout.subset or None, split=layout.split)
+    except Exception as error:  # of many types; each says what it missed: a split, a subset, the network
+        hint = "" if root else "; without a network, set data.root to a folder with a copy in owner/name"
+        raise ValueError(
+            f"data.task: {name}, split {layout.split!r} could not be loaded: {type(error).__name__}: {error}{hint}"
+        ) from error
+    finally:
+        if before:
+            quiet.enable_progress_bar()
+    needed = {getattr(layout, part).split(".")[0] for part in _FIELDS} - {""}
+    if needed <= set(data.column_names) and not _ENTRY_KINDS.fullmatch(layout.kind):
+        data = data.select_columns(sorted(needed))  # no picture is decoded for nothing
+    for number, row in enumerate(data, start=1):
+        yield f"{name} {layout.split}, row {number}", row, ""
+
+
+def _problem(row: dict, layout: Layout) -> tuple[Problem | None, str]:
+    """(problem, "") or (None, what is missing)."""
+    found: dict[str, Any] = {}
+    for part in _FIELDS:
+        path = getattr(layout, part)
+        value = _field(row, path) if path else ""
+        if value is None and part in ("solution", "difficulty"):
+            value = ""  # some rows may lack these; `read` asks that one has them
+        if value is None:
+            return None, f"no field {path!r} ({part}); it has {', '.join(sorted(map(str, row))) or 'none'}"
+        found[part] = value
+    question = _text(found["question"]).removeprefix(layout.before).removesuffix(layout.after).strip()
+    answer, solution = _text(found["answer"]).strip(), _text(found["solution"]).strip()
+    if layout.answer_after:
+        answer = answer.rpartition(layout.answer_after)[2].strip()
+    if not question:
+        return None, f"field {layout.question!r} has no question in it"
+    if not answer:
+        return None, f"field {layout.answer!r} has no answer in it"
+    if any("\ud800" <= c <= "\udfff" for c in question):
+        return None, f"field {layout.question!r} holds a lone surrogate, which no tokenizer takes"
+    entry: Any = row if _ENTRY_KINDS.fullmatch(layout.kind) else answer
+    return Problem(
+        hash_text(question, 4), question, entry, layout.kind, _text(found["difficulty"]), solution, answer
+    ), ""
+
+
+def _field(row: Any, path: str) -> Any:
+    for key in path.split("."):
+        if isinstance(row, dict):
+            row = row.get(key)
+        elif isinstance(row, list) and key.isdigit() and int(key) < len(row):
+            row = row[int(key)]
+        else:
+            return None
+    return row
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):  # several answers, all of which are asked for
+        return ", ".join(_text(v) for v in value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def digest(problems: list[Problem]) -> str:
+    """A hash of what the problems say, in their order: equal where the data are."""
+    total = hashlib.blake2b(digest_size=8)
+    for p in problems:
+        total.update(json.dumps([p.question, p.entry, p.kind, p.solution], default=str).encode())
+    return f"{len(problems)} problems, {total.hexdigest()}"

@@ -1,0 +1,89 @@
+"""How good is a policy, from a few samples: unbiased estimates and their intervals.
+
+All functions take NumPy arrays or numbers. Intervals are 95% ones.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_SUBSETS = 500  # a majority over k of n samples is averaged over all subsets up to this number, else over so many
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The score interval of a share of `right` in `n` (Wilson 1927); (0, 1) for n = 0."""
+    if not n:
+        return 0.0, 1.0
+    p, centre = right / n, (right + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(n * p * (1 - p) + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The probability that one of k samples is right, unbiased from n of which `right` are: 1 − C(n−c, k)/C(n, k).
+
+    Equation 1 of arXiv 2107.03374. Raises ValueError unless 1 ≤ k ≤ n and 0 ≤ right ≤ n.
+    """
+    if not (1 <= k <= n and 0 <= right <= n):
+        raise ValueError(f"pass@{k} of {n} samples with {right} right: need 1 <= k <= n and 0 <= right <= n")
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> float:
+    """The probability that the most frequent answer of k samples is right, from n ≥ k samples.
+
+    The mean over all subsets of k, or over 500 random ones where there are more. Answers vote by their text; None (no
+    answer found) has no vote; tied answers share the verdict equally, and no vote at all is wrong.
+
+    Args:
+        answers: n texts.
+        right: n verdicts.
+        k: 1 ≤ k ≤ n.
+        seed: of the random subsets.
+    """
+    n = len(answers)
+    if not 1 <= k <= n or n != len(right):
+        raise ValueError(f"maj@{k} of {n} answers with {len(right)} verdicts: need 1 <= k <= n and a verdict each")
+    if math.comb(n, k) <= _SUBSETS:
+        subsets = list(itertools.combinations(range(n), k))
+    else:
+        rng = np.random.default_rng(seed)
+        subsets = [tuple(rng.choice(n, k, replace=False)) for _ in range(_SUBSETS)]
+    return float(np.mean([_majority([answers[i] for i in s], [right[i] for i in s]) for s in subsets]))
+
+
+def _majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
+    votes: dict[str, list[bool]] = {}
+    for answer, verdict in zip(answers, right, strict=True):
+        if answer is not None:
+            votes.setdefault(answer, []).append(verdict)
+    most = max(map(len, votes.values()), default=0)
+    return float(np.mean([np.mean(v) for v in votes.values() if len(v) == most])) if votes else 0.0
+
+
+def bootstrap(total, count=None, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """(Σ total / Σ count, low, high): the percentile bootstrap over problems.
+
+    A problem's responses are drawn together, because they are not independent.
+
+    Args:
+        total: [problems], sum of a problem's values; NaN problems are left out.
+        count: [problems], how many values a problem has; None: one each.
+        seed: of the resampling.
+        draws: resamples.
+
+    Returns:
+        NaN, NaN, NaN where nothing was counted.
+    """
+    total = np.asarray(total, float)
+    count = np.ones(len(total)) if count is None else np.asarray(count, float)
+    kept = np.isfinite(total) & (count > 0)
+    total, count = total[kept], count[kept]
+    if not len(total):
+        return math.nan, math.nan, math.nan
+    rows = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
+    means = total[rows].sum(axis=1) / count[rows].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(total.sum() / count.sum()), float(low), float(high)
