@@ -1,6 +1,8 @@
 """The train step: chain = loss, micro-batches and meshes change nothing, a bad gradient changes nothing."""
 
 import functools
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +248,36 @@ def test_packed_rows_hold_every_response_token_once():
     predicts = p.slot < B * T
     assert np.array_equal(np.sort(p.slot[predicts]), np.flatnonzero(b.mask))
     assert np.array_equal(p.target[predicts], b.tokens.ravel()[p.slot[predicts]])
+
+
+CURVE = pathlib.Path(__file__).parent / "golden" / "curve.txt"
+
+
+@pytest.mark.parametrize("layout", ["group", "packed"])
+def test_twenty_updates_follow_the_golden_curve_and_compile_once(layout):
+    """Lengths, rewards and kept shares change from update to update; loss, gradient norm and kept share are on file.
+
+    A change of the numerics on purpose renews the file: GOLDEN=write pytest tests/test_step.py -k golden_curve
+    """
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
+    c.train.updates_per_rollout, c.train.layout, c.data.max_prompt_len, c.optim.lr = 1, layout, P, 1e-3
+    e = engine.build(c, CFG, None, engine.sharding.make_mesh(1, devices=jax.devices()[:1]), method("clip_cov"))
+    curve = []
+    with e.on_mesh():
+        state = e.init(jax.device_put(params(), e.params_sharding))
+        for i in range(20):
+            rng = np.random.default_rng(i)
+            mask = batch().mask * (np.arange(T) < rng.integers(1, T + 1, B)[:, None])
+            advantage = rng.standard_normal((B, 1)).astype(np.float32) * mask
+            b = batch()._replace(mask=mask, tokens=batch().tokens * mask, advantage=advantage.astype(np.float32))
+            b = b._replace(packed=e.plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
+            state, m = e.update(state, b, jax.random.key(i), False)
+            curve.append([float(m[k]) for k in ("loss", "grad/norm", "tokens/kept_frac")])
+    assert e.update._cache_size() == 1
+    if os.environ.get("GOLDEN") == "write" and layout == "group":
+        np.savetxt(CURVE, curve, fmt="%.7g", header="loss, gradient norm, kept share of 20 updates")
+    np.testing.assert_allclose(curve, np.loadtxt(CURVE), rtol=2e-4, atol=1e-6)
 
 
 def test_predicted_entropy_change_is_the_measured_one_to_first_order():
