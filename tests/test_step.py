@@ -156,8 +156,10 @@ def test_bad_gradient_changes_nothing_and_is_counted():
     assert recovered.skipped == 0
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
-def test_meshes_change_only_rounding(mesh):
+@pytest.mark.parametrize(
+    "mesh, layout", [((1, 8, 1), "group"), ((1, 1, 8), "group"), ((2, 2, 2), "group"), ((2, 2, 2), "packed")]
+)
+def test_meshes_change_only_rounding(mesh, layout):
     c = config.default()
     config.apply_recipe(c, "clip_cov")
     with c.unlocked():
@@ -169,7 +171,8 @@ def test_meshes_change_only_rounding(mesh):
         e = engine.build(c, CFG, None, m, method("clip_cov"), optax.sgd(1.0))
         with e.on_mesh():
             state = e.init(jax.device_put(params(), e.params_sharding))
-            new, metrics = e.update(state, batch(), jax.random.key(1), False)
+            b = packed(8) if layout == "packed" and m.size > 1 else batch()
+            new, metrics = e.update(state, b, jax.random.key(1), False)
             results.append((jax.device_get(new.params), jax.device_get(metrics)))
     (want, want_metrics), (got, metrics) = results
     moved = jax.tree.map(np.subtract, want, params())
