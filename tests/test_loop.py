@@ -156,10 +156,11 @@ def from_file(folder, **overrides):
     c.warmup.settings.update(c.data.settings)
     for key in list(c.data.settings):
         del c.data.settings[key]
-    c.eval.sets.minus, c.eval.sets.gcd = file, {"task": "gcd", "settings": {"max_value": 20}}
+    words = dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1, operators=["+", "-"], allow_parentheses=False)
+    c.eval.sets.minus, c.eval.sets.words = file, {"task": "basic_arithmetic", "settings": words}
     c.reward.weights.update(format=0.1, length=-0.05, overlong=0.5)
     c.reward.overlong_cache, c.reward.mask_truncated, c.rollout.refills = 8, True, 2
-    c.data.max_prompt_len, c.eval.samples, c.eval.temperature = 96, 2, 0.7
+    c.data.max_prompt_len, c.eval.samples, c.eval.temperature = 24, 2, 0.7
     c.update_from_flattened_dict(overrides)
     return c
 
@@ -184,7 +185,7 @@ def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_
     assert state_crcs(tmp_path / "whole", 4) == state_crcs(cut, 4)
     last = rows(cut)[-1]
     for key in ("accuracy", "low", "problems", "avg@2", "pass@2", "maj@2"):
-        assert last[f"eval/minus/{key}"] is not None and last[f"eval/gcd/{key}"] is not None
+        assert last[f"eval/minus/{key}"] is not None and last[f"eval/words/{key}"] is not None
     for row in rows(cut)[1:]:
         parts = {name: row[f"reward/{name}"] for name in ("answer", "format", "length", "overlong")}
         weights = {"answer": 1.0, "format": 0.1, "length": -0.05, "overlong": 0.5}
