@@ -19,3 +19,4 @@ train forking 20
 "$python" -m entropy_rl.analyze --workdir="$runs/grpo" --compare="$runs/clip_cov,$runs/forking"
 for method in grpo clip_cov forking; do cp "$runs/$method/metrics.jsonl" "results/smollm2/$method.jsonl"; done
 cp "$runs/grpo/report/curves.png" results/smollm2/curves.png
+"$python" results/smollm2/table.py "$runs" > results/smollm2/table.md
