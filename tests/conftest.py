@@ -8,6 +8,6 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + flag
 
-import jax
+import jax  # noqa: E402  (reads the flags)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-print("| method | steps | greedy accuracy, held out, 95% interval | entropy, first → last four steps | gradients kept |")
+print("| method | steps | greedy accuracy, 95% interval | entropy, first → last four steps | gradients kept |")
 print("|---|---|---|---|---|")
 for method in ("grpo", "clip_cov", "forking"):
     text = (pathlib.Path(sys.argv[1]) / method / "metrics.jsonl").read_text()
