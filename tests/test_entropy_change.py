@@ -11,7 +11,7 @@ G, T = 4, 16
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimiser, lr", [("adamw", 1e-6), ("sgd", 1e-2)])
+@pytest.mark.parametrize("optimiser, lr", [("adamw", 1e-6), ("sgd", 2e-3)])
 def test_the_first_order_prediction_is_within_a_twentieth_on_smollm2(optimiser, lr):
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 1, G, T, 16

@@ -13,7 +13,7 @@ train() {  # optimiser, step size
     --config.measure.every=1 --config.eval.every=0 --config.checkpoint.every=12
 }
 train adamw 1e-6
-train sgd 1e-2
+train sgd 2e-3
 for optimiser in adamw sgd; do
   "$python" -m entropy_rl.analyze --workdir="$runs/entropy-$optimiser" | sed -n '/^entropy change/,/^$/p' \
     > "results/entropy_change/$optimiser.txt"

@@ -16,7 +16,8 @@ train() {  # method, steps
 train grpo 40
 train clip_cov 20
 train forking 20
-"$python" -m entropy_rl.analyze --workdir="$runs/grpo" --compare="$runs/clip_cov,$runs/forking"
+"$python" -m entropy_rl.analyze --workdir="$runs/grpo" --compare="$runs/clip_cov,$runs/forking" \
+  > results/smollm2/report.txt
 for method in grpo clip_cov forking; do cp "$runs/$method/metrics.jsonl" "results/smollm2/$method.jsonl"; done
 cp "$runs/grpo/report/curves.png" results/smollm2/curves.png
 "$python" results/smollm2/table.py "$runs" > results/smollm2/table.md
