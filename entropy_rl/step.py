@@ -280,14 +280,12 @@ def make_train_step(
         grads, token_state, metrics = gradients(state, batch, key, first)
         norm = optax.tree.norm(grads)
 
-        def update():
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            return optax.apply_updates(state.params, updates), opt_state, token_state
-
         finite = jnp.isfinite(norm)
-        params, opt_state, token_state = jax.lax.cond(
-            finite, update, lambda: (state.params, state.opt_state, state.token_state)
-        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = optax.apply_updates(state.params, updates), opt_state, token_state
+        # element by element, so that the donated state is written in place: a branch would hold it twice
+        keep = lambda new, old: jnp.where(finite, new, old)
+        params, opt_state, token_state = jax.tree.map(keep, new, (state.params, state.opt_state, state.token_state))
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics |= {"grad/norm": norm, "grad/skipped": 1 - finite.astype(jnp.int32)}
         return TrainState(state.step, params, opt_state, token_state, skipped, state.ref), metrics

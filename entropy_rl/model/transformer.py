@@ -146,6 +146,12 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     return jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1)) * y.astype(x.dtype)
 
 
+def dense(x_BxSxD: Array, w_DxF: Array) -> Array:
+    """x · w over flattened rows: a weight's gradient then contracts one axis, where two cost a transposed copy."""
+    B, S, D = x_BxSxD.shape
+    return (x_BxSxD.reshape(B * S, D) @ w_DxF).reshape(B, S, -1)
+
+
 def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
     """A float32 parameter of a module, with the logical names of its axes."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
@@ -218,18 +224,18 @@ class Block(nn.Module):
             parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
             out = attend(q, parts, ctx.masks)
         fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in)
-        x_BxSxD = x_BxSxD + jnp.einsum("bsnh,nhd->bsd", out, o.astype(self.dtype))
+        o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in).astype(self.dtype)
+        x_BxSxD = x_BxSxD + dense(out.reshape(*out.shape[:2], H * h), o.reshape(H * h, D))
 
         y = rms_norm(x_BxSxD, self.scale("mlp_norm", D, "embed"), c.norm_eps)
         gate = self.weight("gate", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
         up = self.weight("up", (D, c.d_ff), ("embed", "mlp")).astype(self.dtype)
         down = self.weight("down", (c.d_ff, D), ("mlp", "embed")).astype(self.dtype)
-        x_BxSxD = x_BxSxD + (nn.silu(y @ gate) * (y @ up)) @ down
+        x_BxSxD = x_BxSxD + dense(nn.silu(dense(y, gate)) * dense(y, up), down)
         return nn.with_logical_constraint(x_BxSxD, ("batch", None, None)), (k, v)
 
     def project(self, y, w, bias, axis):
-        out = jnp.einsum("bsd,dnh->bsnh", y, w.astype(self.dtype))
+        out = dense(y, w.reshape(w.shape[0], -1).astype(self.dtype)).reshape(*y.shape[:2], *w.shape[1:])
         if self.cfg.qkv_bias:
             b = self.weight(bias, w.shape[1:], (axis, "head_dim"), nn.initializers.zeros).astype(self.dtype)
             out += b[None, None]
