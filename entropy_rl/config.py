@@ -45,6 +45,8 @@ def default() -> ConfigDict:
     c.rollout.temperature = 1.0  # of sampling, and of every logp and entropy
     c.rollout.top_p = 1.0
     c.rollout.top_k = 0  # 0: off
+    c.rollout.stop = ()  # texts that end a response, beside the model's end-of-sequence tokens
+    c.rollout.slots = 0  # responses decoded at a time; 0: as many as memory has room for
     c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
     c.reward = ConfigDict()
@@ -226,6 +228,7 @@ def check(c: ConfigDict) -> None:
         "eval.samples",
         "rollout.refills",
         "reward.overlong_cache",
+        "rollout.slots",
     ):
         if _at(c, key) < 0:
             raise ValueError(f"{key}={_at(c, key)} must be 0 or above")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import masked, objectives, sampler, step, token_transforms
+from entropy_rl import masked, objectives, rollouts, sampler, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
 from entropy_rl.model.source import open_model
@@ -31,7 +31,8 @@ class Engine(NamedTuple):
     Attributes:
         cfg, tokenizer: of the model.
         mesh, rules: where arrays live; enter `engine.on_mesh()` before anything is called.
-        rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key) -> Rollout, sampled.
+        rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> Rollout on the host, sampled; `done`
+            as in `rollouts.Watch`.
         greedy: the same with one greedy response a prompt.
         score: (params, batch) -> (logp, entropy), f32[B, T].
         plan: how an update's sequences may be laid out in rows.
@@ -135,7 +136,8 @@ def build(
     """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
-    model = Transformer(cfg, compute_dtype(c.model.dtype), c.model.remat)
+    unroll = mesh.devices.flat[0].platform == "cpu"
+    model = Transformer(cfg, compute_dtype(c.model.dtype), c.model.remat, unroll)
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
@@ -157,13 +159,31 @@ def build(
         replicated,
         params_sharding if how.needs_ref else None,
     )
-    draw = functools.partial(sampler.rollout, model, max_tokens=c.rollout.max_tokens, eos_ids=cfg.eos_ids)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def drawing(n: int, sampling: sampler.Sampling) -> Callable[..., sampler.Rollout]:
+        how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
+        stop = rollouts.stopper(tokenizer, c.rollout.stop)
+
+        def draw(params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> sampler.Rollout:
+            return rollouts.sample(
+                model,
+                params,
+                prompt_NxP,
+                prompt_mask_NxP,
+                uid_N,
+                key,
+                n=n,
+                how=how,
+                slots=c.rollout.slots,
+                shards=shards,
+                place=lambda x: jax.device_put(x, rows),
+                watch=rollouts.Watch(stop, done),
+            )
+
+        return draw
+
     sampling = sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k).check()
-    sampled, greedy = (
-        functools.partial(draw, n=samples, sampling=sampling),
-        functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0)),
-    )
-    draw_in = (params_sharding, rows, rows, rows, replicated)
     train_step = step.make_train_step(model, how, opt, c.train.micro_batches)
     update_how: dict[str, Any] = dict(
         donate_argnums=0,
@@ -176,9 +196,9 @@ def build(
         model,
         mesh,
         rules,
-        plan=make_plan(c, mesh.shape["data"] * mesh.shape["fsdp"], prompts_per_update, samples),
-        rollout=jax.jit(sampled, in_shardings=draw_in),
-        greedy=jax.jit(greedy, in_shardings=draw_in),
+        plan=make_plan(c, shards, prompts_per_update, samples),
+        rollout=drawing(samples, sampling),
+        greedy=drawing(1, sampler.Sampling(temperature=0.0)),
         score=jax.jit(
             functools.partial(step.score, model, how.temperature, c.train.micro_batches),
             in_shardings=(params_sharding, rows),

@@ -6,6 +6,7 @@ Shapes: N prompts, G samples a prompt, B = N·G, T response positions. All on th
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,6 @@ from ml_collections import ConfigDict
 from entropy_rl import sampler
 from entropy_rl.data import Problem, Prompts, Source
 from entropy_rl.engine import Engine
-from entropy_rl.policy import responses
 from entropy_rl.rewards import Grader
 
 _REFILL_KEYS = 1 << 20  # beyond the keys of a step's updates
@@ -33,7 +33,7 @@ class Experience(NamedTuple):
         parts: name -> f32[B], the parts of the reward, NaN where not scored.
         reward_B: f32[B], their weighted sum, 0 where not scored.
         valid_B: bool[B], every part was scored.
-        seconds: (for the rollout, for the rewards).
+        seconds: (for the rollout, for the rewards that were still missing when it ended).
     """
 
     problems: list[Problem]
@@ -69,11 +69,30 @@ def collect(
     prompt, mask = prompts(problems)
     uid = distinct_uids(problems)
     key = jax.random.fold_in(key, _REFILL_KEYS + round if round else 0)
-    out = jax.device_get(e.rollout(params, prompt, mask, uid, key))
-    sampled = time.monotonic()
-    texts = [r.text for r in responses(out, e.tokenizer)]
     owners = [p for p in problems for _ in range(c.rollout.samples)]
-    parts = grade_parts(c, grader, owners, texts, out.mask.sum(axis=1))
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[list[int], list[str], Future]] = []
+
+        def grade(rows: list[int], out: sampler.Rollout) -> None:
+            """Responses that have ended are graded while the others go on."""
+            made = [out.tokens[b, : out.mask[b].sum()] for b in rows]
+            ended = [e.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
+            whose = [owners[b] for b in rows]
+            waiting.append((rows, ended, pool.submit(verdicts, c, grader, whose, ended, True)))
+
+        out = e.rollout(params, prompt, mask, uid, key, done=grade)
+        sampled = time.monotonic()
+        texts = [""] * len(owners)
+        scores: dict[str, np.ndarray] = {}
+        for rows, ended, future in waiting:
+            for b, text in zip(rows, ended, strict=True):
+                texts[b] = text
+            for name, some in future.result().items():
+                scores.setdefault(name, np.full(len(owners), np.nan, np.float32))[rows] = some
+    for part in scores.values():
+        if np.isnan(part).all():
+            grader.refuse(len(part))
+    parts = with_lengths(c, scores, out.mask.sum(axis=1))
     reward, valid = total(c, parts)
     seconds = sampled - began, time.monotonic() - sampled
     return Experience(problems, prompt, mask, uid, out, texts, parts, reward, valid, seconds)
@@ -103,18 +122,31 @@ def grade_parts(
     Raises:
         RuntimeError: of one part not a single response could be scored.
     """
-    own, T = c.reward.own.to_dict(), c.rollout.max_tokens
+    return with_lengths(c, verdicts(c, grader, owners, texts), length_B)
+
+
+def verdicts(
+    c: ConfigDict, grader: Grader, owners: Sequence[Problem], texts: Sequence[str], part: bool = False
+) -> dict[str, np.ndarray]:
+    """name -> f32[len(texts)], the parts that read the text; `part` as in `Grader.grade`."""
+    own = c.reward.own.to_dict()
     found: dict[str, np.ndarray] = {}
     for name in weights(c):
-        if name == "length":
-            found[name] = (length_B / T).astype(np.float32)
-        elif name == "overlong":
-            found[name] = soft_overlong(length_B, T, c.reward.overlong_cache)
-        else:
+        if name not in ("length", "overlong"):
             kind = None if name == "answer" else "format" if name == "format" else own[name]["function"]
             items = [(kind or p.kind, text, p.entry) for p, text in zip(owners, texts, strict=True)]
-            found[name] = np.array([np.nan if s is None else s for s in grader.grade(items)], np.float32)
+            found[name] = np.array([np.nan if s is None else s for s in grader.grade(items, part)], np.float32)
     return found
+
+
+def with_lengths(c: ConfigDict, found: dict[str, np.ndarray], length_B: np.ndarray) -> dict[str, np.ndarray]:
+    """All parts, in the order of `weights`: those found, and those that count tokens."""
+    T = c.rollout.max_tokens
+    of = {
+        "length": lambda: (length_B / T).astype(np.float32),
+        "overlong": lambda: soft_overlong(length_B, T, c.reward.overlong_cache),
+    }
+    return {name: of[name]() if name in of else found[name] for name in weights(c)}
 
 
 def soft_overlong(length_B: np.ndarray, max_tokens: int, cache: int) -> np.ndarray:

@@ -84,6 +84,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         del restored
         history = [r for r in metrics.read_jsonl(epath.Path(workdir) / "metrics.jsonl") if r["step"]]
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
+        step_began = began
 
         for step in range(start + 1, c.train.steps + 1):
             if profile and step in (start + 3, start + 3 + profile):
@@ -98,7 +99,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
 
             # Advantage: what could not be scored is masked, not zero.
             advantage = np.asarray(advantage_of(jnp.asarray(x.reward_B), jnp.asarray(x.valid_B), c.rollout.samples))
-            marks = [time.monotonic()]
+            marks = [time.monotonic()]  # the updates begin, the updates end
 
             # Updates: each of whole groups; the rollout is scored once where there is more than one.
             out = x.out
@@ -133,10 +134,13 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
                 )
 
             row = {"step": step} | update_row(updates) | rollout_row(first) | refilled
-            row |= speed_row(first, x, refilled, marks[1] - marks[0])
             evaluate_now = c.eval.every and (step % c.eval.every == 0 or step == c.train.steps)
+            marks.append(time.monotonic())
             if evaluate_now:
                 row |= examine(state.params, grader)
+            marks.append(time.monotonic())
+            row |= speed_row(first, x, refilled, marks[1] - marks[0], marks[3] - marks[2], marks[3] - step_began)
+            step_began = marks[3]
             history.append(row)
             row = log.write(row | law_row(history))
             log.sample(sample_rows(step, c.log.samples, x, advantage))
@@ -240,8 +244,18 @@ def rollout_row(x: experience.Experience) -> dict:
     }
 
 
-def speed_row(first: experience.Experience, x: experience.Experience, refilled: dict, train_seconds: float) -> dict:
-    """Tokens and seconds: sampled in all rounds, and consumed by the updates (whole sequences, prompt and response)."""
+def speed_row(
+    first: experience.Experience,
+    x: experience.Experience,
+    refilled: dict,
+    train_seconds: float,
+    eval_seconds: float,
+    seconds: float,
+) -> dict:
+    """Tokens a second, sampled in all rounds and consumed by the updates (whole sequences), and where the time went.
+
+    `time/other_s` is what is neither, since the last row: prompts, metrics, logs, checkpoints.
+    """
     samples = len(x.texts) // len(x.problems)
     return {
         "throughput/rollout_tokens_per_s": (int(first.out.mask.sum()) + refilled.get("refill/tokens", 0))
@@ -251,6 +265,8 @@ def speed_row(first: experience.Experience, x: experience.Experience, refilled: 
         "time/rollout_s": x.seconds[0],
         "time/reward_s": x.seconds[1],
         "time/train_s": train_seconds,
+        "time/eval_s": eval_seconds,
+        "time/other_s": seconds - sum(x.seconds) - train_seconds - eval_seconds,
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import engine, head, sampler
+from entropy_rl import engine, head, rollouts, sampler
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import encode_prompts
 from entropy_rl.model import sharding
@@ -23,7 +23,6 @@ from entropy_rl.model.hf import save_folder
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, head_weight, positions
 
-_rollout = jax.jit(sampler.rollout, static_argnames=("model", "n", "max_tokens", "sampling", "eos_ids"))
 _BUCKET = 32  # prompt lengths are rounded up to a multiple, so that few shapes are compiled
 
 
@@ -63,7 +62,7 @@ class Policy:
 
     def __init__(self, cfg: ModelConfig, params, tokenizer, dtype=jnp.float32):
         self.cfg, self.params, self.tokenizer = cfg, params, tokenizer
-        self.model = Transformer(cfg, dtype)
+        self.model = Transformer(cfg, dtype, unroll=jax.default_backend() == "cpu")
 
     def logits(self, tokens_BxS, mask_BxS) -> jax.Array:
         """f32[B, S, V], for left or right padding; what stands at masked positions means nothing."""
@@ -85,6 +84,7 @@ class Policy:
         seed: int = 0,
         top_p: float = 1.0,
         top_k: int = 0,
+        stop: Sequence[str] = (),
     ) -> list[list[Response]]:
         """n responses to each prompt. The same seed and prompt give the same responses.
 
@@ -95,6 +95,11 @@ class Policy:
             temperature: 0 is greedy.
             seed: of the draws.
             top_p, top_k: truncation of the draws; logp and entropy stay those of the whole distribution.
+            stop: texts that end a response, which keeps them.
+
+        Raises:
+            ValueError: prompts that are no list, sampling that makes no distribution, more tokens than the model has
+                positions.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of texts, got the text {prompts!r}")
@@ -102,20 +107,42 @@ class Policy:
             return []
         sampling = sampler.Sampling(temperature, top_p, top_k).check()
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
+        if longest + max_tokens > self.cfg.max_positions:
+            raise ValueError(
+                f"the longest prompt has {longest} tokens; with max_tokens={max_tokens} that is more than the model's "
+                f"{self.cfg.max_positions} positions"
+            )
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
         tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
         out = self.rollout(
-            tokens_NxP, mask_NxP, _uids(prompts), jax.random.key(seed), n=n, max_tokens=max_tokens, sampling=sampling
+            tokens_NxP,
+            mask_NxP,
+            _uids(prompts),
+            jax.random.key(seed),
+            n=n,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
         )
-        flat = responses(jax.device_get(out), self.tokenizer)
+        flat = responses(out, self.tokenizer)
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def rollout(
-        self, tokens_NxP, mask_NxP, uid_N, key, *, n: int, max_tokens: int, sampling: sampler.Sampling
+        self,
+        tokens_NxP,
+        mask_NxP,
+        uid_N,
+        key,
+        *,
+        n: int,
+        max_tokens: int,
+        sampling: sampler.Sampling,
+        stop: Sequence[str] = (),
+        slots: int = 0,
     ) -> sampler.Rollout:
-        """n responses to each left-padded prompt, as arrays; see `sampler.rollout`."""
+        """n responses to each left-padded prompt, as arrays on the host; see `rollouts.sample`."""
         with engine.precision(self.model.dtype):
-            return _rollout(
+            return rollouts.sample(
                 self.model,
                 self.params,
                 tokens_NxP,
@@ -123,9 +150,9 @@ class Policy:
                 uid_N,
                 key,
                 n=n,
-                max_tokens=max_tokens,
-                sampling=sampling,
-                eos_ids=self.cfg.eos_ids,
+                how=sampler.How(sampling, max_tokens, tuple(self.cfg.eos_ids)),
+                slots=slots,
+                watch=rollouts.Watch(rollouts.stopper(self.tokenizer, stop)),
             )
 
     def save(self, folder) -> None:

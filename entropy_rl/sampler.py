@@ -1,17 +1,20 @@
-"""The rollout: one prefill a prompt, its keys shared by the G samples, then decoding until all have stopped.
+"""Sampling, in pure functions: prompts are read once, responses are made in slots, some steps at a time.
 
-Shapes: N prompts, P prompt positions, G samples a prompt, B = N·G, T response positions, V vocabulary. Nats.
+Shapes: N prompts, P prompt positions, n samples a prompt, B = N·n responses, T response positions, W slots,
+V vocabulary. Nats.
 
-Log-probability and entropy come from the logits that the token is drawn from, so neither costs a pass.
+Log-probability and entropy come from the logits that the token is drawn from, so neither costs a pass. What a response
+draws hangs on (key, prompt, sample, position), not on its slot or on what stands in the others.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from entropy_rl import head
-from entropy_rl.model.transformer import KV, Transformer, empty_cache, head_weight, positions
+from entropy_rl.model import decode
+from entropy_rl.model.transformer import KV, Transformer, head_weight
 
 Array = jax.Array
 
@@ -27,11 +30,11 @@ class Rollout(NamedTuple):
       finished: bool[B], the response ended by itself and was not cut at T.
     """
 
-    tokens: Array
-    logp: Array
-    entropy: Array
-    mask: Array
-    finished: Array
+    tokens: Any
+    logp: Any
+    entropy: Any
+    mask: Any
+    finished: Any
 
 
 class Sampling(NamedTuple):
@@ -98,6 +101,172 @@ def _nucleus(p_BxV: Array, sampling: Sampling) -> Array:
     return p_BxV >= floor_B
 
 
+class Prompts(NamedTuple):
+    """Prompts that were read.
+
+    Attributes:
+      prefix: their keys and values, N rows.
+      hidden: [N, D], what predicts the first token of a response.
+      length: i32[N].
+      keys: key[B], one for each response, see `row_keys`.
+    """
+
+    prefix: KV
+    hidden: Array
+    length: Array
+    keys: Array
+
+
+class Slots(NamedTuple):
+    """W responses that are being made.
+
+    Attributes:
+      prefix: the prompts' keys, a row shared by W/N consecutive slots.
+      cache: the responses' keys.
+      column: i32[], how many steps have been written to the cache, round and round.
+      token: i32[W], drawn last and not fed yet.
+      age: i32[W], tokens drawn.
+      length: i32[W], of the prompt.
+      keys: key[W].
+      alive: bool[W].
+    """
+
+    prefix: KV
+    cache: KV
+    column: Array
+    token: Array
+    age: Array
+    length: Array
+    keys: Array
+    alive: Array
+
+
+class Drawn(NamedTuple):
+    """Tokens of some steps, as in `Rollout`: [W, steps]; a slot's are its first ones, masked from where it stopped."""
+
+    tokens: Any
+    logp: Any
+    entropy: Any
+    mask: Any
+
+
+class How(NamedTuple):
+    """What decides a response: temperature and truncation, where it is cut, and the tokens that end it."""
+
+    sampling: Sampling
+    max_tokens: int
+    eos_ids: tuple[int, ...]
+
+
+def read_prompts(model: Transformer, params, prompt_NxP, mask_NxP, uid_N, key, *, n: int) -> Prompts:
+    """One prefill a prompt, for n responses to each."""
+    hidden, prefix = decode.prefill(model, params, prompt_NxP, mask_NxP)
+    return Prompts(prefix, hidden, jnp.sum(mask_NxP, axis=1), row_keys(key, uid_N, n))
+
+
+def admit(
+    model: Transformer,
+    params,
+    prompts: Prompts,
+    slots: Slots | None,
+    keep_W: Array,
+    row_W: Array,
+    *,
+    n: int,
+    shared: int,
+    room: int,
+    how: How,
+) -> tuple[Slots, Drawn]:
+    """New slots: some go on as they were, in other places; the rest begin a response and draw its first token.
+
+    Args:
+      model, params: the decoder and its parameters.
+      prompts: all of them.
+      slots: as they were; None at the beginning.
+      keep_W: i32, for each new slot the old one that it goes on with, or an index past the end: it begins.
+      row_W: i32, which response each slot makes, of the n to each prompt in order; −1: none.
+      n: responses a prompt.
+      shared: so many consecutive slots have one prompt.
+      room: places of the cache, at least as many as before.
+      how: see `How`.
+
+    Returns:
+      (slots, the tokens drawn [W, 1], masked where a slot goes on).
+    """
+    prompt_W = jnp.maximum(row_W, 0) // n
+    of_W = prompt_W[::shared]
+    logits = jnp.repeat(_logits(model, params)(jnp.take(prompts.hidden, of_W, axis=0)), shared, axis=0)
+    keys = prompts.keys[jnp.maximum(row_W, 0)]
+    age = jnp.zeros_like(row_W)
+    fresh = row_W >= 0
+    if slots is None:
+        cache, column, token = decode.empty(model, len(row_W), room), jnp.zeros((), jnp.int32), jnp.zeros_like(row_W)
+        alive = jnp.zeros(len(row_W), bool)
+    else:
+        old = slots.cache.segment.shape[1]
+        fresh &= keep_W >= len(slots.token)
+        kept = lambda x: jnp.take(x, keep_W, axis=0, mode="fill", fill_value=0)
+        token, age, alive = kept(slots.token), kept(slots.age), kept(slots.alive)
+        cache = decode.grow(decode.take(slots.cache, keep_W), slots.column % old, room)
+        column = jnp.asarray(old if room > old else 0, jnp.int32)
+    first, drawn = _draw(logits, keys, age, fresh, how)
+    prefix = decode.unstack(model, decode.take(prompts.prefix, of_W))
+    return Slots(
+        prefix,
+        cache,
+        column,
+        jnp.where(fresh, first, token),
+        age + fresh,
+        prompts.length[prompt_W],
+        keys,
+        jnp.where(fresh, ~_ends(first, how) & (how.max_tokens > 1), alive),
+    ), Drawn(*(x[:, None] for x in drawn))
+
+
+def advance(model: Transformer, params, layers, slots: Slots, alive_W, *, steps: int, how: How) -> tuple[Slots, Drawn]:
+    """So many tokens more for every slot that is alive here and in `alive_W`; fewer when all have stopped.
+
+    `layers` are the parameters' as `decode.layers_of` gives them.
+    """
+    to_logits = _logits(model, params)
+    W, room = len(slots.token), slots.cache.segment.shape[1]
+    zeros = jnp.zeros((W, steps), jnp.float32)
+    drawn = Drawn(zeros.astype(jnp.int32), zeros, zeros, zeros.astype(jnp.int32))
+
+    def step(carry):
+        i, s, drawn = carry
+        hidden, cache = decode.step(
+            model, params, layers, s.token, s.length + s.age - 1, s.alive, s.prefix, s.cache, s.column % room
+        )
+        token, columns = _draw(to_logits(hidden), s.keys, s.age, s.alive, how)
+        drawn = Drawn(*(x.at[:, i].set(c) for x, c in zip(drawn, columns, strict=True)))
+        alive = s.alive & ~_ends(token, how) & (s.age + 1 < how.max_tokens)
+        s = s._replace(cache=cache, column=s.column + 1, token=token, age=s.age + s.alive, alive=alive)
+        return i + 1, s, drawn
+
+    more = lambda carry: (carry[0] < steps) & jnp.any(carry[1].alive)
+    slots = slots._replace(alive=slots.alive & alive_W)
+    _, slots, drawn = jax.lax.while_loop(more, step, (0, slots, drawn))
+    return slots, drawn
+
+
+def _logits(model: Transformer, params):
+    W_VxD = head_weight(params).astype(model.dtype)
+    return lambda h: jnp.dot(h, W_VxD.T, preferred_element_type=jnp.float32)
+
+
+def _ends(token_W: Array, how: How) -> Array:
+    return jnp.isin(token_W, jnp.array(how.eos_ids, jnp.int32))
+
+
+def _draw(logits_WxV, keys_W, age_W, alive_W, how: How) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """(token, (token, logp, entropy, mask)), each [W]; 0 where nothing is alive."""
+    token = draw(logits_WxV, jax.vmap(jax.random.fold_in)(keys_W, age_W), how.sampling)
+    token = jnp.where(alive_W, token, 0)
+    logp, entropy = head.from_logits(logits_WxV, token, how.sampling.temperature or 1.0)
+    return token, (token, logp * alive_W, entropy * alive_W, alive_W.astype(jnp.int32))
+
+
 def rollout(
     model: Transformer,
     params,
@@ -111,7 +280,9 @@ def rollout(
     sampling: Sampling,
     eos_ids: tuple[int, ...],
 ) -> Rollout:
-    """Samples n responses for each left-padded prompt. Pure; jit it with all keyword arguments static.
+    """Samples n responses for each left-padded prompt, all at once. Pure; jit it with keyword arguments static.
+
+    `rollouts.sample` gives the same responses in less time where their lengths differ.
 
     Args:
       model, params: the decoder and its parameters.
@@ -123,45 +294,11 @@ def rollout(
       sampling: temperature, top-p, top-k.
       eos_ids: tokens that end a response.
     """
-    B, T = prompt_NxP.shape[0] * n, max_tokens
-    W_VxD = head_weight(params).astype(model.dtype)
-    to_logits = lambda h: jnp.dot(h, W_VxD.T, preferred_element_type=jnp.float32)
-    temperature = sampling.temperature or 1.0
-    keys_B = row_keys(key, uid_N, n)
-    ends = lambda token_B: jnp.isin(token_B, jnp.array(eos_ids, jnp.int32))
-
-    hidden, prefix = model.apply({"params": params}, prompt_NxP, positions(prompt_mask_NxP), prompt_mask_NxP)
-    logits_BxV = jnp.repeat(to_logits(hidden[:, -1]), n, axis=0)
-    length_B = jnp.repeat(jnp.sum(prompt_mask_NxP, axis=1), n)
-    zeros = jnp.zeros((B, T), jnp.float32)
-    out = Rollout(zeros.astype(jnp.int32), zeros, zeros, zeros.astype(jnp.int32), jnp.zeros(B, bool))
-
-    def emit(t, logits_BxV, out: Rollout) -> tuple[Array, Rollout]:
-        token_B = draw(logits_BxV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, t), sampling)
-        alive_B = ~out.finished
-        token_B = jnp.where(alive_B, token_B, 0)
-        logp_B, entropy_B = head.from_logits(logits_BxV, token_B, temperature)
-        columns = token_B, logp_B * alive_B, entropy_B * alive_B, alive_B.astype(jnp.int32)
-        tokens, logp, entropy, mask = (x.at[:, t].set(c) for x, c in zip(out[:4], columns, strict=True))
-        return token_B, Rollout(tokens, logp, entropy, mask, out.finished | (alive_B & ends(token_B)))
-
-    def step(carry):
-        t, logits_BxV, cache, out = carry
-        token_B, out = emit(t, logits_BxV, out)
-        alive_Bx1 = (~out.finished).astype(jnp.int32)[:, None]
-        hidden, cache = model.apply(
-            {"params": params},
-            token_B[:, None],
-            (length_B + t)[:, None],
-            alive_Bx1,
-            prefix=prefix,
-            cache=cache,
-            index=t,
-        )
-        return t + 1, to_logits(hidden[:, 0]), cache, out
-
-    # The last token is drawn but never fed back: the loop runs to T − 1, the last draw stands behind it.
-    more = lambda carry: (carry[0] < T - 1) & ~jnp.all(carry[3].finished)
-    cache: KV = empty_cache(model.cfg, B, max(T - 1, 1), model.dtype)
-    t, logits_BxV, _, out = jax.lax.while_loop(more, step, (0, logits_BxV, cache, out))
-    return emit(t, logits_BxV, out)[1]
+    how, rows = How(sampling, max_tokens, eos_ids), jnp.arange(prompt_NxP.shape[0] * n)
+    prompts = read_prompts(model, params, prompt_NxP, prompt_mask_NxP, uid_N, key, n=n)
+    room = max(max_tokens - 1, 1)
+    slots, first = admit(model, params, prompts, None, rows, rows, n=n, shared=n, room=room, how=how)
+    layers = decode.layers_of(model, params)
+    _, rest = advance(model, params, layers, slots, slots.alive, steps=max_tokens - 1, how=how)
+    drawn = Drawn(*(jnp.concatenate(x, axis=1) for x in zip(first, rest, strict=True)))
+    return Rollout(*drawn, jnp.any(_ends(drawn.tokens, how) & (drawn.mask > 0), axis=1))

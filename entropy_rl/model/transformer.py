@@ -3,13 +3,14 @@
 Shapes: B rows, S tokens given, T keys, D width, F mlp width, H query heads, K key/value heads, h head_dim,
 L layers, V vocabulary, N rows of a shared prefix (B = N·G).
 
-Attention reads *parts*: a prefix that G rows share (a prompt and its samples), a cache, and the tokens given.
-Scoring a padded batch, scoring a group with its prompt computed once, prefill and decode are all one call with
-other parts. Who sees whom is data: a token attends to keys of its own segment at positions no later than its own.
-Segment 0 is padding; packed rows number their sequences 1, 2, ….
+Attention reads *parts*: the tokens given, the prompt that a group's responses share, a cache. Scoring a padded batch,
+scoring a group with its prompt computed once, prefill and decode are one stack of blocks with other parts. Who sees
+whom is data: a token attends to keys of its own segment at positions no later than its own. Segment 0 is padding;
+packed rows number their sequences 1, 2, ….
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,24 +60,19 @@ class ModelConfig:
 
 
 class KV(NamedTuple):
-    """Keys and values of every layer, with what a query needs to know about each key.
+    """Keys and values of every layer as decoding reads them, with what a query needs to know about each key.
 
     Attributes:
-      key, value: [L, B, T, K, h].
+      key: [L, B, K, h, T], a product's right side as it lies; or a tuple of L of them, see `Transformer.unroll`.
+      value: [L, B, K, T, h], or a tuple.
       position: i32[B, T], the token's place in its sequence.
-      segment: i32[B, T], 0 where nothing stands (padding, or a slot not yet written).
+      segment: i32[B, T], 0 where nothing stands (padding, or a place not yet written).
     """
 
-    key: Array
-    value: Array
+    key: Any
+    value: Any
     position: Array
     segment: Array
-
-
-def empty_cache(cfg: ModelConfig, batch: int, length: int, dtype=jnp.float32) -> KV:
-    shape = (cfg.n_layers, batch, length, cfg.n_kv_heads, cfg.head_dim)
-    meta = jnp.zeros((batch, length), jnp.int32)
-    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), meta, meta)
 
 
 def positions(mask_BxS: Array) -> Array:
@@ -140,6 +136,38 @@ def attend(q_BxSxHxh: Array, parts, masks) -> Array:
     return out.astype(q_BxSxHxh.dtype)
 
 
+def attend_one(q_BxHxh: Array, own, past, masks) -> Array:
+    """Softmax attention of one new token a row, over what is cached and the token itself: f32[B, H, h].
+
+    Args:
+      q_BxHxh: queries.
+      own: (key, value) [B, K, h] of the tokens given.
+      past: pairs (key [N, K, h, T], value [N, K, T, h]); where N < B, row n serves queries n·B/N … (n+1)·B/N − 1.
+      masks: for each part of the past, bool[B, T].
+    """
+    (B, H, h), K = q_BxHxh.shape, own[0].shape[1]
+    m = H // K
+    # the queries that read one row of a part stand together: [N, K, B/N·m, …] and back
+    gather = lambda x, N: x.reshape(N, B // N, K, m, -1).swapaxes(1, 2).reshape(N, K, B // N * m, -1)
+    spread = lambda x, N: x.reshape(N, K, B // N, m, -1).swapaxes(1, 2).reshape(B, K, m, -1)
+    dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    q_BxKxmxh = q_BxHxh.reshape(B, K, m, h)
+    scores = []
+    for (key, _), mask in zip(past, masks, strict=True):
+        s = spread(dot(gather(q_BxKxmxh, len(key)), key), len(key)) * h**-0.5
+        scores.append(jnp.where(mask[:, None, None], s, jnp.finfo(jnp.float32).min))
+    self_score = jnp.sum(q_BxKxmxh.astype(jnp.float32) * own[0][:, :, None], axis=-1, keepdims=True) * h**-0.5
+    weights = jax.nn.softmax(jnp.concatenate([*scores, self_score], axis=-1), axis=-1)
+    out, start = weights[..., -1:] * own[1][:, :, None], 0
+    for _, value in past:
+        N, T = len(value), value.shape[2]
+        out, start = (
+            out + spread(dot(gather(weights[..., start : start + T].astype(value.dtype), N), value), N),
+            start + T,
+        )
+    return out.reshape(B, H, h)
+
+
 def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
@@ -158,12 +186,11 @@ def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
 
 
 class Context(NamedTuple):
-    """What every layer shares: RoPE's tables, masks of the parts, and where the cache is written."""
+    """What every layer shares: RoPE's tables and the masks of the parts."""
 
     cos: Array
     sin: Array
     masks: tuple[Array, ...]
-    slot: Any
 
 
 class Group(NamedTuple):
@@ -198,7 +225,7 @@ class Block(nn.Module):
         return self.weight(name, (size,), (axis,), nn.initializers.ones)
 
     @nn.compact
-    def __call__(self, x_BxSxD, prefix, cache, ctx: Context):
+    def __call__(self, x_BxSxD, past, ctx: Context):
         c, D, H, K, h = self.cfg, self.cfg.d_model, self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.head_dim
         y = rms_norm(x_BxSxD, self.scale("attn_norm", D, "embed"), c.norm_eps)
         fan_in = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
@@ -213,16 +240,14 @@ class Block(nn.Module):
             q = rms_norm(q, self.scale("q_norm", h, "head_dim"), c.norm_eps)
             k = rms_norm(k, self.scale("k_norm", h, "head_dim"), c.norm_eps)
         q, k = rotate(q, ctx.cos, ctx.sin), rotate(k, ctx.cos, ctx.sin)
-        if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), ctx.slot, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), ctx.slot, axis=1)
         if self.group:
             (q_p, q_r), (k_p, k_r), (v_p, v_r) = (self.group.cut(x) for x in (q, k, v))
             own, rest = attend(q_p, ((k_p, v_p),), ctx.masks[:1]), ((k_p, v_p), (k_r, v_r))
             out = self.group.paste(own, attend(q_r, rest, ctx.masks[1:]))
+        elif past is None:
+            out = attend(q, ((k, v),), ctx.masks)
         else:
-            parts = ((prefix,) if prefix is not None else ()) + ((k, v),)
-            out = attend(q, parts, ctx.masks)
+            out = attend_one(q[:, 0], (k[:, 0], v[:, 0]), past, ctx.masks)[:, None].astype(self.dtype)
         fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
         o = self.weight("o", (H, h, D), ("heads", "head_dim", "embed"), fan_in).astype(self.dtype)
         x_BxSxD = x_BxSxD + dense(out.reshape(*out.shape[:2], H * h), o.reshape(H * h, D))
@@ -249,34 +274,24 @@ class Transformer(nn.Module):
       cfg: the shape.
       dtype: compute dtype; parameters are float32.
       remat: what the backward pass recomputes: "none", "full" blocks, or all but their products, "dots".
+      unroll: decode through layers one by one with a cache each, where a scan would copy what it slices: on a CPU.
     """
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    unroll: bool = False
 
     @nn.compact
-    def __call__(
-        self,
-        tokens_BxS,
-        position_BxS,
-        segment_BxS,
-        prefix: KV | None = None,
-        cache: KV | None = None,
-        index: Any = None,
-        group: Group | None = None,
-    ) -> tuple[Array, KV]:
-        """Returns hidden states [B, S, D] after the last norm, and the keys and values of the tokens given.
+    def __call__(self, tokens_BxS, position_BxS, segment_BxS, group: Group | None = None) -> tuple[Array, Any]:
+        """Returns hidden states [B, S, D] after the last norm, and the keys and values, [L, B, S, K, h] each.
 
         Args:
           tokens_BxS: i32 tokens.
           position_BxS: i32 places in the sequence (RoPE and causality).
           segment_BxS: i32; a token sees keys of the same segment only; 0 is padding.
-          prefix: keys that come before, shared by B/N consecutive rows.
-          cache: room of [L, B, T, K, h]; the tokens' keys are written at `index` and the whole is attended to.
-          index: i32 scalar, where in `cache` the tokens go.
           group: the rows hold whole groups: the dense layers see them as they are, attention sees prompts and
-            responses apart. Without prefix and cache.
+            responses apart.
         """
         c = self.cfg
         table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
@@ -285,23 +300,14 @@ class Transformer(nn.Module):
         x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
 
-        k_position, k_segment = position_BxS, segment_BxS
-        if cache is not None:
-            k_position = jax.lax.dynamic_update_slice_in_dim(cache.position, position_BxS, index, axis=1)
-            k_segment = jax.lax.dynamic_update_slice_in_dim(cache.segment, segment_BxS, index, axis=1)
-        shared = None if prefix is None else (prefix.position, prefix.segment)
+        own = position_BxS, segment_BxS
+        masks = []
         if group:
             shared, own = zip(group.cut(position_BxS), group.cut(segment_BxS))
-            masks = [visible(*shared, *shared, c.sliding_window), visible(*own, *own, c.sliding_window)]
-        else:
-            own = position_BxS, segment_BxS
-            masks = [visible(*own, k_position, k_segment, c.sliding_window)]
-        if shared:
-            p_position, p_segment = (jnp.repeat(x, own[0].shape[0] // x.shape[0], axis=0) for x in shared)
-            masks.insert(len(masks) - 1, visible(*own, p_position, p_segment, c.sliding_window))
-        angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
-        angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
-        ctx = Context(jnp.cos(angle), jnp.sin(angle), tuple(masks), index)
+            position, segment = (jnp.repeat(x, group.samples, axis=0) for x in shared)
+            masks = [visible(*shared, *shared, c.sliding_window), visible(*own, position, segment, c.sliding_window)]
+        masks.append(visible(*own, *own, c.sliding_window))
+        ctx = Context(*rope_tables(c, position_BxS), tuple(masks))
 
         saved = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
         block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=saved[self.remat])
@@ -310,15 +316,20 @@ class Transformer(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=c.n_layers,
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast),
             out_axes=0,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, (key, value) = layers(c, self.dtype, group, name="layers")(
-            x, prefix and (prefix.key, prefix.value), cache and (cache.key, cache.value), ctx
-        )
+        x, key_value = layers(c, self.dtype, group, name="layers")(x, None, ctx)
         scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)
-        return rms_norm(x, scale, c.norm_eps), KV(key, value, k_position, k_segment)
+        return rms_norm(x, scale, c.norm_eps), key_value
+
+
+def rope_tables(c: ModelConfig, position_BxS: Array) -> tuple[Array, Array]:
+    """cos and sin, f32[B, S, 1, h]."""
+    angle = position_BxS[:, :, None].astype(jnp.float32) * inverse_frequencies(c)[None, None]
+    angle = jnp.concatenate([angle, angle], axis=-1)[:, :, None]
+    return jnp.cos(angle), jnp.sin(angle)
 
 
 def head_weight(params) -> Array:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 from entropy_rl.rewards import nursery
 from entropy_rl.rewards.answer import MAX_RESPONSE_CHARS
@@ -57,11 +57,16 @@ class Grader:
             raise ValueError(f"a Grader needs memory_mb >= {_LEAST_MEMORY_MB}, got {memory_mb}")
         self.causes: Counter[str] = Counter()
         self._cpu_seconds, self._wall_seconds, self._memory_mb = cpu_seconds, wall_seconds, memory_mb
+        self._detail = ""  # of what could not be scored last
         self._kinds: set[str] = set()
         self._workers: list[_Worker | None] = [None] * workers
 
-    def grade(self, items: Sequence[Item]) -> list[float | None]:
+    def grade(self, items: Sequence[Item], part: bool = False) -> list[float | None]:
         """Rewards of (kind, response, answer) items, as `rewards.score` gives them; None: not scored.
+
+        Args:
+            items: a batch.
+            part: they are only some of a batch; the caller looks at the whole, and calls `refuse` where need be.
 
         Raises:
             RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
@@ -88,9 +93,15 @@ class Grader:
             causes.update(cause for _, cause, _ in lane_replies if cause)
             details += [detail for _, cause, detail in lane_replies if cause]
         self.causes += causes
-        if all(reward is None for reward in rewards):
-            raise RuntimeError(f"0 of {len(items)} scored, by cause {dict(causes)}; the last: {details[-1]}")
+        self._detail = details[-1] if details else self._detail
+        if not part and all(reward is None for reward in rewards):
+            self.refuse(len(items), causes)
         return rewards
+
+    def refuse(self, count: int, causes: Counter[str] | None = None) -> NoReturn:
+        """Raises RuntimeError: none of so many items was scored."""
+        causes = self.causes if causes is None else causes
+        raise RuntimeError(f"0 of {count} scored, by cause {dict(causes)}; the last: {self._detail}")
 
     def close(self) -> None:
         """Ends the workers. A later `grade` starts new ones."""

@@ -1,0 +1,149 @@
+"""Prefill, and one token at a time over what is cached.
+
+Shapes: N prompts, P prompt positions, W slots, T places of the cache, K key/value heads, h head_dim, L layers, D width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.model.transformer import (
+    KV,
+    Block,
+    Context,
+    ModelConfig,
+    Transformer,
+    positions,
+    rms_norm,
+    rope_tables,
+    visible,
+)
+
+Array = jax.Array
+
+
+def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
+    """(hidden [N, D] that predicts a response's first token, keys and values) of left-padded prompts."""
+    position = positions(mask_NxP)
+    out: Any = model.apply({"params": params}, prompt_NxP, position, mask_NxP)
+    hidden, (key, value) = out
+    key, value = key.transpose(0, 1, 3, 4, 2), value.swapaxes(2, 3)
+    return hidden[:, -1], constrain(KV(key, value, position, mask_NxP))
+
+
+def empty(model: Transformer, slots: int, room: int) -> KV:
+    """A cache of `room` places a slot."""
+    c, L = model.cfg, () if model.unroll else (model.cfg.n_layers,)
+    repeat = lambda x: tuple(jnp.copy(x) for _ in range(c.n_layers)) if model.unroll else x
+    key = jnp.zeros((*L, slots, c.n_kv_heads, c.head_dim, room), model.dtype)
+    meta = jnp.zeros((slots, room), jnp.int32)
+    return constrain(KV(repeat(key), repeat(key.swapaxes(-1, -2)), meta, meta))
+
+
+def take(kv: KV, rows_W: Array) -> KV:
+    """Rows of a cache, in any order; an index past the end gives a row with nothing in it."""
+    axis = lambda x: x.ndim - 4  # behind the layers, where these are one array
+    pick = lambda x: jnp.take(x, rows_W, axis=axis(x), mode="fill", fill_value=0)
+    meta = [jnp.take(x, rows_W, axis=0, mode="fill", fill_value=0) for x in (kv.position, kv.segment)]
+    return constrain(KV(jax.tree.map(pick, kv.key), jax.tree.map(pick, kv.value), *meta))
+
+
+def grow(kv: KV, column: Array, room: int) -> KV:
+    """The cache with its places in the order in which they are written again, from place 0, and new ones after them."""
+    more = room - kv.segment.shape[1]
+
+    def along(axis):
+        def turn(x):
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, more)
+            return jnp.pad(jnp.roll(x, -column, axis=axis), widths)
+
+        return turn
+
+    meta = [along(1)(x) for x in (kv.position, kv.segment)]
+    return constrain(KV(jax.tree.map(along(-1), kv.key), jax.tree.map(along(-2), kv.value), *meta))
+
+
+def constrain(kv: KV) -> KV:
+    """Rows over the batch's mesh axes, heads over the heads'."""
+
+    def place(x):
+        return nn.with_logical_constraint(x, (None,) * (x.ndim - 4) + ("batch", "kv_heads", None, None))
+
+    meta = [nn.with_logical_constraint(x, ("batch", None)) for x in (kv.position, kv.segment)]
+    return KV(jax.tree.map(place, kv.key), jax.tree.map(place, kv.value), *meta)
+
+
+def layers_of(model: Transformer, params) -> Any:
+    """The layers' parameters as `step` takes them; call it outside of the loop over steps."""
+    if not model.unroll:
+        return params["layers"]
+    of = lambda i: jax.tree.map(lambda x: x[i], params["layers"])
+    return [of(i) for i in range(model.cfg.n_layers)]
+
+
+def unstack(model: Transformer, kv: KV) -> KV:
+    """A stacked cache as the model decodes with it."""
+    if not model.unroll:
+        return kv
+    split = lambda x: tuple(x[i] for i in range(model.cfg.n_layers))
+    return kv._replace(key=split(kv.key), value=split(kv.value))
+
+
+def step(
+    model: Transformer,
+    params,
+    layers,
+    token_W: Array,
+    position_W: Array,
+    alive_W: Array,
+    prefix: KV,
+    cache: KV,
+    column: Array,
+) -> tuple[Array, KV]:
+    """One token a slot: (hidden [W, D] after the last norm, the cache with the token written at `column`).
+
+    Args:
+      model, params, layers: the decoder, its parameters and `layers_of` them.
+      token_W, position_W: i32, what is fed and its place in its sequence.
+      alive_W: bool; what stands in other slots means nothing and is not written.
+      prefix: the prompts' keys, each shared by W/N consecutive slots.
+      cache: the responses' keys.
+      column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
+    """
+    c: ModelConfig = model.cfg
+    x = jnp.take(params["embed"], token_W[:, None], axis=0).astype(model.dtype)
+    x = nn.with_logical_constraint(x, ("batch", None, None))
+    position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
+    rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
+    # not in a prompt's padding: that is segment 0 too
+    see = lambda at, of: visible(position, jnp.ones_like(segment), at, of, c.sliding_window)[:, 0]
+    ctx = Context(*rope_tables(c, position), (see(*rows), see(cache.position, cache.segment)))
+
+    def block(x, layer, past) -> Any:
+        return Block(c, model.dtype).apply({"params": layer}, x, past, ctx)
+
+    past = (prefix.key, prefix.value), (cache.key, cache.value)
+    if model.unroll:
+        new = []
+        for i, layer in enumerate(layers):
+            x, key_value = block(x, layer, tuple((key[i], value[i]) for key, value in past))
+            new.append(key_value)
+        key, value = zip(*new, strict=True)
+    else:
+        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (layers, past))
+    # The place hangs on the last layer's output (nothing is above infinity): so the cache is read before it is written,
+    # which nothing else says, and XLA copied it. A CPU's compiler takes an optimization_barrier out too early.
+    column = column + (x.ravel()[0] > jnp.inf)
+    put = lambda axis: lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, axis)
+    key = jax.tree.map(lambda k: jnp.expand_dims(jnp.squeeze(k, -3), -1), key)  # [W, 1, K, h] -> [W, K, h, 1]
+    value = jax.tree.map(lambda v: jnp.swapaxes(v, -2, -3), value)  # -> [W, K, 1, h]
+    cache = KV(
+        jax.tree.map(put(-1), cache.key, key),
+        jax.tree.map(put(-2), cache.value, value),
+        put(1)(cache.position, position),
+        put(1)(cache.segment, segment),
+    )
+    return rms_norm(x, params["final_norm"], c.norm_eps)[:, 0], cache

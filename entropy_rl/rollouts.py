@@ -1,0 +1,187 @@
+"""Rollouts by continuous batching: responses of unequal length in slots that are never empty for long.
+
+Shapes: N prompts, P prompt positions, n samples a prompt, B = N·n responses, T response positions, W slots.
+
+A compiled chunk of steps runs; then what has ended leaves, what waits takes its place, or, where nothing waits, the
+slots close ranks into half as many. The cache grows by doubling as responses do. Shapes are few (the slots halved, the
+cache doubled), so that after the first rollouts nothing is compiled any more, and which one is next hangs on the
+responses alone: a rollout is a function of (parameters, prompts, key).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_rl import sampler
+from entropy_rl.model import decode
+from entropy_rl.model.transformer import ModelConfig, Transformer
+
+CHUNK = 16  # steps between two looks
+ROOM = 64  # places of the cache, at first
+
+_read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
+_admit = jax.jit(sampler.admit, static_argnames=("model", "n", "shared", "room", "how"))
+_split = jax.jit(decode.layers_of, static_argnames="model")
+_advance = jax.jit(sampler.advance, static_argnames=("model", "steps", "how"), donate_argnames="slots")
+
+
+class Watch(NamedTuple):
+    """What a caller does while responses are made.
+
+    Attributes:
+      stop: (response number, its tokens so far) -> how many of them to keep, or None to go on.
+      done: (numbers of the responses that have just ended, the rollout so far) -> None.
+    """
+
+    stop: Callable[[int, np.ndarray], int | None] | None = None
+    done: Callable[[list[int], sampler.Rollout], None] | None = None
+
+
+NOBODY = Watch()
+
+
+def sample(
+    model: Transformer,
+    params,
+    prompt_NxP,
+    prompt_mask_NxP,
+    uid_N,
+    key,
+    *,
+    n: int,
+    how: sampler.How,
+    slots: int = 0,
+    shards: int = 1,
+    place: Callable[[Any], Any] = jnp.asarray,
+    watch: Watch = NOBODY,
+    chunk: int = CHUNK,
+) -> sampler.Rollout:
+    """n responses to each left-padded prompt, prompt by prompt, as arrays on the host.
+
+    Args:
+      model, params: the decoder and its parameters.
+      prompt_NxP, prompt_mask_NxP: i32, padded on the left.
+      uid_N: u32, what the randomness of a prompt hangs on.
+      key: the step's key.
+      n: samples a prompt.
+      how: sampling, where a response is cut, what ends it.
+      slots: how many responses are made at a time; 0: as many as memory has room for (`slots_that_fit`).
+      shards: the devices that rows are spread over; divides N and the slots.
+      place: puts what hangs on rows on the devices.
+      watch: the caller's stops and what it does with responses as they end.
+      chunk: steps between two looks.
+    """
+    N, P = np.shape(prompt_NxP)
+    B, T = N * n, how.max_tokens
+    out = _nothing(B, T)
+    if not B:
+        return out
+    width = min(slots or slots_that_fit(model, params, N, P, B, T, shards), B)
+    if width < B:
+        width = max(shards, width // shards * shards)
+    prompts = _read(model, params, place(prompt_NxP), place(prompt_mask_NxP), place(uid_N), key, n=n)
+    # where layers are decoded one by one, their parameters are taken apart once
+    layers = _split(model, params) if model.unroll else params["layers"]
+    admit = functools.partial(_admit, model, params, prompts, n=n, how=how)
+    room, waiting = min(ROOM, max(T - 1, 1)), width
+    rows = np.arange(width)
+    shared = n if width == B else 1
+    state: sampler.Slots
+    state, drawn = admit(None, place(rows), place(rows), shared=shared, room=room)
+    alive = np.ones(width, bool)
+    age = np.zeros(width, np.int64)
+    while True:
+        alive = _record(out, rows, age, alive, jax.device_get(drawn), how, watch)
+        if not alive.any() and waiting == B:
+            return out
+        # what is next: fresh responses in free slots, else fewer slots; a larger cache where this one would not do
+        free = len(rows) - alive.sum()
+        fresh = min(free, B - waiting) if free >= max(1, len(rows) // 8) else 0
+        fewer = len(rows) if waiting < B else _halve(len(rows), alive.sum(), shards)
+        larger = room
+        while larger < T - 1 and age[alive].max(initial=0) - 1 + chunk > larger:
+            larger = min(2 * larger, T - 1)
+        if fresh or fewer < len(rows) or larger > room:
+            shared = shared if fewer == len(rows) and not fresh else 1
+            # the living first where ranks close, else everyone in their place
+            keep = np.flatnonzero(alive)[:fewer] if fewer < len(rows) else np.arange(len(rows))
+            keep = np.concatenate([keep, np.full(fewer - len(keep), len(rows))])
+            there = keep < len(rows)
+            old, was = rows, age
+            rows = np.where(there, old[np.minimum(keep, len(old) - 1)], -1)
+            age = np.where(there, was[np.minimum(keep, len(old) - 1)], 0)
+            alive = there & alive[np.minimum(keep, len(old) - 1)]
+            begin = np.flatnonzero(~alive)[:fresh]
+            rows[begin], age[begin], keep[begin] = waiting + np.arange(len(begin)), 0, len(old)
+            waiting += len(begin)
+            state, drawn = admit(state, place(keep), place(rows), shared=shared, room=larger)
+            room, begun = larger, np.isin(np.arange(len(rows)), begin)
+            if len(begin):
+                alive[begin] = _record(out, rows, age, begun, jax.device_get(drawn), how, watch)[begin]
+        state, drawn = _advance(model, params, layers, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
+
+
+def _nothing(B: int, T: int) -> sampler.Rollout:
+    tokens, values = np.zeros((B, T), np.int32), np.zeros((B, T), np.float32)
+    return sampler.Rollout(tokens, values, values.copy(), tokens.copy(), np.zeros(B, bool))
+
+
+def _halve(width: int, living: int, shards: int) -> int:
+    while width % 2 == 0 and width // 2 >= living and width // 2 % shards == 0:
+        width //= 2
+    return width
+
+
+def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: sampler.How, watch: Watch):
+    """Writes what was drawn to its rows, moves the ages on in place; bool[W], who goes on."""
+    went = alive.copy()
+    mask = np.asarray(drawn.mask) > 0
+    slot, at = np.nonzero(mask & alive[:, None])
+    for x, new in zip(out[:4], drawn, strict=True):
+        x[rows[slot], age[slot] + at] = np.asarray(new)[slot, at]
+    age += np.where(alive, mask.sum(axis=1), 0)
+    last = out.tokens[rows, np.maximum(age - 1, 0)]
+    ended = alive & np.isin(last, how.eos_ids) & (age > 0)
+    out.finished[rows[ended]] = True
+    alive = alive & ~ended & (age < how.max_tokens)
+    if watch.stop:
+        for w in np.flatnonzero(went):  # those with an end of their own too: the stop may have come before it
+            if (kept := watch.stop(int(rows[w]), out.tokens[rows[w], : age[w]])) is not None:
+                for x in out[:4]:
+                    x[rows[w], kept:] = 0
+                out.finished[rows[w]], alive[w] = True, False
+    if watch.done and len(over := rows[went & ~alive]):
+        watch.done(over.tolist(), out)
+    return alive
+
+
+def slots_that_fit(model: Transformer, params, N: int, P: int, B: int, T: int, shards: int) -> int:
+    """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU."""
+    leaf = jax.tree.leaves(params)[0]
+    device = next(iter(leaf.devices()))
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if not stats or "bytes_limit" not in stats:
+        return B
+    c: ModelConfig = model.cfg
+    token = 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(model.dtype).itemsize
+    left = 0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]) * shards - N * P * token
+    # twice: while slots move, both copies are there
+    return int(np.clip(left // (2 * (P + T) * token), shards, B))
+
+
+def stopper(tokenizer, stops: Sequence[str]) -> Callable[[int, np.ndarray], int | None] | None:
+    """`Watch.stop` for stop strings: the tokens up to the one that completes the first of them."""
+    if not stops:
+        return None
+
+    def stop(_, tokens: np.ndarray) -> int | None:
+        text = lambda count: tokenizer.decode(tokens[:count], skip_special_tokens=True)
+        if not any(s in text(len(tokens)) for s in stops):
+            return None
+        return next(i for i in range(1, len(tokens) + 1) if any(s in text(i) for s in stops))
+
+    return stop
