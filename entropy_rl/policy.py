@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from entropy_rl import config as config_lib
 from entropy_rl import engine, head, rollouts, sampler
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import encode_prompts
@@ -223,7 +224,9 @@ def load(source: str, dtype: str = "float32") -> Policy:
 
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
-    config = ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text()))
+    config = config_lib.default()
+    with config.unlocked():  # over the defaults: a run of an earlier version lacks what came since
+        config.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
     cfg, tokenizer, _ = engine.load(config)
     e = engine.build(config, cfg, tokenizer, sharding.make_mesh(devices=jax.local_devices()[:1]))
     restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)
