@@ -61,6 +61,7 @@ def default() -> ConfigDict:
     c.warmup = ConfigDict()  # supervised, on worked solutions, before step 1
     c.warmup.updates = 0
     c.warmup.batch = 128  # sequences an update
+    c.warmup.layout = "group"  # a row for each; or "packed" in rows, or "auto", the cheaper of the two
     c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
     c.warmup.task = ""  # another source of worked solutions, as data.task; "": data's own
     c.warmup.settings = ConfigDict()
@@ -212,6 +213,7 @@ def check(c: ConfigDict) -> None:
         ("model.remat", ("none", "full", "dots")),
         ("optim.name", ("adamw", "sgd")),
         ("train.layout", ("auto", "group", "packed")),
+        ("warmup.layout", ("auto", "group", "packed")),
     ):
         if _at(c, key) not in legal:
             raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")

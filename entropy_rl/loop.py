@@ -116,7 +116,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
                 np.zeros_like(out.logp),
                 row_uids(x.uid_N, c.rollout.samples),
             )
-            parts = [lay_out(e.plan, part) for part in cut(batch, c.train.updates_per_rollout)]
+            parts = [step_lib.lay_out(e.plan, part) for part in cut(batch, c.train.updates_per_rollout)]
             parts = score(e, c, state, parts)
             updates = []
             for i, part in enumerate(parts):
@@ -197,11 +197,6 @@ def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
     """The rollout as `updates` batches of whole groups, in order."""
     piece = lambda i: jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch)
     return [piece(i) for i in range(updates)]
-
-
-def lay_out(plan, part: step_lib.Batch) -> step_lib.Batch:
-    """The update's batch with its packed rows, where these are cheaper."""
-    return part._replace(packed=plan.pack(part.prompt, part.prompt_mask, part.tokens, part.mask))
 
 
 def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:

@@ -17,7 +17,7 @@ from entropy_rl import blocks, covariance, head, masked, token_transforms
 from entropy_rl.importance import importance_weights, sampler_gap
 from entropy_rl.model.transformer import Group, Transformer, head_weight, positions
 from entropy_rl.objectives import token_gradient, token_weight
-from entropy_rl.packing import Packed
+from entropy_rl.packing import Packed, Plan
 from entropy_rl.token_transforms import TokenGrads, TokenInfo
 
 Array = jax.Array
@@ -51,6 +51,11 @@ class Batch(NamedTuple):
     ref_logp: Rows
     uid: Rows
     packed: Packed | None = None
+
+
+def lay_out(plan: Plan, batch: Batch) -> Batch:
+    """The update's batch (on the host) with its packed rows, where these are cheaper."""
+    return batch._replace(packed=plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask))
 
 
 class TrainState(NamedTuple):

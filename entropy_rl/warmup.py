@@ -32,6 +32,7 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, source: Source, prompts: Pr
     w = c.copy_and_resolve_references()
     with w.unlocked():
         w.rollout.prompts, w.train.updates_per_rollout, w.train.micro_batches = c.warmup.batch, 1, 1
+        w.train.layout = c.warmup.layout
     how = step.Method(negative_logp, token_transforms.build([]))
     e = engine.build(w, cfg, tokenizer, mesh, how, opt, samples=1)
     losses, started = [], time.monotonic()
@@ -39,8 +40,9 @@ def run(c: ConfigDict, cfg, params, tokenizer, mesh, source: Source, prompts: Pr
         state = e.init(params)
         for i in range(c.warmup.updates):
             stop()
-            batch = worked_batch(c, source, prompts, tokenizer, i)
-            state, metrics = e.update(state, batch, jax.random.key(0), True)
+            batch = step.lay_out(e.plan, worked_batch(c, source, prompts, tokenizer, i))
+            # packed rows take their statistics from a forward pass, which a first update would do without
+            state, metrics = e.update(state, batch, jax.random.key(0), batch.packed is None)
             losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
             if int(state.skipped) > c.optim.max_skipped:
                 raise RuntimeError(
