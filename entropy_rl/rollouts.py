@@ -22,10 +22,11 @@ from entropy_rl.model.transformer import ModelConfig, Transformer
 
 CHUNK = 16  # steps between two looks
 ROOM = 64  # places of the cache, at first
+EVEN = 16  # they come in multiples of this: products over an odd number of places are slower
 
 _read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
 _admit = jax.jit(sampler.admit, static_argnames=("model", "n", "shared", "room", "how"))
-_split = jax.jit(decode.layers_of, static_argnames="model")
+_ready = jax.jit(decode.ready, static_argnames=("model", "places"))
 _advance = jax.jit(sampler.advance, static_argnames=("model", "steps", "how"), donate_argnames="slots")
 
 
@@ -84,10 +85,10 @@ def sample(
     if width < B:
         width = max(shards, width // shards * shards)
     prompts = _read(model, params, place(prompt_NxP), place(prompt_mask_NxP), place(uid_N), key, n=n)
-    # where layers are decoded one by one, their parameters are taken apart once
-    layers = _split(model, params) if model.unroll else params["layers"]
-    admit = functools.partial(_admit, model, params, prompts, n=n, how=how)
-    room, waiting = min(ROOM, max(T - 1, 1)), width
+    ready = _ready(model, params, places=P + T)
+    admit = functools.partial(_admit, model, ready, prompts, n=n, how=how)
+    most = -(-max(T - 1, 1) // EVEN) * EVEN
+    room, waiting = min(ROOM, most), width
     rows = np.arange(width)
     shared = n if width == B else 1
     state: sampler.Slots
@@ -103,8 +104,8 @@ def sample(
         fresh = min(free, B - waiting) if free >= max(1, len(rows) // 8) else 0
         fewer = len(rows) if waiting < B else _halve(len(rows), alive.sum(), shards)
         larger = room
-        while larger < T - 1 and age[alive].max(initial=0) - 1 + chunk > larger:
-            larger = min(2 * larger, T - 1)
+        while larger < most and age[alive].max(initial=0) - 1 + chunk > larger:
+            larger = min(2 * larger, most)
         if fresh or fewer < len(rows) or larger > room:
             shared = shared if fewer == len(rows) and not fresh else 1
             # the living first where ranks close, else everyone in their place
@@ -122,7 +123,7 @@ def sample(
             room, begun = larger, np.isin(np.arange(len(rows)), begin)
             if len(begin):
                 alive[begin] = _record(out, rows, age, begun, jax.device_get(drawn), how, watch)[begin]
-        state, drawn = _advance(model, params, layers, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
+        state, drawn = _advance(model, ready, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
 
 
 def _nothing(B: int, T: int) -> sampler.Rollout:

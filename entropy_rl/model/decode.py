@@ -3,7 +3,7 @@
 Shapes: N prompts, P prompt positions, W slots, T places of the cache, K key/value heads, h head_dim, L layers, D width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from entropy_rl.model.transformer import (
     Context,
     ModelConfig,
     Transformer,
+    head_weight,
     positions,
     rms_norm,
     rope_tables,
@@ -22,6 +23,36 @@ from entropy_rl.model.transformer import (
 )
 
 Array = jax.Array
+
+
+class Ready(NamedTuple):
+    """A model as `step` takes it, made once for many steps: see `ready`.
+
+    Attributes:
+      embed, head: [V, D] in the compute dtype, the same array where the model ties them.
+      final_norm: [D].
+      layers: the layers' parameters in the compute dtype, stacked, or a list of them where they are decoded one by one.
+      cos, sin: f32[places, h], RoPE's tables.
+    """
+
+    embed: Array
+    head: Array
+    final_norm: Array
+    layers: Any
+    cos: Array
+    sin: Array
+
+
+def ready(model: Transformer, params, *, places: int) -> Ready:
+    """What every step would do again otherwise: weights in the compute dtype, RoPE of so many places.
+
+    Left to the steps, a cosine is computed for every head of every layer, since XLA fuses it into what reads it.
+    """
+    p = jax.tree.map(lambda x: x.astype(model.dtype), params)
+    of = lambda i: jax.tree.map(lambda x: x[i], p["layers"])
+    layers = [of(i) for i in range(model.cfg.n_layers)] if model.unroll else p["layers"]
+    cos, sin = (x[0, :, 0] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
+    return Ready(p["embed"], head_weight(p), p["final_norm"], layers, cos, sin)
 
 
 def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
@@ -76,14 +107,6 @@ def constrain(kv: KV) -> KV:
     return KV(jax.tree.map(place, kv.key), jax.tree.map(place, kv.value), *meta)
 
 
-def layers_of(model: Transformer, params) -> Any:
-    """The layers' parameters as `step` takes them; call it outside of the loop over steps."""
-    if not model.unroll:
-        return params["layers"]
-    of = lambda i: jax.tree.map(lambda x: x[i], params["layers"])
-    return [of(i) for i in range(model.cfg.n_layers)]
-
-
 def unstack(model: Transformer, kv: KV) -> KV:
     """A stacked cache as the model decodes with it."""
     if not model.unroll:
@@ -94,8 +117,7 @@ def unstack(model: Transformer, kv: KV) -> KV:
 
 def step(
     model: Transformer,
-    params,
-    layers,
+    ready: Ready,
     token_W: Array,
     position_W: Array,
     alive_W: Array,
@@ -106,7 +128,7 @@ def step(
     """One token a slot: (hidden [W, D] after the last norm, the cache with the token written at `column`).
 
     Args:
-      model, params, layers: the decoder, its parameters and `layers_of` them.
+      model, ready: the decoder, made ready for as many places as positions reach.
       token_W, position_W: i32, what is fed and its place in its sequence.
       alive_W: bool; what stands in other slots means nothing and is not written.
       prefix: the prompts' keys, each shared by W/N consecutive slots.
@@ -114,13 +136,14 @@ def step(
       column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
     """
     c: ModelConfig = model.cfg
-    x = jnp.take(params["embed"], token_W[:, None], axis=0).astype(model.dtype)
+    x = jnp.take(ready.embed, token_W[:, None], axis=0)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
     # not in a prompt's padding: that is segment 0 too
     see = lambda at, of: visible(position, jnp.ones_like(segment), at, of, c.sliding_window)[:, 0]
-    ctx = Context(*rope_tables(c, position), (see(*rows), see(cache.position, cache.segment)))
+    rope = (jnp.take(table, position, axis=0)[:, :, None] for table in (ready.cos, ready.sin))
+    ctx = Context(*rope, (see(*rows), see(cache.position, cache.segment)))
 
     def block(x, layer, past) -> Any:
         return Block(c, model.dtype).apply({"params": layer}, x, past, ctx)
@@ -128,12 +151,12 @@ def step(
     past = (prefix.key, prefix.value), (cache.key, cache.value)
     if model.unroll:
         new = []
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(ready.layers):
             x, key_value = block(x, layer, tuple((key[i], value[i]) for key, value in past))
             new.append(key_value)
         key, value = zip(*new, strict=True)
     else:
-        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (layers, past))
+        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (ready.layers, past))
     # The place hangs on the last layer's output (nothing is above infinity): so the cache is read before it is written,
     # which nothing else says, and XLA copied it. A CPU's compiler takes an optimization_barrier out too early.
     column = column + (x.ravel()[0] > jnp.inf)
@@ -146,4 +169,4 @@ def step(
         put(1)(cache.position, position),
         put(1)(cache.segment, segment),
     )
-    return rms_norm(x, params["final_norm"], c.norm_eps)[:, 0], cache
+    return rms_norm(x, ready.final_norm, c.norm_eps)[:, 0], cache
