@@ -278,8 +278,13 @@ def check_reward(c: ConfigDict) -> None:
 def check_mesh(c: ConfigDict, shards: int) -> None:
     """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
     micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
+    update = ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro)
+    if c.train.layout == "packed":  # rows of sequences, not of groups
+        sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+        update = ("rollout.prompts × rollout.samples / train.updates_per_rollout", sequences)
     for key, size in (
-        ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro),
+        update,
+        ("rollout.prompts", c.rollout.prompts),
         ("eval.batch", c.eval.batch),
         ("warmup.batch", c.warmup.batch),
     ):

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import masked, objectives, rollouts, sampler, step, token_transforms
+from entropy_rl import distributed, masked, objectives, rollouts, sampler, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
 from entropy_rl.model.source import open_model
@@ -67,11 +67,11 @@ class Engine(NamedTuple):
         return stack
 
 
-def compute_dtype(name: str):
+def compute_dtype(name: str, device=None):
     """The dtype that `model.dtype` names; "auto" is bfloat16 where the accelerator multiplies it natively."""
     if name != "auto":
         return jnp.dtype(name)
-    device = jax.devices()[0]
+    device = device or jax.devices()[0]
     native = device.platform == "tpu" or (device.platform == "gpu" and float(device.compute_capability) >= 8)
     return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
 
@@ -136,8 +136,14 @@ def build(
     """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
-    unroll = mesh.devices.flat[0].platform == "cpu"
-    model = Transformer(cfg, compute_dtype(c.model.dtype), c.model.remat, unroll)
+    device = mesh.devices.flat[0]
+    model = Transformer(
+        cfg,
+        compute_dtype(c.model.dtype, device),
+        c.model.remat,
+        unroll=device.platform == "cpu",
+        kernel=device.platform == "tpu",
+    )
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
@@ -160,12 +166,14 @@ def build(
         params_sharding if how.needs_ref else None,
     )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    everywhere = jax.jit(lambda key: key, in_shardings=replicated, out_shardings=replicated)
 
     def drawing(n: int, sampling: sampler.Sampling) -> Callable[..., sampler.Rollout]:
         how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
 
         def draw(params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> sampler.Rollout:
+            key = everywhere(key)
             return rollouts.sample(
                 model,
                 params,
@@ -177,7 +185,7 @@ def build(
                 how=how,
                 slots=c.rollout.slots,
                 shards=shards,
-                place=lambda x: jax.device_put(x, rows),
+                place=lambda x: distributed.put(x, rows),
                 watch=rollouts.Watch(stop, done),
             )
 
@@ -185,11 +193,9 @@ def build(
 
     sampling = sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k).check()
     train_step = step.make_train_step(model, how, opt, c.train.micro_batches)
-    update_how: dict[str, Any] = dict(
-        donate_argnums=0,
-        in_shardings=(shardings, rows, replicated, replicated),
-        out_shardings=(shardings, replicated),
-    )
+    jit = lambda f, ins, **how: distributed.spread(jax.jit(f, in_shardings=ins, **how), ins)
+    update_in = (shardings, rows, replicated, replicated)
+    update_how: dict[str, Any] = dict(donate_argnums=0, out_shardings=(shardings, replicated))
     return Engine(
         cfg,
         tokenizer,
@@ -199,14 +205,14 @@ def build(
         plan=make_plan(c, shards, prompts_per_update, samples),
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),
-        score=jax.jit(
+        score=jit(
             functools.partial(step.score, model, how.temperature, c.train.micro_batches),
-            in_shardings=(params_sharding, rows),
+            (params_sharding, rows),
             out_shardings=rows,
         ),
-        update=jax.jit(train_step, **update_how),
-        measured_update=jax.jit(
-            step.make_measured_step(train_step, model, how, c.train.micro_batches, c.optim.lr), **update_how
+        update=jit(train_step, update_in, **update_how),
+        measured_update=jit(
+            step.make_measured_step(train_step, model, how, c.train.micro_batches, c.optim.lr), update_in, **update_how
         ),
         init=jax.jit(init, in_shardings=(params_sharding,), out_shardings=shardings, donate_argnums=0),
         abstract_state=jax.tree.map(

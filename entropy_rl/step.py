@@ -54,8 +54,11 @@ class Batch(NamedTuple):
 
 
 def lay_out(plan: Plan, batch: Batch) -> Batch:
-    """The update's batch (on the host) with its packed rows, where these are cheaper."""
-    return batch._replace(packed=plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask))
+    """The update's batch (on the host) with its packed rows, which hold the prompts too, where these are cheaper."""
+    packed = plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask)
+    if packed is None:
+        return batch
+    return batch._replace(prompt=batch.prompt[:0], prompt_mask=batch.prompt_mask[:0], packed=packed)
 
 
 class TrainState(NamedTuple):

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.model import lookup
 from entropy_rl.model.transformer import (
     KV,
     Block,
@@ -114,7 +115,7 @@ def step(
       column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
     """
     c: ModelConfig = model.cfg
-    x = jnp.take(params["embed"], token_W[:, None], axis=0).astype(model.dtype)
+    x = lookup.embed(params["embed"], token_W[:, None], model.dtype)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entropy_rl.model.transformer import ModelConfig, logical_axes
@@ -43,7 +44,24 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
             f"{devices.size}, or less on one machine"
         )
     # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(devices[:size].reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(_grid((data, fsdp, tensor), devices[:size].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
+    """The devices in the mesh's shape: on TPUs along the torus, with `data` outermost over slices.
+
+    Raises:
+      ValueError: several slices that mesh.data does not divide into.
+    """
+    if devices[0].platform != "tpu":
+        return np.array(devices).reshape(shape)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise ValueError(f"mesh.data={shape[0]} must be a multiple of the {slices} slices: the others stay within one")
+    within = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def rules(cfg: ModelConfig, mesh: Mesh):

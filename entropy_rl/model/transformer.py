@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.model import attention
+
 Array = jax.Array
 _LECUN = nn.initializers.lecun_normal()
 
@@ -186,11 +188,15 @@ def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
 
 
 class Context(NamedTuple):
-    """What every layer shares: RoPE's tables and the masks of the parts."""
+    """What every layer shares: RoPE's tables and the masks of the parts.
+
+    `rows`: the segments i32[B, S] of rows that attend to themselves by the kernel, without masks; else None.
+    """
 
     cos: Array
     sin: Array
     masks: tuple[Array, ...]
+    rows: Any = None
 
 
 class Group(NamedTuple):
@@ -244,6 +250,8 @@ class Block(nn.Module):
             (q_p, q_r), (k_p, k_r), (v_p, v_r) = (self.group.cut(x) for x in (q, k, v))
             own, rest = attend(q_p, ((k_p, v_p),), ctx.masks[:1]), ((k_p, v_p), (k_r, v_r))
             out = self.group.paste(own, attend(q_r, rest, ctx.masks[1:]))
+        elif ctx.rows is not None:
+            out = attention.rows(q, k, v, ctx.rows, c.sliding_window)
         elif past is None:
             out = attend(q, ((k, v),), ctx.masks)
         else:
@@ -275,12 +283,14 @@ class Transformer(nn.Module):
       dtype: compute dtype; parameters are float32.
       remat: what the backward pass recomputes: "none", "full" blocks, or all but their products, "dots".
       unroll: decode through layers one by one with a cache each, where a scan would copy what it slices: on a CPU.
+      kernel: rows that attend to themselves alone do so by the TPU's kernel, see `attention.rows`.
     """
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: bool = False
+    kernel: bool = False
 
     @nn.compact
     def __call__(self, tokens_BxS, position_BxS, segment_BxS, group: Group | None = None) -> tuple[Array, Any]:
@@ -301,13 +311,15 @@ class Transformer(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", None, None))
 
         own = position_BxS, segment_BxS
+        rows = segment_BxS if self.kernel and not group else None
         masks = []
         if group:
             shared, own = zip(group.cut(position_BxS), group.cut(segment_BxS))
             position, segment = (jnp.repeat(x, group.samples, axis=0) for x in shared)
             masks = [visible(*shared, *shared, c.sliding_window), visible(*own, position, segment, c.sliding_window)]
-        masks.append(visible(*own, *own, c.sliding_window))
-        ctx = Context(*rope_tables(c, position_BxS), tuple(masks))
+        if rows is None:
+            masks.append(visible(*own, *own, c.sliding_window))
+        ctx = Context(*rope_tables(c, position_BxS), tuple(masks), rows)
 
         saved = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
         block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=saved[self.remat])
