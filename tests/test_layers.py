@@ -10,7 +10,7 @@ LAYERS = (
     "host distributed model",
     "packing sampler rollouts data rewards checkpoint metrics preemption",
     "step config papers engine policy warmup experience evaluation loop",
-    "train analyze evaluate evaluation_report",
+    "train analyze evaluate evaluation_report preflight",
 )
 LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer.split()}
 
