@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A run of several processes on this machine, each with CPU devices of its own.
 
-    python launch/local.py --processes=2 --devices=4 -- --config=configs/quickstart.py --workdir=runs/two --config.mesh.data=8
+    python launch/local.py --processes=2 --devices=4 -- --config=configs/quickstart.py --workdir=runs/two
 
 What follows `--` goes to `python -m entropy_rl.train` (--module names another). The run ends as its processes do: with
 0 when all have; when one fails, or is killed, the others are stopped and its exit code is the command's. With

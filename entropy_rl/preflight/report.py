@@ -204,7 +204,7 @@ def _spent(name: str, m: dict[str, Any]) -> list[str]:
     t = m["time"]
     lines = [
         f"  {name}: {m['flops'] / 1e12:.3g} TFLOP, {m['bytes'] / _GB:.3g} GB moved, {t['step']:.4g} s = max(compute "
-        f"{t['compute']:.3g}, memory {t['memory']:.3g}, wires {t['wires']:.3g}) + exposed collectives {t['exposed']:.3g}"
+        f"{t['compute']:.3g}, memory {t['memory']:.3g}, wires {t['wires']:.3g}) + exposed {t['exposed']:.3g}"
     ]
     for row in m["collectives"]:
         lines.append(
