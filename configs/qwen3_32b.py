@@ -1,4 +1,4 @@
-r"""Qwen3-32B on DAPO-Math-17k, Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, and the 20% of tokens with the highest entropy.
+r"""Qwen3-32B on DAPO-Math-17k, Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, and forking tokens alone.
 
     python -m entropy_rl.train --config=configs/qwen3_32b.py:forking --workdir=gs://BUCKET/qwen3_32b-forking
     python -m entropy_rl.evaluate --workdir=gs://BUCKET/qwen3_32b-forking --k=16

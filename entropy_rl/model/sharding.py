@@ -1,5 +1,6 @@
 """One mesh, one table from logical axes to mesh axes, and the shardings that follow from them."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -32,19 +33,25 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
       ValueError: where the sizes do not multiply to the number of devices.
     """
     devices = np.array(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, devices.size)
+    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
+    return Mesh(_grid(shape, devices[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int, int]:
+    """The mesh's shape on so many devices; raises as `make_mesh`."""
     for name, size in (("fsdp", fsdp), ("tensor", tensor)):
         if size < 1:
             raise ValueError(f"mesh.{name}={size} must be 1 or more")
     if data == -1:
-        data = max(1, devices.size // (fsdp * tensor))
+        data = max(1, count // (fsdp * tensor))
     size = data * fsdp * tensor
-    if not 0 < size <= devices.size or (size < devices.size and jax.process_count() > 1):
+    if not 0 < size <= count or (size < count and jax.process_count() > 1):
         raise ValueError(
             f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, "
-            f"{devices.size}, or less on one machine"
+            f"{count}, or less on one machine"
         )
-    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(_grid((data, fsdp, tensor), devices[:size].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
+    return data, fsdp, tensor
 
 
 def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:

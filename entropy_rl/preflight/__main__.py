@@ -4,7 +4,6 @@ import json
 import os
 import sys
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the tracing; the topology's devices are compiled for alone
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server tells of a TPU that is not here
 
 from absl import app, flags
@@ -18,7 +17,11 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    import jax
+
     from entropy_rl.preflight import chips, report
+
+    jax.config.update("jax_platforms", "cpu")  # of the tracing; the topology's devices are compiled for alone
 
     try:
         found = report.preflight(_CONFIG.value, chips.parse(_TOPOLOGY.value))

@@ -21,8 +21,8 @@ _LISTED = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _SLICES = ("dynamic-slice", "gather", "slice")
 _ONE = frozenset(("fusion", "reduce", "sort", "scatter", "map", "reduce-window", "custom-call", "all-reduce"))
 _STILL = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id iota "
-    "opt-barrier async-start async-update".split()
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
+    + ("partition-id", "iota", "opt-barrier", "async-start", "async-update")
 )
 
 

@@ -196,6 +196,8 @@ def text(r: dict[str, Any]) -> str:
             lines += [f"  estimated MFU     {p['mfu']:8.1%}"]
         if name == "rollout" and "time" in p:
             lines += [f"  whole rollout     {p['time']['step']:8.1f} s, every response at full length"]
+    if "by" in r:
+        lines += ["", r["by"]]
     lines += ["", "fits" if r["fits"] else "does not fit; change:", *(f"  {line}" for line in r["advice"])]
     return "\n".join(lines)
 

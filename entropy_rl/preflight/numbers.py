@@ -1,0 +1,84 @@
+"""The same report for GPUs, by numbers alone: nothing is compiled, what cannot be known without that is left out."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from entropy_rl.model import sharding
+from entropy_rl.preflight import chips, flops, programs
+
+
+def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
+    """Parameters, optimiser, KV cache and activations per GPU, FLOPs of an update and a bound on its time.
+
+    The time supposes that parameters are gathered once forward and once back for every piece, in compute dtype, their
+    gradient reduced once for every piece in float32, and that the GPUs compute meanwhile.
+    """
+    shape = sharding.mesh_shape(**c.mesh.to_dict(), count=topology.size)
+    one = c.copy_and_resolve_references()
+    with one.unlocked():
+        one.mesh.update(data=1, fsdp=1, tensor=1)
+        one.model.dtype = "bfloat16" if c.model.dtype == "auto" else c.model.dtype
+    run = programs.prepare(one, jax.local_devices()[:1])  # the whole batch on one device that holds nothing
+    cfg, chip = run.cfg, topology.chip
+    with run.e.on_mesh():
+        traced = run.e.update.trace(*run.update_args)
+    pieces = run.e.plan.micro if run.e.plan.layout == "packed" else c.train.micro_batches
+    size = lambda tree: float(sum(np.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
+    shards, tensor = shape[0] * shape[1], shape[2]
+    over = shape[1] * tensor  # parameters are whole along `data`
+    state = run.e.abstract_state
+    params, optimiser = size(state.params) / over, size(state.opt_state) / over
+    width = jnp.dtype(run.e.model.dtype).itemsize
+    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+    length = c.data.max_prompt_len + c.rollout.max_tokens
+    rows = -(-sequences // pieces // shards)
+    saved = cfg.n_layers * rows * length * cfg.d_model * width * (1 if c.model.remat == "full" else 14)
+    # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp
+    scores = 2 * 4 * rows * length * length * cfg.n_heads / tensor
+    layer = scores + 4 * rows * length * cfg.d_ff / tensor * width
+    done = flops.count(traced.jaxpr.jaxpr, programs.trips(run, 0)) / topology.size
+    wires = pieces * size(state.params) / tensor * (3 * width / 4 + 1) * (shape[1] - 1) / shape[1]
+    spent = {"compute": done / chip.flops, "wires": wires / chip.links, "memory": 0.0, "exposed": 0.0}
+    spent["step"] = max(spent.values())
+    useful = programs.useful_flops(run) / topology.size
+    cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
+    peak = max(2 * params + params + optimiser + saved + layer, params + optimiser + params / 2 + cache)
+    report = {
+        "topology": str(topology),
+        "model": c.model.source,
+        "mesh": dict(zip(sharding.AXES, shape, strict=True)),
+        "layout": run.e.plan.layout,
+        "remat": c.model.remat,
+        "sequences_per_update": sequences,
+        "length": length,
+        "pieces": pieces,
+        "capacity": chip.memory,
+        "parameters": params,
+        "optimiser": optimiser,
+        "kv_cache": cache,
+        "programs": {
+            "update": {
+                "peak": peak,
+                "activations": saved + layer,
+                "largest": [[scores, f"f32[{rows},{cfg.n_heads},{length},{length}]", "attention's scores"]],
+                "flops": done,
+                "bytes": 0.0,
+                "time": spent,
+                "collectives": [],
+                "useful_flops": useful,
+                "mfu": useful / (spent["step"] * chip.flops),
+            }
+        },
+        "peak": peak,
+        "fits": peak <= chip.memory,
+        "by": "numbers alone: nothing was compiled",
+    }
+    from entropy_rl.preflight.report import advice
+
+    report["programs"]["rollout"] = {"peak": params + optimiser + params / 2 + cache}
+    report["advice"] = [] if report["fits"] else advice(c, report)
+    return report
