@@ -20,7 +20,10 @@ def run(*command, code=0, **env):
     return done.stdout if code == 0 else done.stderr
 
 
-@pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=lambda p: p.name)
+SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), *sorted((ROOT / "results").glob("*/run.sh"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_shellcheck_finds_nothing(script):
     beside = pathlib.Path(sys.executable).parent / "shellcheck"
     shellcheck = beside if beside.exists() else shutil.which("shellcheck")
