@@ -26,7 +26,7 @@ def row(path: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = """| model | topology | mesh d×f×t | sequences | pieces | state | KV cache | update peak | rollout peak | of | fits \
+HEAD = """| model | topology | mesh d×f×t | sequences | pieces | state | KV | update peak | rollout peak | of | fits \
 | TFLOP | collectives | update s | exposed s | MFU | prefill s | decode ms |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
