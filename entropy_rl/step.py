@@ -193,7 +193,8 @@ def pull_back(p: Pieces, params, g: TokenGrads):
 
     if isinstance(p.count, int) and p.count == 1:
         return piece(0)
-    add = lambda i, total: jax.tree.map(jnp.add, total, piece(i))
+    # XLA for TPUs (libtpu 0.0.42) stops at an all-reduce that it would move out of this loop and cannot: the barrier
+    add = lambda i, total: jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(piece(i)))
     return jax.lax.fori_loop(0, p.count, add, jax.tree.map(jnp.zeros_like, params))
 
 
