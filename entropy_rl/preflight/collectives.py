@@ -43,17 +43,31 @@ class Collective(NamedTuple):
 
 
 def find(program: hlo.Program, trips: hlo.Trips) -> list[Collective]:
-    """All collectives among more than one chip."""
-    found = []
+    """All collectives among more than one chip.
+
+    The compiler for TPUs spreads one over the fusions that it goes on beside: these share its channel. A sum of which
+    each chip keeps a slice is written as an all-reduce in a fusion of that name.
+    """
+    found: dict[str, Collective] = {}
     for times, i, _ in program.walk(trips):
         for j in (i, *program.inside(i).values()):
             kind = j.opcode.removesuffix("-start")
-            if kind in KINDS and len(group := first_group(j.rest)) > 1:
-                whole = max(map(hlo.size, hlo.parts(j.type))) if j.opcode.endswith("-start") else hlo.size(j.type)
-                whole *= len(group) if kind == "reduce-scatter" else 1
-                overlapped = j.opcode.endswith("-start") or j is not i
-                found.append(Collective(kind, times, whole, group, overlapped, j.label))
-    return found
+            if kind not in KINDS or len(group := first_group(j.rest)) < 2:
+                continue
+            whole = max(map(hlo.size, hlo.parts(j.type))) if j.opcode.endswith("-start") else hlo.size(j.type)
+            whole *= len(group) if kind == "reduce-scatter" else 1
+            sliced = j is not i and "all-reduce-scatter" in i.called[0]
+            channel = re.search(r"channel_id=(\d+)", j.rest)
+            one = Collective(
+                "reduce-scatter" if sliced else kind,
+                times,
+                whole,
+                group,
+                overlapped=j.opcode.endswith("-start") or (j is not i and not sliced),
+                label=j.label,
+            )
+            found.setdefault(channel[1] if channel else j.name, one)
+    return list(found.values())
 
 
 def first_group(rest: str) -> tuple[int, ...]:

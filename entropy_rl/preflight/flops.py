@@ -21,7 +21,8 @@ def count(jaxpr, trips: Trips) -> float:
         elif name == "scan":
             total += p["length"] * count(p["jaxpr"].jaxpr, trips)
         elif name == "while":
-            total += trips(author(eqn)) * count(p["body_jaxpr"].jaxpr, trips)
+            once = count(p["body_jaxpr"].jaxpr, trips)
+            total += once and trips(author(eqn)) * once
         elif name == "cond":
             total += max(count(branch.jaxpr, trips) for branch in p["branches"])
         elif name == "shard_map":

@@ -151,7 +151,7 @@ def read(text: str) -> Program:
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
-        if line.startswith("}"):
+        if line == "}":  # lines of a kernel's own text may begin so
             current = None
         elif current is None and (head := _HEAD.match(line)):
             current = computations.setdefault(head[2], {})
