@@ -30,6 +30,8 @@ def main(argv) -> None:
 
     try:
         distributed.initialize()
+        if not distributed.first():
+            logging.set_verbosity(logging.WARNING)
         host.prepare()
         loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value, _PROFILE.value)
     except ValueError as error:
