@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl.model import sharding
 from entropy_rl.preflight import chips, flops, programs
+from entropy_rl.preflight.advice import advice
 
 
 def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
@@ -46,8 +47,10 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     spent["step"] = max(spent.values())
     useful = programs.useful_flops(run) / topology.size
     cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
-    peak = max(2 * params + params + optimiser + saved + layer, params + optimiser + params / 2 + cache)
-    report = {
+    # an update holds two trees of gradients, a rollout the parameters again in compute dtype
+    training, sampling = 3 * params + optimiser + saved + layer, params * (1 + width / 4) + optimiser + cache
+    peak = max(training, sampling)
+    report: dict[str, Any] = {
         "topology": str(topology),
         "model": c.model.source,
         "mesh": dict(zip(sharding.AXES, shape, strict=True)),
@@ -62,7 +65,7 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "kv_cache": cache,
         "programs": {
             "update": {
-                "peak": peak,
+                "peak": training,
                 "activations": saved + layer,
                 "largest": [[scores, f"f32[{rows},{cfg.n_heads},{length},{length}]", "attention's scores"]],
                 "flops": done,
@@ -71,14 +74,12 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
                 "collectives": [],
                 "useful_flops": useful,
                 "mfu": useful / (spent["step"] * chip.flops),
-            }
+            },
+            "rollout": {"peak": sampling},
         },
         "peak": peak,
         "fits": peak <= chip.memory,
         "by": "numbers alone: nothing was compiled",
     }
-    from entropy_rl.preflight.report import advice
-
-    report["programs"]["rollout"] = {"peak": params + optimiser + params / 2 + cache}
     report["advice"] = [] if report["fits"] else advice(c, report)
     return report

@@ -8,7 +8,8 @@ import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from entropy_rl.preflight import chips, collectives, flops, hlo, programs
+from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, programs
+from entropy_rl.preflight.advice import advice
 
 _GB = 1e9
 
@@ -20,8 +21,6 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         ValueError: a config that a run would refuse; no libtpu, or one that is not of this JAX.
     """
     if not topology.is_tpu:
-        from entropy_rl.preflight import numbers
-
         return numbers.estimate(c, topology)
     run = programs.prepare(c, devices(topology))
     state = run.e.abstract_state
@@ -144,29 +143,6 @@ def needed(message: str, capacity: float) -> float:
     """Bytes that the compiler says a program would have used; a little over the capacity where it does not say."""
     found = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
     return float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else capacity * 1.01
-
-
-def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
-    """What to change, the likeliest first."""
-    update, rollout = (report["programs"][k]["peak"] > report["capacity"] for k in ("update", "rollout"))
-    state = report["parameters"] + report["optimiser"]
-    said = []
-    if state > report["capacity"] / 2:
-        said.append(f"parameters and optimiser take {state / _GB:.1f} GB a chip: raise mesh.fsdp, or take more chips")
-    if update and c.train.layout != "packed":
-        said.append("train.layout='packed': attention within rows by a kernel that holds no scores")
-    if update and c.model.remat != "full":
-        said.append("model.remat='full'")
-    if update:
-        said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
-    if rollout and report["kv_cache"] > report["capacity"] / 4:
-        said.append(
-            f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: fewer rollout.prompts × rollout.samples, "
-            "or more chips"
-        )
-    elif rollout:
-        said.append("fewer rollout.prompts, or a mesh.tensor that divides the key/value heads")
-    return said
 
 
 def text(r: dict[str, Any]) -> str:
