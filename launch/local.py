@@ -19,7 +19,6 @@ import sys
 import time
 
 PREEMPTED = 75
-GRACE_SECONDS = 15.0  # for the others to end by themselves once one has failed
 
 
 def free_port() -> int:
@@ -39,7 +38,7 @@ def environment(index: int, processes: int, devices: int, port: int) -> dict[str
     }
 
 
-def run(command: list[str], processes: int, devices: int) -> int:
+def run(command: list[str], processes: int, devices: int, grace: float) -> int:
     """Runs the command in so many processes and waits; the exit code of the first that failed, or 0."""
     port = free_port()
     running = [
@@ -55,7 +54,7 @@ def run(command: list[str], processes: int, devices: int) -> int:
         failed, deadline = 0, float("inf")
         while any(p.poll() is None for p in running):
             if not failed and (codes := [p.returncode for p in running if p.returncode]):
-                failed, deadline = codes[0], time.monotonic() + GRACE_SECONDS
+                failed, deadline = codes[0], time.monotonic() + grace
             if time.monotonic() > deadline:
                 pass_on(signal.SIGKILL, None)
             time.sleep(0.1)
@@ -72,6 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices of each process")
+    parser.add_argument("--grace", type=float, default=15, help="seconds for the others to end once one has failed")
     parser.add_argument("--restarts", type=int, default=0, help="how often a preempted or broken run is started again")
     parser.add_argument("--module", default="entropy_rl.train")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run")
@@ -84,7 +84,7 @@ def main() -> int:
             print(*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(command))
         return 0
     for left in range(options.restarts, -1, -1):
-        code = run(command, options.processes, options.devices)
+        code = run(command, options.processes, options.devices, options.grace)
         killed = code > 128 and code not in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         if not (code == PREEMPTED or killed) or not left:
             break

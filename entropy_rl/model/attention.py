@@ -47,7 +47,16 @@ def _local(q, k, v, segment_BxS, window, interpret):
     mask = splash.CausalMask((room, room)) if window is None else splash.LocalMask((room, room), (window - 1, 0), 0)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * H),
-        block_sizes=splash.BlockSizes(*[block] * 8),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,

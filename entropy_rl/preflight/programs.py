@@ -64,7 +64,7 @@ def batch(c: ConfigDict, e: engine_lib.Engine) -> step.Batch:
     real = jax.ShapeDtypeStruct((B, T), jnp.float32)
     valid, uid = jax.ShapeDtypeStruct((B,), jnp.bool_), jax.ShapeDtypeStruct((B,), jnp.uint32)
     asked, answered = _ints(N, P), _ints(B, T)
-    return step.Batch(asked, asked, answered, answered, valid, *[real] * 5, uid, packed)
+    return step.Batch(asked, asked, answered, answered, valid, real, real, real, real, real, uid, packed)
 
 
 def trips(run: Run, decode: float):
