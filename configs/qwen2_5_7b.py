@@ -21,5 +21,5 @@ from entropy_rl import papers
 
 def get_config(method: str = "clip_cov"):
     c = papers.entropy_mechanism(method, "Qwen/Qwen2.5-7B", lr=5e-7)
-    c.mesh.fsdp, c.train.micro_batches = 64, 4
+    c.mesh.fsdp, c.train.micro_batches, c.model.remat = 64, 4, "dots"
     return c

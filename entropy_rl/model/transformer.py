@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.model import attention
+from entropy_rl.model import attention, lookup
 
 Array = jax.Array
 _LECUN = nn.initializers.lecun_normal()
@@ -307,7 +307,7 @@ class Transformer(nn.Module):
         table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
         if not c.tied:
             weight(self, "head", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
-        x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
+        x = lookup.embed(table, tokens_BxS, self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
 
         own = position_BxS, segment_BxS

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from jax.extend import core
 
+from entropy_rl.head import REST
+
 Trips = Callable[[str], int]  # the function that wrote a loop without a static length -> how often it runs
 
 
@@ -35,7 +37,9 @@ def count(jaxpr, trips: Trips) -> float:
 
 
 def author(eqn) -> str:
-    """The function of this package that a loop stands in."""
+    """The function of this package that a loop stands in, or the part of it that has a name."""
+    if REST in str(eqn.source_info.name_stack):
+        return REST
     frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else []
     return next((f.function_name for f in frames if "/entropy_rl/" in f.file_name), "")
 

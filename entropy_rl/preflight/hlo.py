@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from entropy_rl.head import REST
+
 Trips = Callable[[str], float]  # the function that wrote a loop without a constant bound -> how often it runs
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}
@@ -81,7 +83,9 @@ class Program(NamedTuple):
         return visit(self.entry, 1.0)
 
     def author(self, i: Instruction) -> str:
-        """The function of this package that an instruction comes from."""
+        """The function of this package that an instruction comes from, or the part of it that has a name."""
+        if f"/{REST}/" in i.label:
+            return REST
         found = re.search(r"stack_frame_id=(\d+)", i.rest)
         return self.authors.get(int(found[1]), "") if found else ""
 

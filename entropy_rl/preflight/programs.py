@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl import engine as engine_lib
-from entropy_rl import step
+from entropy_rl import head, step
 from entropy_rl.model import sharding
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import ModelConfig
@@ -82,9 +82,9 @@ def trips(run: Run, decode: float):
         "score": pieces,
         "pull_back": pieces,
         "rollout": decode,
-        # one loop over whole chunks and one over quarters of one: of the two together, so many make all positions
-        "_over_chunks": positions / 256 * 0.8,
-        "logp_and_entropy": positions / 256 * 0.8,  # the same loops, in the pass back
+        "_over_chunks": positions / head.chunk_of(e.model.dtype),
+        "logp_and_entropy": positions / head.chunk_of(e.model.dtype),  # the same loop, in the pass back
+        head.REST: 1,
     }
     return lambda author: table.get(author, 1.0)
 

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import jax
+from absl import logging
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
@@ -67,6 +68,7 @@ def devices(topology: chips.Topology) -> list:
 
 def look_at(run: programs.Run, topology: chips.Topology, jitted, args, resident: float) -> dict[str, Any]:
     """Compiles one program; `resident` bytes lie beside it on every chip."""
+    logging.info("compiling the %s", "rollout" if jitted is run.e.rollout else "update")
     began = time.monotonic()
     traced = jitted.trace(*args)
     try:
