@@ -109,6 +109,7 @@ def test_collectives_by_kind_bytes_and_axis():
         ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}, x={1}", (0, 2)),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0','axis_1'}, x={1}", (0, 1, 2, 3)),
         ("replica_groups=mesh['axis_0'=8] {'axis_0':(2)2}, x={1}", (0, 2)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([2,2,2]T(1,0,2)) {'axis_0'}, x={1}", (0, 2)),
         ("source_target_pairs={{0,1},{1,0}}", (0, 1)),
     ],
 )

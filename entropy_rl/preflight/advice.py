@@ -22,8 +22,8 @@ def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
         said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
     if rollout and report["kv_cache"] > report["capacity"] / 4:
         said.append(
-            f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: fewer rollout.prompts × rollout.samples, "
-            "or more chips"
+            f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "
+            f"rollout.parts={2 * c.rollout.parts}, or more chips"
         )
     elif rollout:
         said.append("fewer rollout.prompts, or a mesh.tensor that divides the key/value heads")

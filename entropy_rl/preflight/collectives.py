@@ -77,12 +77,15 @@ def first_group(rest: str) -> tuple[int, ...]:
         ids = np.arange(math.prod(ints(found[2]))).reshape(ints(found[2]))
         ids = ids.transpose(ints(found[3])) if found[3] else ids
         return tuple(ids.reshape(ints(found[1]))[0].tolist())
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:[^{]*)\{([^}]*)\}", rest):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest):
         axes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
         ids, chosen = np.arange(math.prod(axes.values())), []
+        if order := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", found[2]):
+            ids = ids.reshape(ints(order[1]))
+            ids = (ids.transpose(ints(order[2])) if order[2] else ids).ravel()
         split: list[int] = []
         for name, n in axes.items():
-            part = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", found[2])
+            part = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", found[3])
             if part and part[1]:  # a part of an axis: what stands before it, its size, what is left
                 chosen.append(len(split) + 1)
                 split += [int(part[1]), int(part[2]), n // int(part[1]) // int(part[2])]

@@ -41,7 +41,7 @@ def prepare(c: ConfigDict, devices: list) -> Run:
     config_lib.check_mesh(c, mesh.shape["data"] * mesh.shape["fsdp"])
     e = engine_lib.build(c, cfg, None, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    prompts = c.rollout.prompts
+    prompts = c.rollout.prompts // c.rollout.parts
     asked = _ints(prompts, c.data.max_prompt_len)
     first = jax.ShapeDtypeStruct((), jnp.bool_)
     return Run(
@@ -96,11 +96,11 @@ def bytes_per_chip(tree: Any) -> float:
 
 
 def cache_bytes(run: Run) -> float:
-    """KV cache of one chip while all responses are decoded, and the prompts' keys that they share."""
+    """KV cache of one chip while the responses of a call are decoded, and the prompts' keys that they share."""
     c, cfg, mesh = run.c, run.cfg, run.e.mesh
     tensor = mesh.shape["tensor"]
     heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
-    positions = c.rollout.prompts * (c.data.max_prompt_len + c.rollout.samples * (c.rollout.max_tokens - 1))
+    positions = c.rollout.prompts // c.rollout.parts * (c.data.max_prompt_len + c.rollout.samples * (c.rollout.max_tokens - 1))
     one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
     return positions * one / (mesh.shape["data"] * mesh.shape["fsdp"])
 

@@ -36,6 +36,7 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "sequences_per_update": c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout,
         "length": c.data.max_prompt_len + c.rollout.max_tokens,
         "pieces": run.e.plan.micro if run.e.plan.layout == "packed" else c.train.micro_batches,
+        "rollout_parts": c.rollout.parts,
         "capacity": topology.chip.memory,
         "parameters": params,
         "optimiser": optimiser,
@@ -91,7 +92,8 @@ def look_at(run: programs.Run, topology: chips.Topology, jitted, args, resident:
         none, one = (measure(run, topology, program, traced.jaxpr, n) for n in (0, 1))
         found["prefill"], found["decode"] = times(none), times({k: _minus(one[k], none[k]) for k in one})
         steps = run.c.rollout.max_tokens - 1
-        found["time"] = {"step": found["prefill"]["time"]["step"] + steps * found["decode"]["time"]["step"]}
+        one_call = found["prefill"]["time"]["step"] + steps * found["decode"]["time"]["step"]
+        found["time"] = {"step": run.c.rollout.parts * one_call}
     else:
         found |= times(measure(run, topology, program, traced.jaxpr, 1))
     return found | {"compile_seconds": time.monotonic() - began}

@@ -16,18 +16,19 @@ run() { # name, topology, config, flags
   echo "$name" >&2
   # exit code 1: compiled, and does not fit
   "$PYTHON" -m entropy_rl.preflight "--config=$config" "--topology=$topology" --json "$@" \
-    >"results/preflight/$name.json" || [[ $? == 1 ]]
+    2>"results/preflight/$name.log" >"results/preflight/$name.json" || [[ $? == 1 && -s results/preflight/$name.json ]]
 }
 
 CHOSEN=("$@")
 # the papers' batches, responses of 8192 tokens
 run 0_5b-v5e-4x4 v5e:4x4 configs/qwen2_5_0_5b.py
 run 7b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_7b.py
-run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config.train.micro_batches=1
+run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config.train.micro_batches=1 \
+  --config.model.remat=full
 run 32b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_32b.py
 run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192
-# weak scaling: 4 sequences a chip, one layout
-for shape in 2x2x4:16 4x4x4:64 4x8x8:256; do
+# weak scaling, 4 sequences a chip, one layout: with the run on v5p:4x4x4 above
+for shape in 2x2x4:16 4x8x8:256; do
   chips=${shape#*:}
   run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py "--config.mesh.fsdp=$chips" \
     "--config.rollout.prompts=$((chips * 4))" "--config.eval.batch=256"
