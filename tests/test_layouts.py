@@ -37,7 +37,7 @@ def same(got, want):
     np.testing.assert_array_equal(got["greedy"], want["greedy"])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=[pytest.mark.slow] if 8 in s else []) for s in SHAPES])
 def test_eight_devices_do_what_one_does(shape):
     same(layouts.results(shape), alone())
 
@@ -58,6 +58,7 @@ def test_two_processes_of_four_devices_do_what_one_device_does(shape, tmp_path):
         np.testing.assert_array_equal(layouts.flat(restored.params), found["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, other", [((2, 2, 2), (1, 1, 1)), ((1, 1, 1), (1, 8, 1)), ((1, 8, 1), (2, 1, 4))])
 def test_a_checkpoint_of_one_layout_is_restored_on_another(shape, other, tmp_path):
     want = layouts.results(shape, save=tmp_path)["params"]
@@ -88,3 +89,12 @@ def test_two_key_value_heads_on_eight_devices_are_replicated():
     assert shardings["layers"]["k"].is_fully_replicated and not shardings["layers"]["q"].is_fully_replicated
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(cfg, mesh)):
         np.testing.assert_allclose(f(jax.device_put(params, shardings)), want, atol=1e-5)
+
+
+def test_a_rollout_in_parts_draws_the_same_tokens():
+    e, data = layouts.build((1, 1, 1)), layouts.batch()
+    args = layouts.params(), data.prompt, data.prompt_mask, np.arange(layouts.N, dtype=np.uint32), jax.random.key(2)
+    with e.on_mesh():
+        whole, parts = e.sample(*args), e.sample(*args, parts=4)
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_allclose(parts.logp, whole.logp, atol=1e-5)

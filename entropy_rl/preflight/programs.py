@@ -100,7 +100,9 @@ def cache_bytes(run: Run) -> float:
     c, cfg, mesh = run.c, run.cfg, run.e.mesh
     tensor = mesh.shape["tensor"]
     heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
-    positions = c.rollout.prompts // c.rollout.parts * (c.data.max_prompt_len + c.rollout.samples * (c.rollout.max_tokens - 1))
+    positions = (
+        c.rollout.prompts // c.rollout.parts * (c.data.max_prompt_len + c.rollout.samples * (c.rollout.max_tokens - 1))
+    )
     one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
     return positions * one / (mesh.shape["data"] * mesh.shape["fsdp"])
 
