@@ -166,6 +166,6 @@ def test_a_small_run_compiled_for_four_chips():
     update, rollout = found["programs"]["update"], found["programs"]["rollout"]
     # forward, again, forward once more, twice back: five thirds of what is useful, but for the head's positions
     assert 1.2 < update["flops"] / update["useful_flops"] < 1.8
-    gathered = sum(row["bytes"] for row in update["collectives"] if row["what"] == "all-gather fsdp")
-    assert gathered > 3 * 494e6 * 2 * 3 / 4
+    # the weights come three times, gathered in whatever way the compiler took, but for the table's look-up
+    assert update["collective_bytes"] > 3 * 358e6 * 2 * 3 / 4
     assert rollout["decode"]["time"]["step"] < rollout["prefill"]["time"]["step"]
