@@ -18,5 +18,5 @@ from entropy_rl import papers
 
 def get_config(method: str = "forking"):
     c = papers.beyond_80_20(method, "Qwen/Qwen3-14B-Base")
-    c.mesh.fsdp, c.train.micro_batches, c.rollout.parts = 256, 2, 2
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 256, 2, 4096
     return c

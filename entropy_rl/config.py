@@ -41,7 +41,6 @@ def default() -> ConfigDict:
     c.rollout = ConfigDict()
     c.rollout.prompts = 8  # a step
     c.rollout.samples = 8  # G, a prompt
-    c.rollout.parts = 1  # the prompts are sampled in so many calls, where the caches of all at once take too much
     c.rollout.max_tokens = 64  # T, of a response
     c.rollout.temperature = 1.0  # of sampling, and of every logp and entropy
     c.rollout.top_p = 1.0
@@ -173,7 +172,6 @@ def check(c: ConfigDict) -> None:
     positive = (
         "rollout.prompts",
         "rollout.samples",
-        "rollout.parts",
         "rollout.max_tokens",
         "data.max_prompt_len",
         "eval.temperature",
@@ -205,8 +203,6 @@ def check(c: ConfigDict) -> None:
             f"rollout.prompts={c.rollout.prompts} must be a multiple of "
             f"train.updates_per_rollout={c.train.updates_per_rollout}: an update is made of whole groups"
         )
-    if c.rollout.prompts % c.rollout.parts:
-        raise ValueError(f"rollout.parts={c.rollout.parts} must divide rollout.prompts={c.rollout.prompts}")
     if per_update % c.train.micro_batches:
         raise ValueError(
             f"train.micro_batches={c.train.micro_batches} must divide the {per_update} prompts of an update "
@@ -288,7 +284,7 @@ def check_mesh(c: ConfigDict, shards: int) -> None:
         update = ("rollout.prompts × rollout.samples / train.updates_per_rollout", sequences)
     for key, size in (
         update,
-        ("rollout.prompts / rollout.parts", c.rollout.prompts // c.rollout.parts),
+        ("rollout.prompts", c.rollout.prompts),
         ("eval.batch", c.eval.batch),
         ("warmup.batch", c.warmup.batch),
     ):

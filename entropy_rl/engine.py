@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -66,12 +65,6 @@ class Engine(NamedTuple):
         stack.enter_context(nn.logical_axis_rules(self.rules))
         stack.enter_context(precision(self.model.dtype))
         return stack
-
-    def sample(self, params, prompt_NxP, prompt_mask_NxP, uid_N, key, parts: int = 1) -> sampler.Rollout:
-        """`rollout` as numpy arrays, in so many calls one after another: fewer caches at a time, the same tokens."""
-        some = zip(*(np.split(x, parts) for x in (prompt_NxP, prompt_mask_NxP, uid_N)), strict=True)
-        drawn = [distributed.fetch(self.rollout(params, *part, key)) for part in some]
-        return jax.tree.map(lambda *x: np.concatenate(x), *drawn)
 
 
 def compute_dtype(name: str, device=None):
@@ -180,14 +173,13 @@ def build(
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
 
         def draw(params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> sampler.Rollout:
-            key = everywhere(key)
             return rollouts.sample(
                 model,
                 params,
                 prompt_NxP,
                 prompt_mask_NxP,
                 uid_N,
-                key,
+                everywhere(key),
                 n=n,
                 how=how,
                 slots=c.rollout.slots,

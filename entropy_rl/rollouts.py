@@ -165,8 +165,8 @@ def slots_that_fit(model: Transformer, params, N: int, P: int, B: int, T: int, s
     leaf = jax.tree.leaves(params)[0]
     device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
     stats = device.memory_stats() if device.platform != "cpu" else None
-    # processes have to agree on it: of all of them, the least
-    free = min(distributed.collect(stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1))
+    mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
+    free = min(distributed.collect(mine))  # all processes have to decode the same
     if free < 0:
         return B
     c: ModelConfig = model.cfg

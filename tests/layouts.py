@@ -35,9 +35,7 @@ def results(shape, save=None) -> dict:
     with e.on_mesh():
         start = jax.device_put(weights, e.params_sharding)
         logp, entropy = distributed.fetch(e.score(start, data))
-        greedy = distributed.fetch(
-            e.greedy(start, data.prompt, data.prompt_mask, np.arange(N, dtype=np.uint32), jax.random.key(2))
-        )
+        greedy = e.greedy(start, data.prompt, data.prompt_mask, np.arange(N, dtype=np.uint32), jax.random.key(2))
         state, metrics = e.update(e.init(start), data, jax.random.key(1), False)
         if save:
             checkpoint.Checkpoints(save, keep=1).save(1, state, {})

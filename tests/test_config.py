@@ -56,7 +56,6 @@ def test_config_is_locked_and_small():
     "changes, message",
     [
         ({"rollout.prompts": 6}, r"rollout.prompts=6 must be a multiple of train.updates_per_rollout=4"),
-        ({"rollout.parts": 3}, r"rollout.parts=3 must divide rollout.prompts=8"),
         ({"train.micro_batches": 3}, r"train.micro_batches=3 must divide the 2 prompts of an update"),
         ({"rollout.top_p": 0.9}, r"rollout.top_p=0.9, .*truncated sampler.*set them to 1.0 and 0"),
         ({"rollout.top_k": 50}, r"rollout.top_k=50.*truncated sampler"),

@@ -89,12 +89,3 @@ def test_two_key_value_heads_on_eight_devices_are_replicated():
     assert shardings["layers"]["k"].is_fully_replicated and not shardings["layers"]["q"].is_fully_replicated
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(cfg, mesh)):
         np.testing.assert_allclose(f(jax.device_put(params, shardings)), want, atol=1e-5)
-
-
-def test_a_rollout_in_parts_draws_the_same_tokens():
-    e, data = layouts.build((1, 1, 1)), layouts.batch()
-    args = layouts.params(), data.prompt, data.prompt_mask, np.arange(layouts.N, dtype=np.uint32), jax.random.key(2)
-    with e.on_mesh():
-        whole, parts = e.sample(*args), e.sample(*args, parts=4)
-    np.testing.assert_array_equal(parts.tokens, whole.tokens)
-    np.testing.assert_allclose(parts.logp, whole.logp, atol=1e-5)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from entropy_rl.preflight import chips, collectives, flops, hlo
+from entropy_rl import config
+from entropy_rl.preflight import chips, collectives, flops, hlo, programs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -139,9 +140,36 @@ def test_topologies_that_are_none(text):
     assert chips.parse("v5p:4x4x8").size == 128 and str(chips.parse("v6e:16x16")) == "v6e:16x16"
 
 
-def preflight(config, topology, *more, code=0):
+@pytest.mark.parametrize("wanted", [0, 20])
+def test_a_rollouts_programs_follow_one_another(wanted):
+    """What sampling makes of the slots lies as preflight supposes, on CPU devices, and a chunk writes in place."""
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 8, 4, 150, 16
+    c.rollout.slots, c.mesh.data, c.mesh.fsdp, c.mesh.tensor = wanted, 2, 2, 2
+    c.eval.batch = c.warmup.batch = 8
+    c.train.updates_per_rollout, c.model.source = 1, "tiny"
+    run = programs.prepare(c, jax.devices()[:8])
+    assert programs.slots(run) == (20 if wanted else 32)
+    with run.e.on_mesh():
+        parts = programs.rollout(run)
+        admit, chunk = parts["admit"], parts["decode"]
+        made, _ = admit.f.lower(*admit.args).compile().output_shardings
+        done = chunk.f.lower(*chunk.args).compile()
+    old, full = admit.args[2], chunk.args[1]
+    assert old.cache.segment.shape[1] == (149 if wanted else 128) and full.cache.segment.shape == (len(full.age), 149)
+    assert full.prefix.segment.shape[0] == (20 if wanted else 8)
+    for want, got in zip(jax.tree.leaves(full.cache), jax.tree.leaves(made.cache), strict=True):
+        assert got.is_equivalent_to(want.sharding, want.ndim)
+    assert done.memory_analysis().alias_size_in_bytes >= programs.bytes_per_chip(full.cache)
+    token = 2 * run.cfg.n_layers * run.cfg.n_kv_heads * run.cfg.head_dim * 4 / 8
+    kv = lambda x: programs.bytes_per_chip((x.key, x.value))
+    total = kv(parts["admit"].args[1].prefix) + kv(full.prefix) + kv(full.cache)
+    assert total == programs.cache_bytes(run) == token * ((8 + (20 if wanted else 8)) * 16 + len(full.age) * 149)
+
+
+def preflight(file, topology, *more, code=0):
     env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "entropy_rl.preflight", f"--config={config}", f"--topology={topology}", *more]
+    command = [sys.executable, "-m", "entropy_rl.preflight", f"--config={file}", f"--topology={topology}", *more]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stderr[-3000:]
     return done.stdout if code in (0, 1) else done.stderr

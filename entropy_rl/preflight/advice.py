@@ -23,7 +23,7 @@ def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
     if rollout and report["kv_cache"] > report["capacity"] / 4:
         said.append(
             f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "
-            f"rollout.parts={2 * c.rollout.parts}, or more chips"
+            f"rollout.slots={report['slots'] // 2}, or more chips"
         )
     elif rollout:
         said.append("fewer rollout.prompts, or a mesh.tensor that divides the key/value heads")

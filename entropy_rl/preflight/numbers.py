@@ -41,14 +41,15 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp
     scores = 2 * 4 * rows * length * length * cfg.n_heads / tensor
     layer = scores + 4 * rows * length * cfg.d_ff / tensor * width
-    done = flops.count(traced.jaxpr.jaxpr, programs.trips(run, 0)) / topology.size
+    done = flops.count(traced.jaxpr.jaxpr, programs.trips(run)) / topology.size
     wires = pieces * size(state.params) / tensor * (3 * width / 4 + 1) * (shape[1] - 1) / shape[1]
     spent = {"compute": done / chip.flops, "wires": wires / chip.links, "memory": 0.0, "exposed": 0.0}
     spent["step"] = max(spent.values())
     useful = programs.useful_flops(run) / topology.size
     cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
-    # an update holds two trees of gradients, a rollout the parameters again in compute dtype
-    training, sampling = 3 * params + optimiser + saved + layer, params * (1 + width / 4) + optimiser + cache
+    # an update holds two trees of gradients; a rollout the parameters again in compute dtype, and where slots move, two
+    # caches
+    training, sampling = 3 * params + optimiser + saved + layer, params * (1 + width / 4) + optimiser + 2 * cache
     peak = max(training, sampling)
     report: dict[str, Any] = {
         "topology": str(topology),
@@ -59,6 +60,7 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "sequences_per_update": sequences,
         "length": length,
         "pieces": pieces,
+        "slots": programs.slots(run),
         "capacity": chip.memory,
         "parameters": params,
         "optimiser": optimiser,

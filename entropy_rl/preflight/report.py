@@ -13,6 +13,7 @@ from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, progra
 from entropy_rl.preflight.advice import advice
 
 _GB = 1e9
+_TIMES = ("flops", "bytes", "time", "collective_bytes", "collectives")  # the keys of `times`
 
 
 def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "sequences_per_update": c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout,
         "length": c.data.max_prompt_len + c.rollout.max_tokens,
         "pieces": run.e.plan.micro if run.e.plan.layout == "packed" else c.train.micro_batches,
-        "rollout_parts": c.rollout.parts,
+        "slots": programs.slots(run),
         "capacity": topology.chip.memory,
         "parameters": params,
         "optimiser": optimiser,
@@ -44,9 +45,9 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "programs": {},
     }
     with run.e.on_mesh():
-        update = look_at(run, topology, run.e.update, run.update_args, 0.0)
+        update = look_at(run, topology, "update", programs.Called(run.e.update, run.update_args, 0.0))
         update["useful_flops"] = programs.useful_flops(run) / topology.size
-        rollout = look_at(run, topology, run.e.rollout, run.rollout_args, optimiser)
+        rollout = rolled_out(run, topology, optimiser)
     if "time" in update:
         update["mfu"] = update["useful_flops"] / (update["time"]["step"] * topology.chip.flops)
     report["programs"] = {"update": update, "rollout": rollout}
@@ -67,11 +68,36 @@ def devices(topology: chips.Topology) -> list:
         ) from error
 
 
-def look_at(run: programs.Run, topology: chips.Topology, jitted, args, resident: float) -> dict[str, Any]:
-    """Compiles one program; `resident` bytes lie beside it on every chip."""
-    logging.info("compiling the %s", "rollout" if jitted is run.e.rollout else "update")
-    began = time.monotonic()
-    traced = jitted.trace(*args)
+def rolled_out(run: programs.Run, topology: chips.Topology, resident: float) -> dict[str, Any]:
+    """Compiles the programs of a rollout: the memory of the one that takes most, and the time of each, decode's a step.
+
+    The whole: the prompts' pass, then as many rounds as there are responses for a slot, all at full length, each with
+    an admission. `resident` bytes lie beside it on every chip.
+    """
+    found = {}
+    for name, called in programs.rollout(run).items():
+        steps = programs.steps_of(run) if name == "decode" else 1
+        found[name] = look_at(run, topology, name, called._replace(beside=called.beside + resident), steps)
+    worst = max(found, key=lambda name: found[name]["peak"])
+    memory = ("arguments", "activations", "resident", "peak", "largest", "error")
+    out = {"worst": worst} | {k: found[worst][k] for k in memory if k in found[worst]}
+    out["compile_seconds"] = sum(one.get("compile_seconds", 0.0) for one in found.values())
+    if all("time" in one for one in found.values()):
+        out |= {name: {k: one[k] for k in ("peak", *_TIMES)} for name, one in found.items()}
+        spent = {name: one["time"]["step"] for name, one in found.items()}
+        rounds = -(-run.c.rollout.prompts * run.c.rollout.samples // programs.slots(run))
+        one_round = spent["admit"] + (run.c.rollout.max_tokens - 1) * spent["decode"]
+        out["time"] = {"step": spent["prefill"] + rounds * one_round}
+    return out
+
+
+def look_at(
+    run: programs.Run, topology: chips.Topology, name: str, called: programs.Called, steps: int = 1
+) -> dict[str, Any]:
+    """Compiles one program. Its time is that of one of so many steps."""
+    logging.info("compiling: %s", name)
+    began, resident = time.monotonic(), called.beside
+    traced = called.f.trace(*called.args)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -88,20 +114,13 @@ def look_at(run: programs.Run, topology: chips.Topology, jitted, args, resident:
         "peak": peak + memory.temp_size_in_bytes + resident,
         "largest": [list(x) for x in program.largest()],
     }
-    if jitted is run.e.rollout:  # one pass over the prompts, then the loop's body: what a second decode step adds
-        none, one = (measure(run, topology, program, traced.jaxpr, n) for n in (0, 1))
-        found["prefill"], found["decode"] = times(none), times({k: _minus(one[k], none[k]) for k in one})
-        steps = run.c.rollout.max_tokens - 1
-        one_call = found["prefill"]["time"]["step"] + steps * found["decode"]["time"]["step"]
-        found["time"] = {"step": run.c.rollout.parts * one_call}
-    else:
-        found |= times(measure(run, topology, program, traced.jaxpr, 1))
+    found |= times(_each(measure(run, topology, program, traced.jaxpr), steps))
     return found | {"compile_seconds": time.monotonic() - began}
 
 
-def measure(run, topology, program: hlo.Program, jaxpr, decode: int) -> dict[str, Any]:
-    """Per chip: FLOPs, bytes and seconds of each kind, with the decoding loop run `decode` times."""
-    trips, chip, mesh = programs.trips(run, decode), topology.chip, run.e.mesh
+def measure(run, topology, program: hlo.Program, jaxpr) -> dict[str, Any]:
+    """Per chip: FLOPs, bytes and seconds of each kind."""
+    trips, chip, mesh = programs.trips(run), topology.chip, run.e.mesh
     done = flops.count(jaxpr.jaxpr, trips) / topology.size
     moved = program.traffic(trips)
     sums: dict[str, Any] = {}
@@ -137,10 +156,10 @@ def times(m: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _minus(a, b):
-    if isinstance(a, dict):
-        return {k: tuple(x - y for x, y in zip(v, b.get(k, (0.0, 0.0, 0.0)), strict=True)) for k, v in a.items()}
-    return a - b
+def _each(m: dict[str, Any], steps: int) -> dict[str, Any]:
+    """What one step of so many has a share in."""
+    part = lambda v: {k: tuple(x / steps for x in row) for k, row in v.items()} if isinstance(v, dict) else v / steps
+    return {k: part(v) for k, v in m.items()}
 
 
 def needed(message: str, capacity: float) -> float:
@@ -166,10 +185,11 @@ def text(r: dict[str, Any]) -> str:
             lines += ["", f"{name}: does not fit: {p['error'].splitlines()[0]}", f"  peak              {gb(p['peak'])}"]
             continue
         if "activations" in p:
-            lines += ["", name, f"  activations       {gb(p['activations'])}"]
+            most = f", at its largest in {p['worst']}" if "worst" in p else ""
+            lines += ["", name + most, f"  activations       {gb(p['activations'])}"]
         lines += [f"  peak              {gb(p['peak'])}  of {r['capacity'] / _GB:.1f} GB"]
         lines += [f"    {gb(b)}  {shape}  {label[:90]}" for b, shape, label in p.get("largest", [])]
-        for part in ("", "prefill", "decode"):
+        for part in ("", "prefill", "admit", "decode"):
             if "flops" in (m := p.get(part, {}) if part else p):
                 lines += _spent(part or name, m)
         if "mfu" in p:
