@@ -126,11 +126,29 @@ def collect(value: Any) -> list:
     return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
 
 
+def outcomes(work: Callable[[], Any]) -> list:
+    """`collect` of work()'s results. Where it raises on one process all raise, and none waits for one that has left."""
+    if jax.process_count() == 1:
+        return [work()]
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as raised:  # told to the others, then raised again
+        error = raised
+    found = collect([result, error and f"{type(error).__name__}: {error}"])
+    if error:
+        raise error
+    for i, (_, fault) in enumerate(found):
+        if fault:
+            raise RuntimeError(f"process {i} failed with {fault}")
+    return [result for result, _ in found]
+
+
 def share(items: list, work: Callable[[list], list]) -> list:
     """work(items), one result an item, each process doing its part. Results are what JSON can hold."""
     count = jax.process_count()
     done = [None] * len(items)
-    for i, part in enumerate(collect(work(items[jax.process_index() :: count]))):
+    for i, part in enumerate(outcomes(lambda: work(items[jax.process_index() :: count]))):
         done[i::count] = part
     return done
 

@@ -16,9 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import distributed, masked, objectives, rollouts, sampler, step, token_transforms
+from entropy_rl import distributed, host, masked, objectives, rollouts, sampler, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
-from entropy_rl.model import sharding
+from entropy_rl.model import attention, sharding
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
 from entropy_rl.packing import Plan
@@ -72,7 +72,7 @@ def compute_dtype(name: str, device=None):
     if name != "auto":
         return jnp.dtype(name)
     device = device or jax.devices()[0]
-    native = device.platform == "tpu" or (device.platform == "gpu" and float(device.compute_capability) >= 8)
+    native = device.platform == "tpu" or host.compute_capability(device) >= 8
     return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
 
 
@@ -137,13 +137,9 @@ def build(
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
     device = mesh.devices.flat[0]
-    model = Transformer(
-        cfg,
-        compute_dtype(c.model.dtype, device),
-        c.model.remat,
-        unroll=device.platform == "cpu",
-        kernel=device.platform == "tpu",
-    )
+    dtype = compute_dtype(c.model.dtype, device)
+    kernel = attention.kernel_for(device, dtype, cfg.head_dim)
+    model = Transformer(cfg, dtype, c.model.remat, unroll=device.platform == "cpu", kernel=kernel)
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())

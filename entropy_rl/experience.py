@@ -85,8 +85,9 @@ def collect(
         out = e.rollout(params, prompt, mask, uid, key, done=grade)
         sampled = time.monotonic()
         scores: dict[str, np.ndarray] = {}
-        graded = [(rows, {name: x.tolist() for name, x in future.result().items()}) for rows, future in waiting]
-        for rows, found in itertools.chain(*distributed.collect(graded)):
+        plain = lambda found: {name: x.tolist() for name, x in found.items()}
+        graded = distributed.outcomes(lambda: [(rows, plain(future.result())) for rows, future in waiting])
+        for rows, found in itertools.chain(*graded):
             for name, some in found.items():
                 scores.setdefault(name, np.full(len(owners), np.nan, np.float32))[rows] = some
     for part in scores.values():

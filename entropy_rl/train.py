@@ -22,11 +22,8 @@ def main(argv) -> None:
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # of the libraries' own talk, only what is a warning
     handler.addFilter(lambda record: record.levelno > python_logging.INFO or _HERE in record.pathname)
-    from entropy_rl import (
-        distributed,
-        host,
-        loop,
-    )  # after the flags are known to be right: they bring in jax and transformers
+    # after the flags are known to be right: these bring in jax and transformers
+    from entropy_rl import distributed, host, loop
 
     try:
         distributed.initialize()

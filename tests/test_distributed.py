@@ -61,6 +61,16 @@ def test_alone_everything_is_ones_own():
     assert distributed.share([1, 2, 3], lambda items: [2 * x for x in items]) == [2, 4, 6]
 
 
+def test_what_fails_on_one_process_fails_on_both(tmp_path):
+    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "launch/local.py", "--processes=2", "--module=agreement", "--", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = [(tmp_path / i).read_text() for i in "01"]
+    assert said[0] == "[[0, 10, 20], 'RuntimeError: process 1 failed with OSError: no such device', True]"
+    assert said[1] == "[[0, 10, 20], 'OSError: no such device', True]"
+
+
 FLAGS = [
     "--config=configs/quickstart.py:clip_cov",
     "--config.warmup.updates=2",

@@ -190,7 +190,7 @@ def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
 class Context(NamedTuple):
     """What every layer shares: RoPE's tables and the masks of the parts.
 
-    `rows`: the segments i32[B, S] of rows that attend to themselves by the kernel, without masks; else None.
+    `rows`: the segments i32[B, S] of rows that attend to themselves by a kernel, without masks; else None.
     """
 
     cos: Array
@@ -223,6 +223,7 @@ class Block(nn.Module):
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     group: Group | None = None
+    kernel: attention.Kernel | None = None
 
     def weight(self, name, shape, axes, init=_LECUN) -> Any:
         return weight(self, name, shape, axes, init)
@@ -250,8 +251,8 @@ class Block(nn.Module):
             (q_p, q_r), (k_p, k_r), (v_p, v_r) = (self.group.cut(x) for x in (q, k, v))
             own, rest = attend(q_p, ((k_p, v_p),), ctx.masks[:1]), ((k_p, v_p), (k_r, v_r))
             out = self.group.paste(own, attend(q_r, rest, ctx.masks[1:]))
-        elif ctx.rows is not None:
-            out = attention.rows(q, k, v, ctx.rows, c.sliding_window)
+        elif self.kernel and ctx.rows is not None:
+            out = attention.rows(self.kernel, q, k, v, ctx.rows, c.sliding_window)
         elif past is None:
             out = attend(q, ((k, v),), ctx.masks)
         else:
@@ -283,14 +284,14 @@ class Transformer(nn.Module):
       dtype: compute dtype; parameters are float32.
       remat: what the backward pass recomputes: "none", "full" blocks, or all but their products, "dots".
       unroll: decode through layers one by one with a cache each, where a scan would copy what it slices: on a CPU.
-      kernel: rows that attend to themselves alone do so by the TPU's kernel, see `attention.rows`.
+      kernel: rows that attend to themselves alone do so by it, see `attention.kernel_for`; None: by `attend`.
     """
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: bool = False
-    kernel: bool = False
+    kernel: attention.Kernel | None = None
 
     @nn.compact
     def __call__(self, tokens_BxS, position_BxS, segment_BxS, group: Group | None = None) -> tuple[Array, Any]:
@@ -332,7 +333,7 @@ class Transformer(nn.Module):
             out_axes=0,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, key_value = layers(c, self.dtype, group, name="layers")(x, None, ctx)
+        x, key_value = layers(c, self.dtype, group, self.kernel, name="layers")(x, None, ctx)
         scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)
         return rms_norm(x, scale, c.norm_eps), key_value
 

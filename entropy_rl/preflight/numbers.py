@@ -16,7 +16,8 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     """Parameters, optimiser, KV cache and activations per GPU, FLOPs of an update and a bound on its time.
 
     The time supposes that parameters are gathered once forward and once back for every piece, in compute dtype, their
-    gradient reduced once for every piece in float32, and that the GPUs compute meanwhile.
+    gradient reduced once for every piece in float32, and that the GPUs compute meanwhile. Attention counts by its plain
+    form, which computes above the diagonal too.
     """
     shape = sharding.mesh_shape(**c.mesh.to_dict(), count=topology.size)
     one = c.copy_and_resolve_references()
@@ -38,8 +39,11 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     length = c.data.max_prompt_len + c.rollout.max_tokens
     rows = -(-sequences // pieces // shards)
     saved = cfg.n_layers * rows * length * cfg.d_model * width * (1 if c.model.remat == "full" else 14)
-    # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp
-    scores = 2 * 4 * rows * length * length * cfg.n_heads / tensor
+    # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp. Where the kernel
+    # serves (`model/attention.py: cudnn`) a mask for all heads and its gradient stand in their place.
+    kernel = run.e.plan.layout == "packed" and width == 2
+    heads, what = (1, "attention's mask") if kernel else (cfg.n_heads / tensor, "attention's scores")
+    scores = 2 * (2 if kernel else 4) * rows * length * length * heads
     layer = scores + 4 * rows * length * cfg.d_ff / tensor * width
     done = flops.count(traced.jaxpr.jaxpr, programs.trips(run)) / topology.size
     wires = pieces * size(state.params) / tensor * (3 * width / 4 + 1) * (shape[1] - 1) / shape[1]
@@ -69,7 +73,7 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
             "update": {
                 "peak": training,
                 "activations": saved + layer,
-                "largest": [[scores, f"f32[{rows},{cfg.n_heads},{length},{length}]", "attention's scores"]],
+                "largest": [[scores, f"[{rows},{heads:.0f},{length},{length}], forward and back", what]],
                 "flops": done,
                 "bytes": 0.0,
                 "time": spent,
