@@ -108,5 +108,5 @@ def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model():
         return CALL(*args)
 
     got, want = of(spy), of(None)
-    assert calls == [(B, S, 4, 8)]  # of a scan over layers: once
+    assert set(calls) == {(B, S, 4, 8)}
     np.testing.assert_allclose(jnp.where((SEGMENT > 0)[:, :, None], got - want, 0), 0, atol=2e-5)

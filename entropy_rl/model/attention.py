@@ -7,6 +7,7 @@ segment" is "no later index in the same segment". `transformer.attend` is the pl
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +67,8 @@ def splash(q, k, v, segment_BxS, window, interpret=False) -> Array:
     block = _BLOCK if S > _BLOCK else _LANES
     segment, *qkv = _fill(block, segment_BxS, q * jnp.asarray(h**-0.5, q.dtype), k, v)  # queries come scaled
     room = segment.shape[1]
-    mask = splash_attention.CausalMask((room, room))
-    if window is not None:
-        mask = splash_attention.LocalMask((room, room), (window - 1, 0), 0)
+    causal, local = splash_attention.CausalMask, splash_attention.LocalMask
+    mask: Any = causal((room, room)) if window is None else local((room, room), (window - 1, 0), 0)
     kernel = splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([mask] * H),
         block_sizes=splash_attention.BlockSizes(
@@ -85,8 +85,9 @@ def splash(q, k, v, segment_BxS, window, interpret=False) -> Array:
         q_seq_shards=1,
         interpret=interpret,
     )
-    row = lambda q, k, v, s: kernel(q, k, v, segment_ids=splash_attention.SegmentIds(s, s))
-    return jax.vmap(row)(*(x.swapaxes(1, 2) for x in qkv), segment).swapaxes(1, 2)[:, :S]
+    q, k, v = (x.swapaxes(1, 2) for x in qkv)
+    out = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=splash_attention.SegmentIds(s, s)))(q, k, v, segment)
+    return out.swapaxes(1, 2)[:, :S]
 
 
 def cudnn(q, k, v, segment_BxS, window, implementation="cudnn") -> Array:
