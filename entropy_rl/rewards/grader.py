@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from entropy_rl import distributed
 from entropy_rl.rewards import nursery
 from entropy_rl.rewards.answer import MAX_RESPONSE_CHARS
 from entropy_rl.rewards.verify import is_own
@@ -74,6 +73,8 @@ class Grader:
             RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
             ValueError: a kind that cannot be had (unknown, or its library is missing).
         """
+        from entropy_rl import distributed  # JAX, which the workers, who have this package too, do without
+
         if not items:
             return []
         items = [(kind, response[-MAX_RESPONSE_CHARS - 1 :], answer) for kind, response, answer in items]
