@@ -82,7 +82,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         else:
             state = restored[0]
         del restored
-        history = [r for r in metrics.read_jsonl(epath.Path(workdir) / "metrics.jsonl") if r["step"]]
+        history = log.history()
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
         step_began = began
 

@@ -19,6 +19,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from entropy_rl import distributed
+
 EVAL_PATTERN = "eval/<name>/accuracy"
 
 # The fixed keys, in the order of the file. `EVAL_PATTERN` stands for as many keys as there are evaluations.
@@ -62,7 +64,7 @@ FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.
 
 
 class RunLog:
-    """Writes the record of one run; made anew whenever the run is started or resumed.
+    """Writes the record of one run; made anew whenever the run is started or resumed. The first process alone writes.
 
     resume_step: the step of the checkpoint that the run goes on from. Rows past it, and a last line torn by
       a kill, are dropped from both files: the run will write them again. None: it starts from nothing, and
@@ -74,6 +76,9 @@ class RunLog:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._metrics = self._workdir / "metrics.jsonl"
         self._samples = self._workdir / "samples.jsonl"
+        self._writes, self._last_step = distributed.first(), -1
+        if not self._writes:
+            return
         keep_through = -1 if resume_step is None else resume_step
         self._last_step = _drop_after(self._metrics, keep_through)
         _drop_after(self._samples, keep_through)
@@ -97,7 +102,8 @@ class RunLog:
             else:
                 ordered[key] = values.get(key)
         ordered |= values
-        _append(self._metrics, [ordered])
+        if self._writes:
+            _append(self._metrics, [ordered])
         self._last_step = step
         return ordered
 
@@ -106,13 +112,18 @@ class RunLog:
         plain = [_plain(_on_host(row)) for row in rows]
         if any(type(row.get("step")) is not int for row in plain):
             raise ValueError(f"{self._samples}: every sample needs its step, an int")
-        _append(self._samples, plain)
+        if self._writes:
+            _append(self._samples, plain)
 
     def config(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, unless it says the same: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
         path, text = self._workdir / "config.json", json.dumps(config, indent=2) + "\n"
-        if not path.exists() or path.read_text() != text:
+        if self._writes and (not path.exists() or path.read_text() != text):
             path.write_text(text)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of the steps so far; none where this process does not write them."""
+        return [row for row in read_jsonl(self._metrics) if row["step"]] if self._writes else []
 
 
 def check_config(

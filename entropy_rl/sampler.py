@@ -249,7 +249,8 @@ def advance(
 
 
 def _logits(ready: decode.Ready, hidden_WxD) -> Array:
-    return jnp.dot(hidden_WxD, ready.head.T, preferred_element_type=jnp.float32)
+    head_VxD = ready.embed if ready.head is None else ready.head
+    return jnp.dot(hidden_WxD, head_VxD.T, preferred_element_type=jnp.float32)
 
 
 def _ends(token_W: Array, how: How) -> Array:

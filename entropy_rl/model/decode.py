@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
+from entropy_rl.model import lookup
 from entropy_rl.model.transformer import (
     KV,
     Block,
     Context,
     ModelConfig,
     Transformer,
-    head_weight,
     positions,
     rms_norm,
     rope_tables,
@@ -29,18 +30,19 @@ class Ready(NamedTuple):
     """A model as `step` takes it, made once for many steps: see `ready`.
 
     Attributes:
-      embed, head: [V, D] in the compute dtype, the same array where the model ties them.
+      embed: [V, D] in the compute dtype.
+      head: the same, or None where it is the embedding.
       final_norm: [D].
       layers: the layers' parameters in the compute dtype, stacked, or a list of them where they are decoded one by one.
       cos, sin: f32[places, h], RoPE's tables.
     """
 
-    embed: Array
-    head: Array
-    final_norm: Array
+    embed: Any
+    head: Any
+    final_norm: Any
     layers: Any
-    cos: Array
-    sin: Array
+    cos: Any
+    sin: Any
 
 
 def ready(model: Transformer, params, *, places: int) -> Ready:
@@ -52,7 +54,29 @@ def ready(model: Transformer, params, *, places: int) -> Ready:
     of = lambda i: jax.tree.map(lambda x: x[i], p["layers"])
     layers = [of(i) for i in range(model.cfg.n_layers)] if model.unroll else p["layers"]
     cos, sin = (x[0, :, 0] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
-    return Ready(p["embed"], head_weight(p), p["final_norm"], layers, cos, sin)
+    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
+
+
+def shardings(model: Transformer, params_sharding, gathered: bool) -> Ready:
+    """Where `ready` lies: as the parameters do, or whole over `fsdp`, so that no step gathers a layer.
+
+    Args:
+      model: the decoder.
+      params_sharding: the tree of the parameters' NamedShardings.
+      gathered: the parameters are gathered over `fsdp` once, in the compute dtype.
+    """
+
+    def lie(s: NamedSharding, layers: int = 0) -> NamedSharding:
+        spec = [None if gathered and axis == "fsdp" else axis for axis in s.spec[layers:]]
+        return NamedSharding(s.mesh, PartitionSpec(*spec))
+
+    p = jax.tree.map(lie, params_sharding)
+    layers = p["layers"]
+    if model.unroll:
+        one = jax.tree.map(lambda s: lie(s, 1), params_sharding["layers"])
+        layers = [one] * model.cfg.n_layers
+    none = NamedSharding(p["embed"].mesh, PartitionSpec())
+    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, none, none)
 
 
 def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
@@ -136,14 +160,14 @@ def step(
       column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
     """
     c: ModelConfig = model.cfg
-    x = jnp.take(ready.embed, token_W[:, None], axis=0)
+    x = lookup.embed(ready.embed, token_W[:, None], model.dtype)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
     # not in a prompt's padding: that is segment 0 too
     see = lambda at, of: visible(position, jnp.ones_like(segment), at, of, c.sliding_window)[:, 0]
-    rope = (jnp.take(table, position, axis=0)[:, :, None] for table in (ready.cos, ready.sin))
-    ctx = Context(*rope, (see(*rows), see(cache.position, cache.segment)))
+    cos, sin = (jnp.take(table, position, axis=0)[:, :, None] for table in (ready.cos, ready.sin))
+    ctx = Context(cos, sin, (see(*rows), see(cache.position, cache.segment)))
 
     def block(x, layer, past) -> Any:
         return Block(c, model.dtype).apply({"params": layer}, x, past, ctx)
