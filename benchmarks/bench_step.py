@@ -38,7 +38,7 @@ def main() -> None:
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        common_args = ("--questions", str(common.questions(work / "questions.jsonl")), "--repeats", "2")
+        common_args = ("--questions", str(common.questions(work / "questions.jsonl")), "--repeats", "1")
         sides = {"ours": (OURS, sys.executable, "step", "--model", without_end(a.model, work / "model"), *common_args)}
         if a.peer:
             sides["trl"] = (TRL, a.peer, "step", "--model", str(a.model), "--micro", a.peer_micro, *common_args)

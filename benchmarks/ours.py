@@ -127,7 +127,7 @@ def rollout(a) -> dict:
 
 def whole_step(a) -> dict:
     """RL steps as `entropy_rl.train` makes them: its own clock's rows, those after the first two (compilation)."""
-    from entropy_rl import loop, metrics
+    from entropy_rl import jsonl, loop
 
     c = config.default()
     c.model.source, c.data.task, c.data.held_out_modulus = a.model, a.questions, 0
@@ -144,7 +144,7 @@ def whole_step(a) -> dict:
     loaded = common.memory_mb()
     with tempfile.TemporaryDirectory() as folder:
         loop.run(c, folder)
-        rows = metrics.read_jsonl(pathlib.Path(folder) / "metrics.jsonl")[-a.repeats :]
+        rows = jsonl.read(pathlib.Path(folder) / "metrics.jsonl")[-a.repeats :]
     assert all(row["length/mean"] == a.tokens and row["group/degenerate_frac"] == 0 for row in rows)
     parts = {k: statistics.median(row[k] for row in rows) for k in rows[0] if k.startswith("time/")}
     steps = [sum(v for k, v in row.items() if k.startswith("time/")) for row in rows]

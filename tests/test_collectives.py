@@ -106,3 +106,24 @@ def test_nothing_is_as_large_as_logits(layout):
         shape = tuple(map(int, dims.split(",")))
         if len(shape) > 1 and shape[-1] in (CFG.vocab_size, CFG.vocab_size // 2):
             assert np.prod(shape[:-1]) <= head.chunk_of(jnp.float32), shape
+
+
+def sent_by_decoding(weights: str) -> list[float]:
+    """Bytes of what a chunk of steps gathers or sums over fsdp, one number for each collective."""
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
+    c.train.updates_per_rollout, c.rollout.weights = 1, weights
+    mesh = sharding.make_mesh(2, 2, 2)
+    e = engine.build(c, CFG, None, mesh)
+    with e.on_mesh():
+        decode = programs.rollout(programs.Run(c, CFG, e, ()))["decode"]
+        text = decode.f.lower(*decode.args).compile().as_text()
+    found = collectives.find(hlo.read(text), lambda _: 1)
+    return [one.bytes * one.times for one in found if "fsdp" in collectives.axes(one, mesh)]
+
+
+def test_weights_that_were_gathered_are_read_where_they_lie():
+    """A step then sends tokens and activations alone; else it sends the layers' weights, or sums over a split width."""
+    step = 4 * N * G / 4 * CFG.d_model  # an activation of the tokens of a step
+    assert sum(sent_by_decoding("gathered")) <= 4 * step
+    assert sum(sent_by_decoding("sharded")) > CFG.n_layers * min(weights(), 2 * step)

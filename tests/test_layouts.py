@@ -68,6 +68,15 @@ def test_a_checkpoint_of_one_layout_is_restored_on_another(shape, other, tmp_pat
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, abstract)
 
 
+def test_weights_gathered_for_sampling_draw_the_same_tokens():
+    data, weights, e = layouts.batch(), layouts.params(), layouts.build((2, 2, 2), weights="gathered")
+    with e.on_mesh():
+        start = jax.device_put(weights, e.params_sharding)
+        uid = np.arange(layouts.N, dtype=np.uint32)
+        greedy = e.greedy(start, data.prompt, data.prompt_mask, uid, jax.random.key(2))
+    np.testing.assert_array_equal(greedy.tokens, alone()["greedy"])
+
+
 def test_nine_query_heads_are_not_split_in_two():
     """SmolLM2's."""
     smollm2 = ModelConfig(
