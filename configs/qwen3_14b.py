@@ -19,4 +19,5 @@ from entropy_rl import papers
 def get_config(method: str = "forking"):
     c = papers.beyond_80_20(method, "Qwen/Qwen3-14B-Base")
     c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 256, 2, 4096
+    c.rollout.weights = "sharded"
     return c

@@ -87,7 +87,7 @@ setup() {
   do_it rm "$archive"
   on_all "$1" "mkdir -p entropy_rl && tar -xzf entropy_rl.tar.gz -C entropy_rl && cd entropy_rl &&
     python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv &&
-    python3 -m uv pip install --quiet --python .venv '$jax' datasets -r requirements.txt"
+    python3 -m uv pip install --quiet --python .venv '$jax' datasets gcsfs -r requirements.txt"
 }
 
 run() {
