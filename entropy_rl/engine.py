@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import masked, objectives, rollouts, sampler, step, token_transforms
+from entropy_rl import masked, objectives, rollouts, sampler, server, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import sharding
 from entropy_rl.model.source import open_model
@@ -162,6 +162,10 @@ def build(
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def drawing(n: int, sampling: sampler.Sampling) -> Callable[..., sampler.Rollout]:
+        if c.rollout.server:
+            rest = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
+            there = server.connect(c.rollout.server, c.rollout.server_weights)
+            return server.drawing(there, cfg, tokenizer, n=n, sampling=sampling, **rest)
         how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
 

@@ -58,6 +58,12 @@ def lay_out(plan: Plan, batch: Batch) -> Batch:
     return batch._replace(packed=plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask))
 
 
+def cut(batch: Batch, updates: int) -> list[Batch]:
+    """The rollout as `updates` batches of whole groups, in order."""
+    piece = lambda i: jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch)
+    return [piece(i) for i in range(updates)]
+
+
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 
