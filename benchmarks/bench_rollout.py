@@ -28,7 +28,8 @@ def main() -> None:
         parser.error("--peer needs --model, SmolLM2 as a Hugging Face folder")
     ours = (OURS, sys.executable)
     if a.work == "skewed":
-        sides = {"continuous": (*ours, "skewed"), "fixed batch": (*ours, "skewed", "--fixed")}
+        once = ("skewed", "--repeats", "1")
+        sides = {"continuous": (*ours, *once), "fixed batch": (*ours, *once, "--fixed")}
     else:
         sides = {"ours": (*ours, "rollout")}
         if a.peer:

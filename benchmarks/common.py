@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
 
 
-def work(groups: int = GROUPS, samples: int = SAMPLES, vocab: int = VOCAB, seed: int = 0):
+def work(groups: int = GROUPS, samples: int = SAMPLES, vocab: int = VOCAB, seed: int = 0, P: int = P, T: int = T):
     """prompt_NxP, prompt_mask_NxP (padded on the left), tokens_BxT of full length, advantage_B: the same for all."""
     rng = np.random.default_rng(seed)
     length = rng.integers(P // 4, P + 1, groups)
@@ -34,9 +34,34 @@ def work(groups: int = GROUPS, samples: int = SAMPLES, vocab: int = VOCAB, seed:
     return prompt, mask, tokens, rng.standard_normal(groups * samples).astype(np.float32)
 
 
+def questions(path: pathlib.Path, count: int = 64, seed: int = 0) -> pathlib.Path:
+    """Writes so many long sums as a .jsonl file of questions and answers: prompts of 40 to 64 of SmolLM2's tokens."""
+    rng = np.random.default_rng(seed)
+    with path.open("w") as f:
+        for _ in range(count):
+            terms = rng.integers(10, 100, rng.integers(9, 14)).tolist()
+            question = f"Work this out step by step: {' + '.join(map(str, terms))} ="
+            f.write(json.dumps({"question": question, "answer": str(sum(terms))}) + "\n")
+    return path
+
+
+def letters(response: str, entry=None) -> float:
+    """A reward that differs between any two texts: so every group has something to learn from, whoever samples it."""
+    return sum(c in "aeiou" for c in response) / max(1, len(response))
+
+
 def rss_mb() -> float:
     """The process's peak resident memory so far, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_mb() -> float:
+    """The peak so far of what JAX holds on an accelerator, else of the process, MB."""
+    if "jax" in sys.modules:
+        stats = sys.modules["jax"].devices()[0].memory_stats()
+        if stats and "peak_bytes_in_use" in stats:
+            return stats["peak_bytes_in_use"] / 2**20
+    return rss_mb()
 
 
 def measure(f: Callable[[], object], loaded_mb: float, tokens: int, repeats: int = 3) -> dict:
@@ -48,22 +73,29 @@ def measure(f: Callable[[], object], loaded_mb: float, tokens: int, repeats: int
         f()
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
-    return {"seconds": median, "tokens_per_s": tokens / median, "memory_mb": rss_mb() - loaded_mb, "all": seconds}
+    return {"seconds": median, "tokens_per_s": tokens / median, "memory_mb": memory_mb() - loaded_mb, "all": seconds}
 
 
-def limits() -> dict:
-    """The machine's best float32 matmul rate (GFLOP/s) and copy bandwidth (GB/s, read and written), measured now."""
+def limits(dtype="float32") -> dict:
+    """The device's best matmul rate in this dtype (GFLOP/s) and copy bandwidth (GB/s, read and written), now."""
     import jax
     import jax.numpy as jnp
 
-    x = jnp.ones((2048, 2048))
+    accelerator = jax.default_backend() != "cpu"
+    n, best = 8192 if accelerator else 2048, lambda f: min(_time(f) for _ in range(8))
+    x = jnp.ones((n, n), dtype)
     product = jax.jit(lambda x: x @ x)
-    big = np.ones(50_000_000, np.float32)
-    out = np.empty_like(big)
-    best = lambda f: min(_time(f) for _ in range(8))
+    if accelerator:
+        big = jnp.ones(2**30, jnp.float32)
+        move = jax.jit(lambda x: x + 1)
+        copy = lambda: move(big).block_until_ready()
+    else:
+        big = np.ones(50_000_000, np.float32)
+        out = np.empty_like(big)
+        copy = lambda: np.copyto(out, big)
     return {
-        "matmul_gflops": 2 * 2048**3 / best(lambda: product(x).block_until_ready()) / 1e9,
-        "copy_gb_per_s": 2 * big.nbytes / best(lambda: np.copyto(out, big)) / 1e9,
+        "matmul_gflops": 2 * n**3 / best(lambda: product(x).block_until_ready()) / 1e9,
+        "copy_gb_per_s": 2 * big.nbytes / best(copy) / 1e9,
     }
 
 
@@ -81,7 +113,7 @@ def side_by_side(sides: dict[str, tuple[str, ...]], rounds: int = 2) -> dict:
     results: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (script, python, *arguments) in sides.items():
-            env = os.environ | MALLOC | {"PYTHONPATH": str(ROOT)}
+            env = os.environ | MALLOC | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
             done = subprocess.run([python, script, *arguments], capture_output=True, text=True, env=env)
             if done.returncode:
                 sys.exit(f"{name}: {done.stderr[-3000:]}")
@@ -122,3 +154,15 @@ def machine() -> dict:
         "jax": jax.__version__,
         **limits(),
     }
+
+
+def row(record: dict) -> str:
+    """A line of gpu.sh's table."""
+    r = record["result"]
+    share = r.get("share_of_copy" if "gb_per_s" in r else "share_of_matmul")
+    shown = "" if share is None else f"{share:.0%}"
+    return f"| {record['name']} | {r['tokens_per_s']:.0f} | {1e3 * r['seconds']:.0f} | {shown} | {r['memory_mb']:.0f} |"
+
+
+if __name__ == "__main__":
+    print(row(json.loads(sys.stdin.read())))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from entropy_rl import covariance, law, metrics
+from entropy_rl import covariance, jsonl, law
 
 _ROWS = 10  # of the printed table
 
@@ -16,7 +16,7 @@ _ROWS = 10  # of the printed table
 def read_run(workdir: str) -> list[dict]:
     """The rows of a run's metrics.jsonl. Raises ValueError where there are none."""
     path = epath.Path(workdir) / "metrics.jsonl"
-    if not path.exists() or not (rows := metrics.read_jsonl(path)):
+    if not jsonl.exists(path) or not (rows := jsonl.read(path)):
         raise ValueError(f"--workdir: {path} holds no metrics; give the directory of a run")
     return rows
 

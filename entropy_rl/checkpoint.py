@@ -25,6 +25,8 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from entropy_rl import distributed
+
 PyTree = Any
 _MANIFEST = "manifest.json"
 _STATE = "state"
@@ -60,7 +62,7 @@ class Checkpoints:
         """
         leaves = _named_leaves(state)
         _refuse_unsavable(leaves)
-        first = jax.process_index() == 0
+        first = distributed.first()
         folder = self._folder(step)
         if first:
             for leftover in [*self._unfinished(), step]:
@@ -68,14 +70,14 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
         with _quiet_orbax():
             self._orbax.save(folder / _STATE, args=ocp.args.PyTreeSave(leaves))
+        files = _file_records(folder / _STATE)
         if first:
             manifest = {
                 "step": step,
                 "meta": meta,
                 "jax": jax.__version__,
                 "leaves": {name: _spec(x) for name, x in leaves.items()},
-                # One process wrote every file here. With several, each gives the records of its own.
-                "files": _file_records(folder / _STATE),
+                "files": files,
             }
             _put(folder / _MANIFEST, _seal(manifest))
             self._prune(step)
@@ -234,11 +236,15 @@ def _some(names: list[str]) -> str:
 
 
 def _file_records(state: epath.Path) -> dict[str, list[int]]:
-    """{path relative to `state`: [size, CRC32]} for every file under it, each read once."""
+    """{path relative to `state`: [size, CRC32]} for every file under it, each read once, by one of the processes."""
     files = sorted(_walk(state))
-    with ThreadPoolExecutor() as pool:  # zlib lets go of the GIL
-        records = pool.map(_size_and_crc, files)
-        return {str(file.relative_to(state)): record for file, record in zip(files, records, strict=True)}
+
+    def records(some: list[epath.Path]) -> list[list[int]]:
+        with ThreadPoolExecutor() as pool:  # zlib lets go of the GIL
+            return list(pool.map(_size_and_crc, some))
+
+    found = distributed.share(files, records)
+    return {str(file.relative_to(state)): record for file, record in zip(files, found, strict=True)}
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:

@@ -49,6 +49,7 @@ def default() -> ConfigDict:
     c.rollout.slots = 0  # responses decoded at a time; 0: as many as memory has room for
     c.rollout.server = ""  # http://host:8000 of a vLLM or SGLang that makes the responses; "": they are made here
     c.rollout.server_weights = ""  # a folder that both see, through which it is given the policy at every step
+    c.rollout.weights = "sharded"  # as in training; "gathered": over mesh.fsdp in the compute dtype, once a rollout
     c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
     c.reward = ConfigDict()
@@ -226,6 +227,7 @@ def check(c: ConfigDict) -> None:
         ("optim.name", ("adamw", "sgd")),
         ("train.layout", ("auto", "group", "packed")),
         ("warmup.layout", ("auto", "group", "packed")),
+        ("rollout.weights", ("sharded", "gathered")),
     ):
         if _at(c, key) not in legal:
             raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")
@@ -290,8 +292,13 @@ def check_reward(c: ConfigDict) -> None:
 def check_mesh(c: ConfigDict, shards: int) -> None:
     """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
     micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
+    update = ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro)
+    if c.train.layout == "packed":  # rows of sequences, not of groups
+        sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+        update = ("rollout.prompts × rollout.samples / train.updates_per_rollout", sequences)
     for key, size in (
-        ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro),
+        update,
+        ("rollout.prompts", c.rollout.prompts),
         ("eval.batch", c.eval.batch),
         ("warmup.batch", c.warmup.batch),
     ):

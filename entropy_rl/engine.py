@@ -5,6 +5,8 @@ Only this file calls jit for training, so only this file knows how things are sh
 
 import contextlib
 import functools
+import itertools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,13 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import masked, objectives, rollouts, sampler, server, step, token_transforms
+from entropy_rl import distributed, host, masked, objectives, rollouts, sampler, server, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
-from entropy_rl.model import sharding
+from entropy_rl.model import attention, decode, sharding
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
 from entropy_rl.packing import Plan
@@ -67,12 +70,12 @@ class Engine(NamedTuple):
         return stack
 
 
-def compute_dtype(name: str):
+def compute_dtype(name: str, device=None):
     """The dtype that `model.dtype` names; "auto" is bfloat16 where the accelerator multiplies it natively."""
     if name != "auto":
         return jnp.dtype(name)
-    device = jax.devices()[0]
-    native = device.platform == "tpu" or (device.platform == "gpu" and float(device.compute_capability) >= 8)
+    device = device or jax.devices()[0]
+    native = device.platform == "tpu" or host.compute_capability(device) >= 8
     return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
 
 
@@ -136,8 +139,10 @@ def build(
     """The engine of a config; `how`, `opt` and `samples` stand in for the config's own (the warm-up's do)."""
     how, opt = how or method(c), opt or optimizer(c)
     samples = samples or c.rollout.samples
-    unroll = mesh.devices.flat[0].platform == "cpu"
-    model = Transformer(cfg, compute_dtype(c.model.dtype), c.model.remat, unroll)
+    device = mesh.devices.flat[0]
+    dtype = compute_dtype(c.model.dtype, device)
+    kernel = attention.kernel_for(device, dtype, cfg.head_dim)
+    model = Transformer(cfg, dtype, c.model.remat, unroll=device.platform == "cpu", kernel=kernel)
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
@@ -160,6 +165,13 @@ def build(
         params_sharding if how.needs_ref else None,
     )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    gathered = c.rollout.weights == "gathered"
+    ready = jax.jit(
+        decode.ready,
+        static_argnames=("model", "places"),
+        out_shardings=decode.shardings(model, params_sharding, gathered),
+    )
+    everywhere = jax.jit(lambda key: key, in_shardings=replicated, out_shardings=replicated)
 
     def drawing(n: int, sampling: sampler.Sampling) -> Callable[..., sampler.Rollout]:
         if c.rollout.server:
@@ -176,12 +188,13 @@ def build(
                 prompt_NxP,
                 prompt_mask_NxP,
                 uid_N,
-                key,
+                everywhere(key),
                 n=n,
                 how=how,
                 slots=c.rollout.slots,
                 shards=shards,
-                place=lambda x: jax.device_put(x, rows),
+                place=lambda x: distributed.put(x, rows),
+                ready=timed_once(ready) if gathered else ready,
                 watch=rollouts.Watch(stop, done),
             )
 
@@ -189,11 +202,9 @@ def build(
 
     sampling = sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k).check()
     train_step = step.make_train_step(model, how, opt, c.train.micro_batches)
-    update_how: dict[str, Any] = dict(
-        donate_argnums=0,
-        in_shardings=(shardings, rows, replicated, replicated),
-        out_shardings=(shardings, replicated),
-    )
+    jit = lambda f, ins, **how: distributed.spread(jax.jit(f, in_shardings=ins, **how), ins)
+    update_in = (shardings, rows, replicated, replicated)
+    update_how: dict[str, Any] = dict(donate_argnums=0, out_shardings=(shardings, replicated))
     return Engine(
         cfg,
         tokenizer,
@@ -203,14 +214,14 @@ def build(
         plan=make_plan(c, shards, prompts_per_update, samples),
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),
-        score=jax.jit(
+        score=jit(
             functools.partial(step.score, model, how.temperature, c.train.micro_batches),
-            in_shardings=(params_sharding, rows),
+            (params_sharding, rows),
             out_shardings=rows,
         ),
-        update=jax.jit(train_step, **update_how),
-        measured_update=jax.jit(
-            step.make_measured_step(train_step, model, how, c.train.micro_batches, c.optim.lr), **update_how
+        update=jit(train_step, update_in, **update_how),
+        measured_update=jit(
+            step.make_measured_step(train_step, model, how, c.train.micro_batches, c.optim.lr), update_in, **update_how
         ),
         init=jax.jit(init, in_shardings=(params_sharding,), out_shardings=shardings, donate_argnums=0),
         abstract_state=jax.tree.map(
@@ -218,6 +229,22 @@ def build(
         ),
         params_sharding=params_sharding,
     )
+
+
+def timed_once(ready: Callable) -> Callable:
+    """`ready`, which says in the log what its first call with a compiled program took."""
+    calls = itertools.count()
+
+    def call(*args, **how):
+        began = time.monotonic()
+        out = ready(*args, **how)
+        if next(calls) == 1:
+            held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(jax.block_until_ready(out)))
+            spent = time.monotonic() - began
+            logging.info("weights gathered for sampling: %.3f s, %.2f GB a device", spent, held / 1e9)
+        return out
+
+    return call
 
 
 @jax.jit

@@ -3,17 +3,18 @@
 Shapes: N prompts, G samples a prompt, B = N·G, T response positions. All on the host.
 """
 
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from entropy_rl import sampler, server
+from entropy_rl import distributed, sampler, server
 from entropy_rl import step as step_lib
 from entropy_rl.data import Problem, Prompts, Source
 from entropy_rl.engine import Engine
@@ -74,14 +75,15 @@ def collect(
     key = jax.random.fold_in(key, _REFILL_KEYS + round if round else 0)
     owners = [p for p in problems for _ in range(c.rollout.samples)]
     with ThreadPoolExecutor(1) as pool:
-        waiting: list[tuple[list[int], list[str], Future]] = []
+        texts, waiting = [""] * len(owners), []
 
         def grade(rows: list[int], out: sampler.Rollout) -> None:
-            """Responses that have ended are graded while the others go on."""
-            made = [out.tokens[b, : out.mask[b].sum()] for b in rows]
-            ended = [e.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
-            whose = [owners[b] for b in rows]
-            waiting.append((rows, ended, pool.submit(verdicts, c, grader, whose, ended, True)))
+            """Responses that have ended are graded while the others go on, each by one of the processes."""
+            for b in rows:
+                texts[b] = e.tokenizer.decode(out.tokens[b, : out.mask[b].sum()], skip_special_tokens=True)
+            if mine := [b for b in rows if distributed.mine(b)]:
+                items = [owners[b] for b in mine], [texts[b] for b in mine]
+                waiting.append((mine, pool.submit(verdicts, c, grader, *items, True)))
 
         out = e.rollout(params, prompt, mask, uid, key, done=grade)
         old_logp = out.logp
@@ -90,12 +92,11 @@ def collect(
             server.check_gap(c.rollout.server, old_logp, out.logp, out.mask)
             out = out._replace(entropy=entropy)
         sampled = time.monotonic()
-        texts = [""] * len(owners)
         scores: dict[str, np.ndarray] = {}
-        for rows, ended, future in waiting:
-            for b, text in zip(rows, ended, strict=True):
-                texts[b] = text
-            for name, some in future.result().items():
+        plain = lambda found: {name: x.tolist() for name, x in found.items()}
+        graded = distributed.outcomes(lambda: [(rows, plain(future.result())) for rows, future in waiting])
+        for rows, found in itertools.chain(*graded):
+            for name, some in found.items():
                 scores.setdefault(name, np.full(len(owners), np.nan, np.float32))[rows] = some
     for part in scores.values():
         if np.isnan(part).all():

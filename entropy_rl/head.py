@@ -21,6 +21,8 @@ from jax.sharding import PartitionSpec as P
 Array = jax.Array
 ROWS, VOCAB, WIDTH = ("data", "fsdp"), "tensor", "fsdp"  # the mesh axes of the batch, of V, and of D at rest
 
+REST = "rest_of_chunks"  # what the loop over parts of a chunk is called in a compiled program
+
 
 def logp_and_entropy(
     hidden_BxTxD: Array,
@@ -28,7 +30,7 @@ def logp_and_entropy(
     targets_BxT: Array,
     temperature: float = 1.0,
     mask_BxT: Array | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
 ) -> tuple[Array, Array]:
     """log π(y) and H(π) of π = softmax(hidden · head / temperature) at every position.
 
@@ -38,7 +40,7 @@ def logp_and_entropy(
       targets_BxT: i32 tokens.
       temperature: the sampling temperature, > 0.
       mask_BxT: where to compute; None is everywhere. Elsewhere both results are exactly 0.
-      chunk: positions whose logits exist at the same time.
+      chunk: positions whose logits exist at the same time; None: `chunk_of` the hidden states' dtype.
 
     Returns:
       (logp, entropy), f32[B, T] in nats, differentiable in `hidden` and `head` through both.
@@ -46,7 +48,13 @@ def logp_and_entropy(
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     mask = jnp.ones(targets_BxT.shape, bool) if mask_BxT is None else mask_BxT.astype(bool)
+    chunk = chunk or chunk_of(hidden_BxTxD.dtype)
     return _head(float(temperature), chunk, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
+
+
+def chunk_of(dtype) -> int:
+    """Positions a chunk: where it computes in bfloat16, a chip has to earn reading the head."""
+    return 1024 if dtype == jnp.bfloat16 else 256
 
 
 def from_logits(logits: Array, targets: Array, temperature: float = 1.0) -> tuple[Array, Array]:
@@ -92,7 +100,8 @@ def _over_chunks(active_N, chunk, body, carry):
     at = lambda start, size: jax.lax.dynamic_slice_in_dim(order, start, size)
     carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
     rest = (jnp.maximum(count - done * large, 0) + small - 1) // small
-    return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)
+    with jax.named_scope(REST):
+        return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)
 
 
 def _take(x_N, at_C):

@@ -1,8 +1,9 @@
-"""What a process sets up once, before it computes: the allocator and the cache of compiled programs."""
+"""What a process knows of its machine, and sets up once: the allocator and the cache of compiled programs."""
 
 import ctypes
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -22,6 +23,12 @@ def prepare() -> None:
             for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
                 libc.mallopt(option, value)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def compute_capability(device) -> float:
+    """Of an NVIDIA GPU, as 8.0; 0 of any other device (AMD's names there are no numbers)."""
+    text = str(getattr(device, "compute_capability", ""))
+    return float(text) if re.fullmatch(r"\d+\.\d+", text) else 0.0
 
 
 def cache_folder() -> pathlib.Path:

@@ -82,7 +82,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         else:
             state = restored[0]
         del restored
-        history = [r for r in metrics.read_jsonl(epath.Path(workdir) / "metrics.jsonl") if r["step"]]
+        history = log.history()
         root, began, start = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic(), start or 0
         step_began = began
 
@@ -181,6 +181,8 @@ def look_ahead(c: ConfigDict, cfg, sources: Sources, prompts: Prompts, tokenizer
             f"the model's {cfg.max_positions} positions"
         )
     if c.rollout.server:
+        if jax.process_count() > 1:
+            raise ValueError(f"rollout.server={c.rollout.server!r} serves a run of one process; set it to '' on a pod")
         prompt, mask = prompts(sources.train.train(1, 1))
         there = server.connect(c.rollout.server, c.rollout.server_weights)
         there.check(prompt[mask > 0].tolist(), c.rollout.temperature)

@@ -9,15 +9,15 @@ import fnmatch
 import hashlib
 import json
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
+
+from entropy_rl import distributed, jsonl
 
 EVAL_PATTERN = "eval/<name>/accuracy"
 
@@ -62,7 +62,7 @@ FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.
 
 
 class RunLog:
-    """Writes the record of one run; made anew whenever the run is started or resumed.
+    """Writes the record of one run; made anew whenever the run is started or resumed. The first process alone writes.
 
     resume_step: the step of the checkpoint that the run goes on from. Rows past it, and a last line torn by
       a kill, are dropped from both files: the run will write them again. None: it starts from nothing, and
@@ -74,9 +74,12 @@ class RunLog:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._metrics = self._workdir / "metrics.jsonl"
         self._samples = self._workdir / "samples.jsonl"
+        self._writes, self._last_step = distributed.first(), -1
+        if not self._writes:
+            return
         keep_through = -1 if resume_step is None else resume_step
-        self._last_step = _drop_after(self._metrics, keep_through)
-        _drop_after(self._samples, keep_through)
+        self._last_step = jsonl.drop_after(self._metrics, keep_through)
+        jsonl.drop_after(self._samples, keep_through)
 
     def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Appends the row of one step to metrics.jsonl and returns it as written.
@@ -97,7 +100,8 @@ class RunLog:
             else:
                 ordered[key] = values.get(key)
         ordered |= values
-        _append(self._metrics, [ordered])
+        if self._writes:
+            jsonl.append(self._metrics, [ordered])
         self._last_step = step
         return ordered
 
@@ -106,13 +110,18 @@ class RunLog:
         plain = [_plain(_on_host(row)) for row in rows]
         if any(type(row.get("step")) is not int for row in plain):
             raise ValueError(f"{self._samples}: every sample needs its step, an int")
-        _append(self._samples, plain)
+        if self._writes:
+            jsonl.append(self._samples, plain)
 
     def config(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, unless it says the same: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
         path, text = self._workdir / "config.json", json.dumps(config, indent=2) + "\n"
-        if not path.exists() or path.read_text() != text:
+        if self._writes and (not path.exists() or path.read_text() != text):
             path.write_text(text)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of the steps so far; none where this process does not write them."""
+        return [row for row in jsonl.read(self._metrics) if row["step"]] if self._writes else []
 
 
 def check_config(
@@ -156,14 +165,6 @@ def config_hash(config: Mapping[str, Any], free: Sequence[str] = FREE_KEYS) -> s
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
-def read_jsonl(path: epath.Path | str) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. A last line without its newline was torn by a kill: dropped, and logged.
-
-    Raises ValueError naming file and line where a whole line is not JSON.
-    """
-    return list(_rows(epath.Path(path)))
-
-
 def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: float) -> str:
     """One line for a terminal, from a row as `RunLog.write` returns it; what is null shows as "-"."""
 
@@ -178,48 +179,6 @@ def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: fl
         f"step {done}/{total}  reward {show('reward/mean', '.3f')}  entropy {show('entropy/mean', '.3f')}  "
         f"{show('throughput/rollout_tokens_per_s', '.0f')} tokens/s  {clock} left"
     )
-
-
-def _append(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    """Appends and syncs. The one place that appends: a bucket will need numbered parts here."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    with path.open("a") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # A checkpoint must not outlive the rows of the steps before it.
-
-
-def _drop_after(path: epath.Path, last: int) -> int:
-    """Drops the rows of steps past `last` and a torn last line. Returns the last step left, -1 if none."""
-    if not path.exists():
-        return -1
-    rows = list(_rows(path))
-    kept = [row for row in rows if row["step"] <= last]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    if text.encode() != path.read_bytes():
-        logging.warning("%s: %d rows past step %d dropped", path, len(rows) - len(kept), last)
-        aside = path.with_name(path.name + ".new")
-        aside.write_text(text)
-        aside.replace(path)
-    return kept[-1]["step"] if kept else -1
-
-
-def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                logging.warning(
-                    "%s, line %d: torn (%d bytes without an end), dropped",
-                    path,
-                    number,
-                    len(line),
-                )
-                return
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-            yield row
 
 
 def _on_host(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Shapes: N prompts, P prompt positions, n samples a prompt, B = N·n responses, T
 A compiled chunk of steps runs; then what has ended leaves, what waits takes its place, or, where nothing waits, the
 slots close ranks into half as many. The cache grows by doubling as responses do. Shapes are few (the slots halved, the
 cache doubled), so that after the first rollouts nothing is compiled any more, and which one is next hangs on the
-responses alone: a rollout is a function of (parameters, prompts, key).
+responses alone: a rollout is a function of (parameters, prompts, key), and several processes, which all see every
+response, decide the same.
 """
 
 import functools
@@ -16,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl import sampler
+from entropy_rl import distributed, sampler
 from entropy_rl.model import decode
 from entropy_rl.model.transformer import ModelConfig, Transformer
 
 CHUNK = 16  # steps between two looks
 ROOM = 64  # places of the cache, at first
+EVEN = 16  # they come in multiples of this: products over an odd number of places are slower
 
 _read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
 _admit = jax.jit(sampler.admit, static_argnames=("model", "n", "shared", "room", "how"))
-_split = jax.jit(decode.layers_of, static_argnames="model")
+_ready: Callable[..., decode.Ready] = jax.jit(decode.ready, static_argnames=("model", "places"))
 _advance = jax.jit(sampler.advance, static_argnames=("model", "steps", "how"), donate_argnames="slots")
 
 
@@ -57,6 +59,7 @@ def sample(
     slots: int = 0,
     shards: int = 1,
     place: Callable[[Any], Any] = jnp.asarray,
+    ready: Callable[..., decode.Ready] = _ready,
     watch: Watch = NOBODY,
     chunk: int = CHUNK,
 ) -> sampler.Rollout:
@@ -71,7 +74,8 @@ def sample(
       how: sampling, where a response is cut, what ends it.
       slots: how many responses are made at a time; 0: as many as memory has room for (`slots_that_fit`).
       shards: the devices that rows are spread over; divides N and the slots.
-      place: puts what hangs on rows on the devices.
+      place: puts what hangs on rows on the devices, from host arrays that are the same on every process.
+      ready: (model, params, places=…) -> the weights as the steps take them, where they are to lie.
       watch: the caller's stops and what it does with responses as they end.
       chunk: steps between two looks.
     """
@@ -84,10 +88,10 @@ def sample(
     if width < B:
         width = max(shards, width // shards * shards)
     prompts = _read(model, params, place(prompt_NxP), place(prompt_mask_NxP), place(uid_N), key, n=n)
-    # where layers are decoded one by one, their parameters are taken apart once
-    layers = _split(model, params) if model.unroll else params["layers"]
-    admit = functools.partial(_admit, model, params, prompts, n=n, how=how)
-    room, waiting = min(ROOM, max(T - 1, 1)), width
+    weights = ready(model, params, places=P + T)
+    admit = functools.partial(_admit, model, weights, prompts, n=n, how=how)
+    most = -(-max(T - 1, 1) // EVEN) * EVEN
+    room, waiting = min(ROOM, most), width
     rows = np.arange(width)
     shared = n if width == B else 1
     state: sampler.Slots
@@ -95,7 +99,7 @@ def sample(
     alive = np.ones(width, bool)
     age = np.zeros(width, np.int64)
     while True:
-        alive = _record(out, rows, age, alive, jax.device_get(drawn), how, watch)
+        alive = _record(out, rows, age, alive, distributed.fetch(drawn), how, watch)
         if not alive.any() and waiting == B:
             return out
         # what is next: fresh responses in free slots, else fewer slots; a larger cache where this one would not do
@@ -103,8 +107,8 @@ def sample(
         fresh = min(free, B - waiting) if free >= max(1, len(rows) // 8) else 0
         fewer = len(rows) if waiting < B else _halve(len(rows), alive.sum(), shards)
         larger = room
-        while larger < T - 1 and age[alive].max(initial=0) - 1 + chunk > larger:
-            larger = min(2 * larger, T - 1)
+        while larger < most and age[alive].max(initial=0) - 1 + chunk > larger:
+            larger = min(2 * larger, most)
         if fresh or fewer < len(rows) or larger > room:
             shared = shared if fewer == len(rows) and not fresh else 1
             # the living first where ranks close, else everyone in their place
@@ -121,8 +125,8 @@ def sample(
             state, drawn = admit(state, place(keep), place(rows), shared=shared, room=larger)
             room, begun = larger, np.isin(np.arange(len(rows)), begin)
             if len(begin):
-                alive[begin] = _record(out, rows, age, begun, jax.device_get(drawn), how, watch)[begin]
-        state, drawn = _advance(model, params, layers, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
+                alive[begin] = _record(out, rows, age, begun, distributed.fetch(drawn), how, watch)[begin]
+        state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
 
 
 def _nothing(B: int, T: int) -> sampler.Rollout:
@@ -162,13 +166,15 @@ def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: s
 def slots_that_fit(model: Transformer, params, N: int, P: int, B: int, T: int, shards: int) -> int:
     """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU."""
     leaf = jax.tree.leaves(params)[0]
-    device = next(iter(leaf.devices()))
+    device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
     stats = device.memory_stats() if device.platform != "cpu" else None
-    if not stats or "bytes_limit" not in stats:
+    mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
+    free = min(distributed.collect(mine))  # all processes have to decode the same
+    if free < 0:
         return B
     c: ModelConfig = model.cfg
     token = 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(model.dtype).itemsize
-    left = 0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]) * shards - N * P * token
+    left = 0.9 * free * shards - N * P * token
     # twice: while slots move, both copies are there
     return int(np.clip(left // (2 * (P + T) * token), shards, B))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from entropy_rl import head
 from entropy_rl.model import decode
-from entropy_rl.model.transformer import KV, Transformer, head_weight
+from entropy_rl.model.transformer import KV, Transformer
 
 Array = jax.Array
 
@@ -166,7 +166,7 @@ def read_prompts(model: Transformer, params, prompt_NxP, mask_NxP, uid_N, key, *
 
 def admit(
     model: Transformer,
-    params,
+    ready: decode.Ready,
     prompts: Prompts,
     slots: Slots | None,
     keep_W: Array,
@@ -180,7 +180,7 @@ def admit(
     """New slots: some go on as they were, in other places; the rest begin a response and draw its first token.
 
     Args:
-      model, params: the decoder and its parameters.
+      model, ready: the decoder, see `decode.ready`.
       prompts: all of them.
       slots: as they were; None at the beginning.
       keep_W: i32, for each new slot the old one that it goes on with, or an index past the end: it begins.
@@ -195,7 +195,7 @@ def admit(
     """
     prompt_W = jnp.maximum(row_W, 0) // n
     of_W = prompt_W[::shared]
-    logits = jnp.repeat(_logits(model, params)(jnp.take(prompts.hidden, of_W, axis=0)), shared, axis=0)
+    logits = jnp.repeat(_logits(ready, jnp.take(prompts.hidden, of_W, axis=0)), shared, axis=0)
     keys = prompts.keys[jnp.maximum(row_W, 0)]
     age = jnp.zeros_like(row_W)
     fresh = row_W >= 0
@@ -223,12 +223,10 @@ def admit(
     ), Drawn(*(x[:, None] for x in drawn))
 
 
-def advance(model: Transformer, params, layers, slots: Slots, alive_W, *, steps: int, how: How) -> tuple[Slots, Drawn]:
-    """So many tokens more for every slot that is alive here and in `alive_W`; fewer when all have stopped.
-
-    `layers` are the parameters' as `decode.layers_of` gives them.
-    """
-    to_logits = _logits(model, params)
+def advance(
+    model: Transformer, ready: decode.Ready, slots: Slots, alive_W, *, steps: int, how: How
+) -> tuple[Slots, Drawn]:
+    """So many tokens more for every slot that is alive here and in `alive_W`; fewer when all have stopped."""
     W, room = len(slots.token), slots.cache.segment.shape[1]
     zeros = jnp.zeros((W, steps), jnp.float32)
     drawn = Drawn(zeros.astype(jnp.int32), zeros, zeros, zeros.astype(jnp.int32))
@@ -236,9 +234,9 @@ def advance(model: Transformer, params, layers, slots: Slots, alive_W, *, steps:
     def step(carry):
         i, s, drawn = carry
         hidden, cache = decode.step(
-            model, params, layers, s.token, s.length + s.age - 1, s.alive, s.prefix, s.cache, s.column % room
+            model, ready, s.token, s.length + s.age - 1, s.alive, s.prefix, s.cache, s.column % room
         )
-        token, columns = _draw(to_logits(hidden), s.keys, s.age, s.alive, how)
+        token, columns = _draw(_logits(ready, hidden), s.keys, s.age, s.alive, how)
         drawn = Drawn(*(x.at[:, i].set(c) for x, c in zip(drawn, columns, strict=True)))
         alive = s.alive & ~_ends(token, how) & (s.age + 1 < how.max_tokens)
         s = s._replace(cache=cache, column=s.column + 1, token=token, age=s.age + s.alive, alive=alive)
@@ -250,9 +248,9 @@ def advance(model: Transformer, params, layers, slots: Slots, alive_W, *, steps:
     return slots, drawn
 
 
-def _logits(model: Transformer, params):
-    W_VxD = head_weight(params).astype(model.dtype)
-    return lambda h: jnp.dot(h, W_VxD.T, preferred_element_type=jnp.float32)
+def _logits(ready: decode.Ready, hidden_WxD) -> Array:
+    head_VxD = ready.embed if ready.head is None else ready.head
+    return jnp.dot(hidden_WxD, head_VxD.T, preferred_element_type=jnp.float32)
 
 
 def _ends(token_W: Array, how: How) -> Array:
@@ -297,8 +295,8 @@ def rollout(
     how, rows = How(sampling, max_tokens, eos_ids), jnp.arange(prompt_NxP.shape[0] * n)
     prompts = read_prompts(model, params, prompt_NxP, prompt_mask_NxP, uid_N, key, n=n)
     room = max(max_tokens - 1, 1)
-    slots, first = admit(model, params, prompts, None, rows, rows, n=n, shared=n, room=room, how=how)
-    layers = decode.layers_of(model, params)
-    _, rest = advance(model, params, layers, slots, slots.alive, steps=max_tokens - 1, how=how)
+    ready = decode.ready(model, params, places=prompt_NxP.shape[1] + max_tokens)
+    slots, first = admit(model, ready, prompts, None, rows, rows, n=n, shared=n, room=room, how=how)
+    _, rest = advance(model, ready, slots, slots.alive, steps=max_tokens - 1, how=how)
     drawn = Drawn(*(jnp.concatenate(x, axis=1) for x in zip(first, rest, strict=True)))
     return Rollout(*drawn, jnp.any(_ends(drawn.tokens, how) & (drawn.mask > 0), axis=1))

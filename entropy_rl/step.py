@@ -54,8 +54,11 @@ class Batch(NamedTuple):
 
 
 def lay_out(plan: Plan, batch: Batch) -> Batch:
-    """The update's batch (on the host) with its packed rows, where these are cheaper."""
-    return batch._replace(packed=plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask))
+    """The update's batch (on the host) with its packed rows, which hold the prompts too, where these are cheaper."""
+    packed = plan.pack(batch.prompt, batch.prompt_mask, batch.tokens, batch.mask)
+    if packed is None:
+        return batch
+    return batch._replace(prompt=batch.prompt[:0], prompt_mask=batch.prompt_mask[:0], packed=packed)
 
 
 def cut(batch: Batch, updates: int) -> list[Batch]:
@@ -196,7 +199,8 @@ def pull_back(p: Pieces, params, g: TokenGrads):
 
     if isinstance(p.count, int) and p.count == 1:
         return piece(0)
-    add = lambda i, total: jax.tree.map(jnp.add, total, piece(i))
+    # XLA for TPUs (libtpu 0.0.42) stops at an all-reduce that it would move out of this loop and cannot: the barrier
+    add = lambda i, total: jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(piece(i)))
     return jax.lax.fori_loop(0, p.count, add, jax.tree.map(jnp.zeros_like, params))
 
 

@@ -22,10 +22,14 @@ def main(argv) -> None:
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # of the libraries' own talk, only what is a warning
     handler.addFilter(lambda record: record.levelno > python_logging.INFO or _HERE in record.pathname)
-    from entropy_rl import host, loop  # after the flags are known to be right: they bring in jax and transformers
+    # after the flags are known to be right: these bring in jax and transformers
+    from entropy_rl import distributed, host, loop
 
-    host.prepare()
     try:
+        distributed.initialize()
+        if not distributed.first():
+            logging.set_verbosity(logging.WARNING)
+        host.prepare()
         loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value, _PROFILE.value)
     except ValueError as error:
         sys.exit(f"error: {error}")

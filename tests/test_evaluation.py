@@ -11,7 +11,7 @@ from smollm2 import smollm2_folder  # noqa: F401
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
 import entropy_rl as erl
-from entropy_rl import config, evaluate, evaluation, evaluation_report, metrics, sampler
+from entropy_rl import config, evaluate, evaluation, evaluation_report, jsonl, sampler
 from entropy_rl.data import Problem, Prompts
 from entropy_rl.policy import Policy
 from entropy_rl.rewards import Grader
@@ -115,7 +115,7 @@ def test_report(tmp_path):
     text = evaluation_report.write(tmp_path / "out", [result("old", before), result("new", after)], {"k": 4})
     assert "| sums | old | 6 | 0.0 [0.0, 39.0] | 25.0 [25.0, 25.0] | 100.0 [100.0, 100.0] |" in text
     assert "new against old on sums: greedy +100.0 [+100.0, +100.0], sampled +50.0 [+50.0, +50.0] points" in text
-    rows = metrics.read_jsonl(tmp_path / "out" / "responses.jsonl")
+    rows = jsonl.read(tmp_path / "out" / "responses.jsonl")
     assert len(rows) == 2 * 6 * 5 and rows[0]["sample"] == "greedy" and rows[6]["sample"] == 0
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     assert saved["results"][1]["pass@2"][0] == 1.0 and saved["about"] == {"k": 4}
@@ -140,7 +140,7 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
     text = evaluate.run(evaluate.Plan(names, c, str(tmp_path / "out"), k=2))
     assert text.count("| words |") == text.count("| chain_sum |") == 2
     assert "b against a on chain_sum: greedy +0.0 [+0.0, +0.0], sampled +0.0 [+0.0, +0.0] points" in text
-    assert len(metrics.read_jsonl(tmp_path / "out" / "responses.jsonl")) == 2 * (6 + 5) * 3
+    assert len(jsonl.read(tmp_path / "out" / "responses.jsonl")) == 2 * (6 + 5) * 3
 
 
 def test_the_configuration_of_an_older_run_has_todays_defaults(tmp_path):

@@ -7,10 +7,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "entropy_rl"
 LAYERS = (
     """blocks masked selection divergence registry entropy head covariance advantages objectives importance
     token_transforms law recipes estimators""",
-    "host model",
-    "packing sampler rollouts server data rewards checkpoint metrics preemption",
-    "step config engine policy warmup experience evaluation loop",
-    "train analyze evaluate evaluation_report",
+    "host distributed model",
+    "packing sampler rollouts server data rewards checkpoint jsonl metrics preemption",
+    "step config papers engine policy warmup experience evaluation loop",
+    "train analyze evaluate evaluation_report preflight",
 )
 LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer.split()}
 

@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
-from entropy_rl import config, loop, metrics, step
+from entropy_rl import config, jsonl, loop, metrics, step
 from entropy_rl.checkpoint import Checkpoints
 
 UNTIMED = ("time", "throughput")
@@ -39,9 +39,7 @@ def tiny(method="adaptive_entropy", **overrides):
 
 
 def rows(workdir):
-    kept = [
-        {k: v for k, v in r.items() if not k.startswith(UNTIMED)} for r in metrics.read_jsonl(workdir / "metrics.jsonl")
-    ]
+    kept = [{k: v for k, v in r.items() if not k.startswith(UNTIMED)} for r in jsonl.read(workdir / "metrics.jsonl")]
     assert kept
     return kept
 
@@ -83,7 +81,7 @@ def continued(tmp_path_factory):
 
 
 def test_every_key_of_the_contract_is_in_every_row(whole):
-    for row in metrics.read_jsonl(whole / "metrics.jsonl"):
+    for row in jsonl.read(whole / "metrics.jsonl"):
         assert not {k for k in metrics.METRIC_KEYS if k != metrics.EVAL_PATTERN} - row.keys()
     last = rows(whole)[-1]
     for key in (
@@ -101,7 +99,7 @@ def test_every_key_of_the_contract_is_in_every_row(whole):
     ):
         assert last[key] is not None, key
     assert [r["step"] for r in rows(whole)] == list(range(7))
-    samples = metrics.read_jsonl(whole / "samples.jsonl")
+    samples = jsonl.read(whole / "samples.jsonl")
     assert len(samples) == 12 and samples[0].keys() >= {"step", "question", "response", "reward", "entropy"}
 
 
@@ -117,7 +115,7 @@ def test_training_changes_the_policy(whole):
 
 def test_interrupted_and_continued_equals_uninterrupted_bit_for_bit(whole, continued):
     assert rows(whole) == rows(continued)
-    assert metrics.read_jsonl(whole / "samples.jsonl") == metrics.read_jsonl(continued / "samples.jsonl")
+    assert jsonl.read(whole / "samples.jsonl") == jsonl.read(continued / "samples.jsonl")
     assert state_crcs(whole, 6) == state_crcs(continued, 6)
 
 
@@ -181,7 +179,7 @@ def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_
     plain = lambda row: {k: v for k, v in row.items() if not k.startswith("eval/")}
     assert [plain(r) for r in rows(tmp_path / "whole")] == [plain(r) for r in rows(cut)]
     assert rows(tmp_path / "whole")[-1] == rows(cut)[-1]
-    assert metrics.read_jsonl(tmp_path / "whole" / "samples.jsonl") == metrics.read_jsonl(cut / "samples.jsonl")
+    assert jsonl.read(tmp_path / "whole" / "samples.jsonl") == jsonl.read(cut / "samples.jsonl")
     assert state_crcs(tmp_path / "whole", 4) == state_crcs(cut, 4)
     last = rows(cut)[-1]
     for key in ("accuracy", "low", "problems", "avg@2", "pass@2", "maj@2"):

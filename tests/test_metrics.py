@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from entropy_rl import jsonl
 from entropy_rl.metrics import (
     EVAL_PATTERN,
     METRIC_KEYS,
@@ -20,7 +21,6 @@ from entropy_rl.metrics import (
     check_config,
     config_hash,
     progress,
-    read_jsonl,
 )
 
 CONFIG = {
@@ -42,13 +42,13 @@ def written(workdir: Path, steps: range) -> Path:
 
 
 def steps_in(path: Path) -> list[int]:
-    return [row["step"] for row in read_jsonl(path)]
+    return [row["step"] for row in jsonl.read(path)]
 
 
 def test_a_row_holds_every_key_of_the_contract_in_its_order(tmp_path):
     row = {"step": 0, "extra/b": 1, "eval/sums/accuracy": 0.5, "reward/mean": 1.0, "eval/gsm/accuracy": None}
     returned = RunLog(tmp_path, None).write(row)
-    (read,) = read_jsonl(tmp_path / "metrics.jsonl")
+    (read,) = jsonl.read(tmp_path / "metrics.jsonl")
     evals = ["eval/sums/accuracy", "eval/gsm/accuracy"]
     at = METRIC_KEYS.index(EVAL_PATTERN)
     assert list(read) == [*METRIC_KEYS[:at], *evals, *METRIC_KEYS[at + 1 :], "extra/b"]
@@ -75,7 +75,7 @@ def test_floats_keep_every_bit(tmp_path):
         "law/b": 5e-324,
     }
     RunLog(tmp_path, None).write({"step": 1} | values)
-    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    (row,) = jsonl.read(tmp_path / "metrics.jsonl")
     assert np.float32(row["reward/mean"]).tobytes() == f32.tobytes()
     assert (row["reward/std"], row["entropy/mean"], row["kl/old"], row["law/b"]) == (0.1, 1 / 3, 1.5, 5e-324)
     assert type(row["grad/skipped"]) is int
@@ -89,9 +89,9 @@ def test_what_is_not_finite_is_null_and_the_file_is_strict_json(tmp_path):
     for name in ("metrics.jsonl", "samples.jsonl"):
         for line in (tmp_path / name).read_text().splitlines():
             json.loads(line, parse_constant=pytest.fail)
-    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    (row,) = jsonl.read(tmp_path / "metrics.jsonl")
     assert (row["reward/mean"], row["kl/old"], row["law/a"]) == (None, None, None)
-    (sample,) = read_jsonl(tmp_path / "samples.jsonl")
+    (sample,) = jsonl.read(tmp_path / "samples.jsonl")
     assert sample == {"step": 1, "logp": [-1.5, None], "more": {"x": [None, "s", None]}}
 
 
@@ -154,7 +154,7 @@ def test_a_whole_line_that_is_broken_is_an_error_not_a_gap(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
-        read_jsonl(path)
+        jsonl.read(path)
 
 
 KILLED_IN_APPEND = """
@@ -180,7 +180,7 @@ def test_row_27_sigkill_in_mid_append(tmp_path):
         process.kill()
     steps = steps_in(tmp_path / "metrics.jsonl")
     assert steps == list(range(1, len(steps) + 1))
-    samples = [row["step"] for row in read_jsonl(tmp_path / "samples.jsonl")]
+    samples = [row["step"] for row in jsonl.read(tmp_path / "samples.jsonl")]
     assert samples in (steps, steps[:-1])
     RunLog(tmp_path, resume_step=1).write({"step": 2})
     assert steps_in(tmp_path / "metrics.jsonl") == [1, 2]

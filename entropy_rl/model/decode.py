@@ -3,12 +3,14 @@
 Shapes: N prompts, P prompt positions, W slots, T places of the cache, K key/value heads, h head_dim, L layers, D width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
+from entropy_rl.model import lookup
 from entropy_rl.model.transformer import (
     KV,
     Block,
@@ -22,6 +24,59 @@ from entropy_rl.model.transformer import (
 )
 
 Array = jax.Array
+
+
+class Ready(NamedTuple):
+    """A model as `step` takes it, made once for many steps: see `ready`.
+
+    Attributes:
+      embed: [V, D] in the compute dtype.
+      head: the same, or None where it is the embedding.
+      final_norm: [D].
+      layers: the layers' parameters in the compute dtype, stacked, or a list of them where they are decoded one by one.
+      cos, sin: f32[places, h], RoPE's tables.
+    """
+
+    embed: Any
+    head: Any
+    final_norm: Any
+    layers: Any
+    cos: Any
+    sin: Any
+
+
+def ready(model: Transformer, params, *, places: int) -> Ready:
+    """What every step would do again otherwise: weights in the compute dtype, RoPE of so many places.
+
+    Left to the steps, a cosine is computed for every head of every layer, since XLA fuses it into what reads it.
+    """
+    p = jax.tree.map(lambda x: x.astype(model.dtype), params)
+    of = lambda i: jax.tree.map(lambda x: x[i], p["layers"])
+    layers = [of(i) for i in range(model.cfg.n_layers)] if model.unroll else p["layers"]
+    cos, sin = (x[0, :, 0] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
+    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
+
+
+def shardings(model: Transformer, params_sharding, gathered: bool) -> Ready:
+    """Where `ready` lies: as the parameters do, or whole over `fsdp`, so that no step gathers a layer.
+
+    Args:
+      model: the decoder.
+      params_sharding: the tree of the parameters' NamedShardings.
+      gathered: the parameters are gathered over `fsdp` once, in the compute dtype.
+    """
+
+    def lie(s: NamedSharding, layers: int = 0) -> NamedSharding:
+        spec = [None if gathered and axis == "fsdp" else axis for axis in s.spec[layers:]]
+        return NamedSharding(s.mesh, PartitionSpec(*spec))
+
+    p = jax.tree.map(lie, params_sharding)
+    layers = p["layers"]
+    if model.unroll:
+        one = jax.tree.map(lambda s: lie(s, 1), params_sharding["layers"])
+        layers = [one] * model.cfg.n_layers
+    none = NamedSharding(p["embed"].mesh, PartitionSpec())
+    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, none, none)
 
 
 def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
@@ -76,14 +131,6 @@ def constrain(kv: KV) -> KV:
     return KV(jax.tree.map(place, kv.key), jax.tree.map(place, kv.value), *meta)
 
 
-def layers_of(model: Transformer, params) -> Any:
-    """The layers' parameters as `step` takes them; call it outside of the loop over steps."""
-    if not model.unroll:
-        return params["layers"]
-    of = lambda i: jax.tree.map(lambda x: x[i], params["layers"])
-    return [of(i) for i in range(model.cfg.n_layers)]
-
-
 def unstack(model: Transformer, kv: KV) -> KV:
     """A stacked cache as the model decodes with it."""
     if not model.unroll:
@@ -94,8 +141,7 @@ def unstack(model: Transformer, kv: KV) -> KV:
 
 def step(
     model: Transformer,
-    params,
-    layers,
+    ready: Ready,
     token_W: Array,
     position_W: Array,
     alive_W: Array,
@@ -106,7 +152,7 @@ def step(
     """One token a slot: (hidden [W, D] after the last norm, the cache with the token written at `column`).
 
     Args:
-      model, params, layers: the decoder, its parameters and `layers_of` them.
+      model, ready: the decoder, made ready for as many places as positions reach.
       token_W, position_W: i32, what is fed and its place in its sequence.
       alive_W: bool; what stands in other slots means nothing and is not written.
       prefix: the prompts' keys, each shared by W/N consecutive slots.
@@ -114,13 +160,14 @@ def step(
       column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
     """
     c: ModelConfig = model.cfg
-    x = jnp.take(params["embed"], token_W[:, None], axis=0).astype(model.dtype)
+    x = lookup.embed(ready.embed, token_W[:, None], model.dtype)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
     # not in a prompt's padding: that is segment 0 too
     see = lambda at, of: visible(position, jnp.ones_like(segment), at, of, c.sliding_window)[:, 0]
-    ctx = Context(*rope_tables(c, position), (see(*rows), see(cache.position, cache.segment)))
+    cos, sin = (jnp.take(table, position, axis=0)[:, :, None] for table in (ready.cos, ready.sin))
+    ctx = Context(cos, sin, (see(*rows), see(cache.position, cache.segment)))
 
     def block(x, layer, past) -> Any:
         return Block(c, model.dtype).apply({"params": layer}, x, past, ctx)
@@ -128,12 +175,12 @@ def step(
     past = (prefix.key, prefix.value), (cache.key, cache.value)
     if model.unroll:
         new = []
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(ready.layers):
             x, key_value = block(x, layer, tuple((key[i], value[i]) for key, value in past))
             new.append(key_value)
         key, value = zip(*new, strict=True)
     else:
-        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (layers, past))
+        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (ready.layers, past))
     # The place hangs on the last layer's output (nothing is above infinity): so the cache is read before it is written,
     # which nothing else says, and XLA copied it. A CPU's compiler takes an optimization_barrier out too early.
     column = column + (x.ravel()[0] > jnp.inf)
@@ -146,4 +193,4 @@ def step(
         put(1)(cache.position, position),
         put(1)(cache.segment, segment),
     )
-    return rms_norm(x, params["final_norm"], c.norm_eps)[:, 0], cache
+    return rms_norm(x, ready.final_norm, c.norm_eps)[:, 0], cache

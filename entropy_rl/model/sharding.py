@@ -1,10 +1,12 @@
 """One mesh, one table from logical axes to mesh axes, and the shardings that follow from them."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entropy_rl.model.transformer import ModelConfig, logical_axes
@@ -31,19 +33,42 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
       ValueError: where the sizes do not multiply to the number of devices.
     """
     devices = np.array(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, devices.size)
+    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
+    return Mesh(_grid(shape, devices[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int, int]:
+    """The mesh's shape on so many devices; raises as `make_mesh`."""
     for name, size in (("fsdp", fsdp), ("tensor", tensor)):
         if size < 1:
             raise ValueError(f"mesh.{name}={size} must be 1 or more")
     if data == -1:
-        data = max(1, devices.size // (fsdp * tensor))
+        data = max(1, count // (fsdp * tensor))
     size = data * fsdp * tensor
-    if not 0 < size <= devices.size or (size < devices.size and jax.process_count() > 1):
+    if not 0 < size <= count or (size < count and jax.process_count() > 1):
         raise ValueError(
             f"mesh.data={data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} must be the number of devices, "
-            f"{devices.size}, or less on one machine"
+            f"{count}, or less on one machine"
         )
-    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(devices[:size].reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return data, fsdp, tensor
+
+
+def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
+    """The devices in the mesh's shape: on TPUs along the torus, with `data` outermost over slices.
+
+    Raises:
+      ValueError: several slices that mesh.data does not divide into.
+    """
+    if devices[0].platform != "tpu":
+        return np.array(devices).reshape(shape)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise ValueError(f"mesh.data={shape[0]} must be a multiple of the {slices} slices: the others stay within one")
+    within = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def rules(cfg: ModelConfig, mesh: Mesh):

@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.model import attention, lookup
+
 Array = jax.Array
 _LECUN = nn.initializers.lecun_normal()
 
@@ -186,11 +188,15 @@ def weight(module: nn.Module, name: str, shape, axes, init) -> Any:
 
 
 class Context(NamedTuple):
-    """What every layer shares: RoPE's tables and the masks of the parts."""
+    """What every layer shares: RoPE's tables and the masks of the parts.
+
+    `rows`: the segments i32[B, S] of rows that attend to themselves by a kernel, without masks; else None.
+    """
 
     cos: Array
     sin: Array
     masks: tuple[Array, ...]
+    rows: Any = None
 
 
 class Group(NamedTuple):
@@ -205,6 +211,11 @@ class Group(NamedTuple):
         responses = x_NxL[:, self.prompt :].reshape(N * self.samples, room // self.samples, *x_NxL.shape[2:])
         return x_NxL[:, : self.prompt], responses
 
+    def apart(self, x_NxL: Array) -> Array:
+        """[N, P + G·S, …] -> [N·G, P + S, …]: each response behind a copy of its prompt."""
+        prompt, response = self.cut(x_NxL)
+        return jnp.concatenate([jnp.repeat(prompt, self.samples, axis=0), response], axis=1)
+
     def paste(self, prompt_NxP: Array, response_BxS: Array) -> Array:
         """The inverse of `cut`."""
         N, (B, S, *rest) = prompt_NxP.shape[0], response_BxS.shape
@@ -217,6 +228,7 @@ class Block(nn.Module):
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     group: Group | None = None
+    kernel: attention.Kernel | None = None
 
     def weight(self, name, shape, axes, init=_LECUN) -> Any:
         return weight(self, name, shape, axes, init)
@@ -240,7 +252,13 @@ class Block(nn.Module):
             q = rms_norm(q, self.scale("q_norm", h, "head_dim"), c.norm_eps)
             k = rms_norm(k, self.scale("k_norm", h, "head_dim"), c.norm_eps)
         q, k = rotate(q, ctx.cos, ctx.sin), rotate(k, ctx.cos, ctx.sin)
-        if self.group:
+        if self.kernel and ctx.rows is not None:
+            apart = self.group.apart if self.group else lambda x: x
+            out = attention.rows(self.kernel, apart(q), apart(k), apart(v), ctx.rows, c.sliding_window)
+            if self.group:  # a prompt attends to itself once a response then; its dense layers are computed once
+                P = self.group.prompt
+                out = self.group.paste(out[:: self.group.samples, :P], out[:, P:])
+        elif self.group:
             (q_p, q_r), (k_p, k_r), (v_p, v_r) = (self.group.cut(x) for x in (q, k, v))
             own, rest = attend(q_p, ((k_p, v_p),), ctx.masks[:1]), ((k_p, v_p), (k_r, v_r))
             out = self.group.paste(own, attend(q_r, rest, ctx.masks[1:]))
@@ -275,12 +293,14 @@ class Transformer(nn.Module):
       dtype: compute dtype; parameters are float32.
       remat: what the backward pass recomputes: "none", "full" blocks, or all but their products, "dots".
       unroll: decode through layers one by one with a cache each, where a scan would copy what it slices: on a CPU.
+      kernel: rows that attend to themselves alone do so by it, see `attention.kernel_for`; None: by `attend`.
     """
 
     cfg: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: bool = False
+    kernel: attention.Kernel | None = None
 
     @nn.compact
     def __call__(self, tokens_BxS, position_BxS, segment_BxS, group: Group | None = None) -> tuple[Array, Any]:
@@ -297,17 +317,20 @@ class Transformer(nn.Module):
         table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
         if not c.tied:
             weight(self, "head", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
-        x = jnp.take(table, tokens_BxS, axis=0).astype(self.dtype)
+        x = lookup.embed(table, tokens_BxS, self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
 
         own = position_BxS, segment_BxS
-        masks = []
-        if group:
+        rows, masks = None, []
+        if self.kernel:
+            rows = group.apart(segment_BxS) if group else segment_BxS
+        elif group:
             shared, own = zip(group.cut(position_BxS), group.cut(segment_BxS))
             position, segment = (jnp.repeat(x, group.samples, axis=0) for x in shared)
             masks = [visible(*shared, *shared, c.sliding_window), visible(*own, position, segment, c.sliding_window)]
-        masks.append(visible(*own, *own, c.sliding_window))
-        ctx = Context(*rope_tables(c, position_BxS), tuple(masks))
+        if not self.kernel:
+            masks.append(visible(*own, *own, c.sliding_window))
+        ctx = Context(*rope_tables(c, position_BxS), tuple(masks), rows)
 
         saved = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
         block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=saved[self.remat])
@@ -320,7 +343,7 @@ class Transformer(nn.Module):
             out_axes=0,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, key_value = layers(c, self.dtype, group, name="layers")(x, None, ctx)
+        x, key_value = layers(c, self.dtype, group, self.kernel, name="layers")(x, None, ctx)
         scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)
         return rms_norm(x, scale, c.norm_eps), key_value
 

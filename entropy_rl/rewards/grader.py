@@ -65,38 +65,41 @@ class Grader:
         """Rewards of (kind, response, answer) items, as `rewards.score` gives them; None: not scored.
 
         Args:
-            items: a batch.
-            part: they are only some of a batch; the caller looks at the whole, and calls `refuse` where need be.
+            items: a batch, the same on every process: they share the items out and give one another what they found.
+            part: they are only some of a batch, and this process grades them all, without a word to the others; the
+                caller looks at the whole, and calls `refuse` where need be.
 
         Raises:
             RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
             ValueError: a kind that cannot be had (unknown, or its library is missing).
         """
+        from entropy_rl import distributed  # JAX, which the workers, who have this package too, do without
+
         if not items:
             return []
         items = [(kind, response[-MAX_RESPONSE_CHARS - 1 :], answer) for kind, response, answer in items]
         if new := {kind for kind, _, _ in items} - self._kinds:
             self.close()  # kinds are prepared before the fences go up, so a new kind needs new workers
             self._kinds |= new
+        replies = self._replies(items) if part else distributed.share(items, self._replies)
+        causes = Counter(cause for _, cause, _ in replies if cause)
+        self.causes += causes
+        self._detail = next((detail for _, cause, detail in reversed(replies) if cause), self._detail)
+        if not part and all(reward is None for reward, _, _ in replies):
+            self.refuse(len(items), causes)
+        return [reward for reward, _, _ in replies]
+
+    def _replies(self, items: list[Item]) -> list[tuple[float | None, str | None, str]]:
+        """(reward, cause where there is none, detail) of each item, by all workers."""
         lanes = len(self._workers)
         shares = [items[lane::lanes] for lane in range(lanes)]
         if lanes == 1:
-            replies = [self._run(0, shares[0])]
-        else:
-            with ThreadPoolExecutor(lanes) as pool:
-                replies = list(pool.map(self._run, range(lanes), shares))
-        rewards: list[float | None] = [None] * len(items)
-        causes: Counter[str] = Counter()
-        details = []
-        for lane, lane_replies in enumerate(replies):
-            rewards[lane::lanes] = [reward for reward, _, _ in lane_replies]
-            causes.update(cause for _, cause, _ in lane_replies if cause)
-            details += [detail for _, cause, detail in lane_replies if cause]
-        self.causes += causes
-        self._detail = details[-1] if details else self._detail
-        if not part and all(reward is None for reward in rewards):
-            self.refuse(len(items), causes)
-        return rewards
+            return self._run(0, items)
+        replies: list[Any] = [None] * len(items)
+        with ThreadPoolExecutor(lanes) as pool:
+            for lane, done in enumerate(pool.map(self._run, range(lanes), shares)):
+                replies[lane::lanes] = done
+        return replies
 
     def refuse(self, count: int, causes: Counter[str] | None = None) -> NoReturn:
         """Raises RuntimeError: none of so many items was scored."""

@@ -1,0 +1,91 @@
+"""The same report for GPUs, by numbers alone: nothing is compiled, what cannot be known without that is left out."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from entropy_rl.model import sharding
+from entropy_rl.preflight import chips, flops, programs
+from entropy_rl.preflight.advice import advice
+
+
+def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
+    """Parameters, optimiser, KV cache and activations per GPU, FLOPs of an update and a bound on its time.
+
+    The time supposes that parameters are gathered once forward and once back for every piece, in compute dtype, their
+    gradient reduced once for every piece in float32, and that the GPUs compute meanwhile. Attention counts by its plain
+    form, which computes above the diagonal too.
+    """
+    shape = sharding.mesh_shape(**c.mesh.to_dict(), count=topology.size)
+    one = c.copy_and_resolve_references()
+    with one.unlocked():
+        one.mesh.update(data=1, fsdp=1, tensor=1)
+        one.model.dtype = "bfloat16" if c.model.dtype == "auto" else c.model.dtype
+    run = programs.prepare(one, jax.local_devices()[:1])  # the whole batch on one device that holds nothing
+    cfg, chip = run.cfg, topology.chip
+    with run.e.on_mesh():
+        traced = run.e.update.trace(*run.update_args)
+    pieces = run.e.plan.micro if run.e.plan.layout == "packed" else c.train.micro_batches
+    size = lambda tree: float(sum(np.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
+    shards, tensor = shape[0] * shape[1], shape[2]
+    over = shape[1] * tensor  # parameters are whole along `data`
+    state = run.e.abstract_state
+    params, optimiser = size(state.params) / over, size(state.opt_state) / over
+    width = jnp.dtype(run.e.model.dtype).itemsize
+    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+    length = c.data.max_prompt_len + c.rollout.max_tokens
+    rows = -(-sequences // pieces // shards)
+    saved = cfg.n_layers * rows * length * cfg.d_model * width * (1 if c.model.remat == "full" else 14)
+    # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp. Where the kernel
+    # serves (`model/attention.py: cudnn`) a mask for all heads and its gradient stand in their place.
+    kernel = run.e.plan.layout == "packed" and width == 2
+    heads, what = (1, "attention's mask") if kernel else (cfg.n_heads / tensor, "attention's scores")
+    scores = 2 * (2 if kernel else 4) * rows * length * length * heads
+    layer = scores + 4 * rows * length * cfg.d_ff / tensor * width
+    done = flops.count(traced.jaxpr.jaxpr, programs.trips(run)) / topology.size
+    wires = pieces * size(state.params) / tensor * (3 * width / 4 + 1) * (shape[1] - 1) / shape[1]
+    spent = {"compute": done / chip.flops, "wires": wires / chip.links, "memory": 0.0, "exposed": 0.0}
+    spent["step"] = max(spent.values())
+    useful = programs.useful_flops(run) / topology.size
+    cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
+    # an update holds two trees of gradients; a rollout the parameters again in compute dtype, and where slots move, two
+    # caches
+    training, sampling = 3 * params + optimiser + saved + layer, params * (1 + width / 4) + optimiser + 2 * cache
+    peak = max(training, sampling)
+    report: dict[str, Any] = {
+        "topology": str(topology),
+        "model": c.model.source,
+        "mesh": dict(zip(sharding.AXES, shape, strict=True)),
+        "layout": run.e.plan.layout,
+        "remat": c.model.remat,
+        "sequences_per_update": sequences,
+        "length": length,
+        "pieces": pieces,
+        "slots": programs.slots(run),
+        "capacity": chip.memory,
+        "parameters": params,
+        "optimiser": optimiser,
+        "kv_cache": cache,
+        "programs": {
+            "update": {
+                "peak": training,
+                "activations": saved + layer,
+                "largest": [[scores, f"[{rows},{heads:.0f},{length},{length}], forward and back", what]],
+                "flops": done,
+                "bytes": 0.0,
+                "time": spent,
+                "collectives": [],
+                "useful_flops": useful,
+                "mfu": useful / (spent["step"] * chip.flops),
+            },
+            "rollout": {"peak": sampling},
+        },
+        "peak": peak,
+        "fits": peak <= chip.memory,
+        "by": "numbers alone: nothing was compiled",
+    }
+    report["advice"] = [] if report["fits"] else advice(c, report)
+    return report

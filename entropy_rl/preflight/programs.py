@@ -1,0 +1,216 @@
+"""The real programs of a run, with shapes in the place of arrays: the update, and what a rollout is made of.
+
+Shapes: N prompts and B = N·G responses of an update, P prompt and T response positions, W slots of a rollout.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from entropy_rl import config as config_lib
+from entropy_rl import engine as engine_lib
+from entropy_rl import head, rollouts, sampler, step
+from entropy_rl.model import decode, sharding
+from entropy_rl.model.shapes import SHAPES
+from entropy_rl.model.transformer import ModelConfig
+from entropy_rl.packing import Packed
+
+
+class Run(NamedTuple):
+    """A run that has no devices: its engine, and what its update is called with."""
+
+    c: ConfigDict
+    cfg: ModelConfig
+    e: engine_lib.Engine
+    update_args: tuple
+
+
+class Called(NamedTuple):
+    """A program of the rollout: the function, its arguments, and the bytes of a chip that lie beside these."""
+
+    f: Any
+    args: tuple
+    beside: float
+
+
+def prepare(c: ConfigDict, devices: list) -> Run:
+    """The run on these devices, which may be a topology's. Raises ValueError as a run would at its start."""
+    config_lib.check(c)
+    cfg = SHAPES[c.model.source] if c.model.source in SHAPES else engine_lib.load(c)[0]
+    if c.data.max_prompt_len + c.rollout.max_tokens > cfg.max_positions:
+        raise ValueError(
+            f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
+            f"the model's {cfg.max_positions} positions"
+        )
+    mesh = sharding.make_mesh(**c.mesh.to_dict(), devices=devices)
+    config_lib.check_mesh(c, mesh.shape["data"] * mesh.shape["fsdp"])
+    e = engine_lib.build(c, cfg, None, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    first = jax.ShapeDtypeStruct((), jnp.bool_)
+    return Run(c, cfg, e, (e.abstract_state, batch(c, e), key, first))
+
+
+def slots(run: Run) -> int:
+    """W, as the rollout takes it: `rollout.slots`, or all responses of a step."""
+    c, shards = run.c, run.e.mesh.shape["data"] * run.e.mesh.shape["fsdp"]
+    B = c.rollout.prompts * c.rollout.samples
+    W = min(c.rollout.slots or B, B)
+    return B if W == B else max(shards, W // shards * shards)
+
+
+def rollout(run: Run) -> dict[str, Called]:
+    """The programs of a rollout where its cache is largest: weights, the prompts' pass, an admission, a chunk of steps.
+
+    All responses at once: the admission doubles the cache to its full room, prompts are shared by their responses.
+    Fewer slots: it refills some at full room, and each slot has a copy of its prompt's keys. The weights that sampling
+    reads lie beside the parameters. Call it, and lower them, on the run's mesh.
+    """
+    c, model, params = run.c, run.e.model, run.e.abstract_state.params
+    N, n, T, P = c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len
+    W, room = slots(run), max(T - 1, 1)
+    how = sampler.How(
+        sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k), T, tuple(run.cfg.eos_ids)
+    )
+    B = N * n
+    shared, before = (n, min(rollouts.ROOM, room)) if W == B else (1, room)
+    while 2 * before < room:
+        before *= 2
+
+    def read(params, prompt, mask, uid, key):
+        return sampler.read_prompts(model, params, prompt, mask, uid, key, n=n)
+
+    def admission(room):
+        return lambda ready, prompts, old, keep, row: sampler.admit(
+            model, ready, prompts, old, keep, row, n=n, shared=shared, room=room, how=how
+        )
+
+    def chunk(ready, old, alive):
+        return sampler.advance(model, ready, old, alive, steps=steps_of(run), how=how)
+
+    lies = decode.shardings(model, run.e.params_sharding, c.rollout.weights == "gathered")
+    make_ready = jax.jit(lambda params: decode.ready(model, params, places=P + T), out_shardings=lies)
+    shapes = jax.eval_shape(make_ready, params)
+    ready = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    asked, uid = _ints(N, P), jax.ShapeDtypeStruct((N,), jnp.uint32)
+    read_args = (params, *placed(run, (asked, asked, uid, key)))
+    prompts = placed(run, jax.eval_shape(read, *read_args))
+    row = placed(run, _ints(W))
+    old, _ = jax.eval_shape(admission(before), ready, prompts, None, row, row)
+    admit_args = (ready, prompts, placed(run, old), row, row)
+    full, _ = jax.eval_shape(admission(room), *admit_args)
+    alive = placed(run, jax.ShapeDtypeStruct((W,), jnp.bool_))
+    beside = bytes_per_chip(params)
+    return {
+        "ready": Called(make_ready, (params,), 0.0),
+        "prefill": Called(jax.jit(read, keep_unused=True), read_args, bytes_per_chip(ready)),
+        "admit": Called(jax.jit(admission(room), keep_unused=True), admit_args, beside),
+        "decode": Called(
+            jax.jit(chunk, keep_unused=True, donate_argnums=1),
+            (ready, placed(run, full), alive),
+            bytes_per_chip(prompts) + beside,
+        ),
+    }
+
+
+def placed(run: Run, tree: Any) -> Any:
+    """Shapes with the shardings that sampling gives them: rows over the batch's axes, heads over the heads'."""
+
+    def place(x):
+        names = ("batch",)[: x.ndim]
+        if x.ndim >= 4:  # keys and values
+            names = (None,) * (x.ndim - 4) + ("batch", "kv_heads")
+        spec = nn.logical_to_mesh_axes(names, run.e.rules) or PartitionSpec()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(run.e.mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def steps_of(run: Run) -> int:
+    """Steps of a chunk."""
+    return min(rollouts.CHUNK, max(run.c.rollout.max_tokens - 1, 1))
+
+
+def batch(c: ConfigDict, e: engine_lib.Engine) -> step.Batch:
+    """An update's batch at its full size, in packed rows unless the config asks for groups."""
+    N, P, T = c.rollout.prompts // c.train.updates_per_rollout, c.data.max_prompt_len, c.rollout.max_tokens
+    B = N * c.rollout.samples
+    packed = None
+    if e.plan.layout == "packed":
+        N, rows = 0, _ints(e.plan.rows, e.plan.micro, e.plan.length)
+        packed = Packed(*[rows] * 5)
+    real = jax.ShapeDtypeStruct((B, T), jnp.float32)
+    valid, uid = jax.ShapeDtypeStruct((B,), jnp.bool_), jax.ShapeDtypeStruct((B,), jnp.uint32)
+    asked, answered = _ints(N, P), _ints(B, T)
+    return step.Batch(asked, asked, answered, answered, valid, real, real, real, real, real, uid, packed)
+
+
+def trips(run: Run):
+    """How often the loops run whose length is data, by the function that wrote them; all responses are full.
+
+    Any other such loop, of which there is none around the model, counts once.
+    """
+    c, e = run.c, run.e
+    T = c.rollout.max_tokens
+    pieces = e.plan.micro if e.plan.layout == "packed" else c.train.micro_batches
+    shards = e.mesh.shape["data"] * e.mesh.shape["fsdp"]
+    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+    positions = sequences * T / pieces / shards
+    table: dict[str, float] = {
+        "score": pieces,
+        "pull_back": pieces,
+        "advance": steps_of(run),
+        "_over_chunks": positions / head.chunk_of(e.model.dtype),
+        "logp_and_entropy": positions / head.chunk_of(e.model.dtype),  # the same loop, in the pass back
+        head.REST: 1,
+    }
+    return lambda author: table.get(author, 1.0)
+
+
+def bytes_per_chip(tree: Any) -> float:
+    """Of a tree of ShapeDtypeStructs with shardings."""
+    size = lambda x: x.dtype.itemsize * _product(x.sharding.shard_shape(x.shape))
+    return float(sum(size(x) for x in jax.tree.leaves(tree)))
+
+
+def cache_bytes(run: Run) -> float:
+    """KV cache of one chip at its full room, the prompts' keys as they were read, and as the slots have them."""
+    c, cfg, mesh = run.c, run.cfg, run.e.mesh
+    tensor = mesh.shape["tensor"]
+    heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
+    W, N, B = slots(run), c.rollout.prompts, c.rollout.prompts * c.rollout.samples
+    rows = N if W == B else W
+    positions = (N + rows) * c.data.max_prompt_len + W * max(c.rollout.max_tokens - 1, 1)
+    one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
+    return positions * one / (mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def parameters(run: Run) -> float:
+    """Parameters that are multiplied with: all but an embedding that is only looked up."""
+    total = sum(_product(x.shape) for x in jax.tree.leaves(run.e.abstract_state.params))
+    return total if run.cfg.tied else total - run.cfg.vocab_size * run.cfg.d_model
+
+
+def useful_flops(run: Run) -> float:
+    """6·N·tokens + attention, forward and back, under a causal mask: what an update is for, on all chips."""
+    c, cfg = run.c, run.cfg
+    S = c.data.max_prompt_len + c.rollout.max_tokens - 1
+    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
+    attention = 6 * S * S * cfg.n_layers * cfg.n_heads * cfg.head_dim
+    return sequences * (6 * parameters(run) * S + attention)
+
+
+def _ints(*shape: int):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _product(shape) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# A run on the GPUs of a Slurm cluster: one process a GPU. Submits itself.
+#
+#   launch/slurm.sh [--dry-run] -- --config=configs/qwen2_5_7b.py:clip_cov --workdir=/shared/runs/a
+#
+# The workdir lies on a file system that all nodes share. Five minutes before the time limit, and where the job is
+# preempted, every process gets SIGTERM, saves and leaves with 75; the job then queues itself again and goes on.
+#
+# From the environment: NODES (1), GPUS (8, of a node), HOURS (24), PARTITION, ACCOUNT, NAME, PYTHON (.venv/bin/python).
+set -euo pipefail
+
+PREEMPTED=75
+
+# within the job: one step, and once more where it was preempted
+if [[ -n ${SLURM_JOB_ID:-} && ${ENTROPY_RL_SUBMITTED:-} == 1 ]]; then
+  status=0
+  srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m entropy_rl.train "$@" || status=$?
+  if [[ $status == "$PREEMPTED" ]]; then
+    exec scontrol requeue "$SLURM_JOB_ID"
+  fi
+  exit "$status"
+fi
+
+DRY=""
+if [[ ${1:-} == --dry-run ]]; then
+  DRY=1
+  shift
+fi
+if [[ ${1:-} != -- || $# -lt 2 ]]; then
+  echo "launch/slurm.sh: takes -- and the flags of entropy_rl.train" >&2
+  exit 2
+fi
+shift
+command=(sbatch "--job-name=${NAME:-entropy_rl}" "--nodes=${NODES:-1}" "--ntasks-per-node=${GPUS:-8}"
+  "--gpus-per-node=${GPUS:-8}" "--time=${HOURS:-24}:00:00" --exclusive --requeue --open-mode=append --signal=TERM@300
+  "--export=ALL,ENTROPY_RL_SUBMITTED=1")
+if [[ -n ${PARTITION:-} ]]; then
+  command+=("--partition=$PARTITION")
+fi
+if [[ -n ${ACCOUNT:-} ]]; then
+  command+=("--account=$ACCOUNT")
+fi
+command+=("$0" "$@")
+if [[ -n $DRY ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+else
+  exec "${command[@]}"
+fi

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Compiles the papers' runs for pods that are not here, and writes what they would need: one JSON file a run, one table.
+# Needs pip install "jax[tpu]==<jax>"; minutes a run, on any machine.
+#
+#   results/preflight/run.sh [NAME …]        # all, or those named; then the table of all that are there
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PYTHON=${PYTHON:-.venv/bin/python}
+
+run() { # name, topology, config, flags
+  local name=$1 topology=$2 config=$3
+  shift 3
+  if [[ ${#CHOSEN[@]} -gt 0 && ! " ${CHOSEN[*]} " == *" $name "* ]]; then
+    return
+  fi
+  echo "$name" >&2
+  # exit code 1: compiled, and does not fit
+  "$PYTHON" -m entropy_rl.preflight "--config=$config" "--topology=$topology" --json "$@" \
+    2>"results/preflight/$name.log" >"results/preflight/$name.json" || [[ $? == 1 && -s results/preflight/$name.json ]]
+}
+
+CHOSEN=("$@")
+# the papers' batches, responses of 8192 tokens
+run 0_5b-v5e-4x4 v5e:4x4 configs/qwen2_5_0_5b.py
+run 7b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_7b.py
+run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config.train.micro_batches=1 \
+  --config.model.remat=full
+run 32b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_32b.py
+run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192
+# weak scaling, 4 sequences a chip, one layout: with the run on v5p:4x4x4 above
+for shape in 2x2x4:16 4x8x8:256; do
+  chips=${shape#*:}
+  run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py "--config.mesh.fsdp=$chips" \
+    "--config.rollout.prompts=$((chips * 4))" "--config.eval.batch=256"
+done
+"$PYTHON" results/preflight/table.py results/preflight/*.json

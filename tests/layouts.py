@@ -1,0 +1,62 @@
+"""One fixed batch on a mesh: what it scores, selects, learns and decodes. Run by several processes, for the tests.
+
+python -m layouts DATA FSDP TENSOR FILE
+"""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import optax
+from test_step import CFG, G, N, P, T, batch, method, params, token_state
+
+from entropy_rl import checkpoint, config, distributed, engine, step
+from entropy_rl.model import sharding
+
+METHOD = "clip_cov"
+
+
+def build(shape, weights="sharded") -> engine.Engine:
+    """The engine of one update of plain SGD, on the first devices."""
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
+    c.data.max_prompt_len, c.train.updates_per_rollout = P, 1
+    c.rollout.weights = weights
+    return engine.build(c, CFG, None, sharding.make_mesh(*shape), method(METHOD), optax.sgd(1.0))
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(tree)])
+
+
+def results(shape, save=None) -> dict:
+    """Everything as numpy arrays; parameters and their gradient as flat vectors. `save`: a folder for a checkpoint."""
+    data, weights, e = batch(), params(), build(shape)
+    with e.on_mesh():
+        start = jax.device_put(weights, e.params_sharding)
+        logp, entropy = distributed.fetch(e.score(start, data))
+        greedy = e.greedy(start, data.prompt, data.prompt_mask, np.arange(N, dtype=np.uint32), jax.random.key(2))
+        state, metrics = e.update(e.init(start), data, jax.random.key(1), False)
+        if save:
+            checkpoint.Checkpoints(save, keep=1).save(1, state, {})
+        new = distributed.fetch(state.params)
+        g, _, _ = step.edit(method(METHOD), logp, entropy, data, token_state(method(METHOD)), jax.random.key(1), False)
+    return {
+        "logp": logp,
+        "entropy": entropy,
+        "selected": np.asarray(g.logp) != 0,
+        "kept": np.asarray(distributed.fetch(metrics["tokens/kept_frac"])),
+        "norm": np.asarray(distributed.fetch(metrics["grad/norm"])),
+        "gradient": flat(weights) - flat(new),
+        "params": flat(new),
+        "greedy": greedy.tokens,
+    }
+
+
+if __name__ == "__main__":
+    distributed.initialize()
+    *shape, file = sys.argv[1:]
+    found = results(tuple(map(int, shape)), save=pathlib.Path(file).with_suffix(""))
+    if distributed.first():
+        np.savez(file, **found)

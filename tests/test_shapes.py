@@ -1,0 +1,28 @@
+"""The papers' shapes have as many parameters as the published weights."""
+
+import math
+
+import jax
+import pytest
+
+from entropy_rl.model.shapes import SHAPES
+from entropy_rl.model.transformer import abstract_params
+
+# the totals of the weights' safetensors files on the hub
+PUBLISHED = {
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen3-8B-Base": 8_190_735_360,
+    "Qwen/Qwen3-14B-Base": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "mistralai/Mistral-7B-v0.3": 7_248_023_552,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_are_as_many_as_published(name):
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(SHAPES[name]))) == PUBLISHED[name]
