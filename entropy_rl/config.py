@@ -47,6 +47,8 @@ def default() -> ConfigDict:
     c.rollout.top_k = 0  # 0: off
     c.rollout.stop = ()  # texts that end a response, beside the model's end-of-sequence tokens
     c.rollout.slots = 0  # responses decoded at a time; 0: as many as memory has room for
+    c.rollout.server = ""  # http://host:8000 of a vLLM or SGLang that makes the responses; "": they are made here
+    c.rollout.server_weights = ""  # a folder that both see, through which it is given the policy at every step
     c.rollout.weights = "sharded"  # as in training; "gathered": over mesh.fsdp in the compute dtype, once a rollout
     c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
@@ -197,6 +199,16 @@ def check(c: ConfigDict) -> None:
         raise ValueError(
             f"rollout.top_p={c.rollout.top_p}, rollout.top_k={c.rollout.top_k}: a truncated sampler draws "
             "from another distribution than the one trained, and its ratios are wrong; set them to 1.0 and 0"
+        )
+    if bool(c.rollout.server) != bool(c.rollout.server_weights):
+        raise ValueError(
+            f"rollout.server={c.rollout.server!r} with rollout.server_weights={c.rollout.server_weights!r}: a server "
+            "that makes the responses is given the policy through a folder; set both or neither"
+        )
+    if c.rollout.server and not c.algo.is_cap:
+        raise ValueError(
+            f"algo.is_cap={c.algo.is_cap} with rollout.server={c.rollout.server!r}: another engine draws from slightly "
+            "another distribution; set it to 2.0 or so, the largest weight of the importance correction"
         )
     per_update, rest = divmod(c.rollout.prompts, c.train.updates_per_rollout)
     if rest:

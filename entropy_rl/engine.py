@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import distributed, host, masked, objectives, rollouts, sampler, step, token_transforms
+from entropy_rl import distributed, host, masked, objectives, rollouts, sampler, server, step, token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import attention, decode, sharding
 from entropy_rl.model.source import open_model
@@ -174,6 +174,10 @@ def build(
     everywhere = jax.jit(lambda key: key, in_shardings=replicated, out_shardings=replicated)
 
     def drawing(n: int, sampling: sampler.Sampling) -> Callable[..., sampler.Rollout]:
+        if c.rollout.server:
+            rest = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
+            there = server.connect(c.rollout.server, c.rollout.server_weights)
+            return server.drawing(there, cfg, tokenizer, n=n, sampling=sampling, **rest)
         how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
 

@@ -2,7 +2,9 @@
 
 Accuracy of run directories and models, side by side, on the problems that a run held out or on other ones: greedy,
 avg@k, pass@k, maj@k with 95% intervals; by difficulty, length, truncation and entropy. Prompts are made as the
-configuration says: of --config, or of the first run directory.
+configuration says: of --config, or of the first run directory. With --server=http://localhost:8000 a vLLM or SGLang
+makes the responses, with the --model that it serves, or with each policy in turn where --server_weights names a folder
+that both see.
 """
 
 import dataclasses
@@ -27,6 +29,8 @@ _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "Of a response; 0: rollout.m
 _BATCH = flags.DEFINE_integer("batch", 0, "Responses decoded together; 0: eval.batch.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 _DATA_ROOT = flags.DEFINE_string("data_root", "", "A folder with local copies of hub data sets, in owner/name.")
+_SERVER = flags.DEFINE_string("server", "", "A server that makes the responses, with the --model that it serves.")
+_SERVER_WEIGHTS = flags.DEFINE_string("server_weights", "", "A folder through which the server is given each policy.")
 _OUT = flags.DEFINE_string("out", "", "Where the report goes; '': evaluation/ in the first run directory, or here.")
 
 
@@ -41,13 +45,35 @@ class Plan:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    server: str = ""
+    server_weights: str = ""
+
+
+def opened(plan: Plan, source: str) -> tuple:
+    """(tokenizer, draw) of a policy; draw makes its responses here, or has the plan's server make them."""
+    import entropy_rl
+    from entropy_rl import server
+    from entropy_rl.model.source import open_model
+
+    c = plan.config
+    how = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
+    if plan.server and not plan.server_weights:
+        cfg, tokenizer, _ = open_model(source)  # its weights are not read
+    else:
+        policy = entropy_rl.load(source, c.model.dtype)
+        cfg, tokenizer = policy.cfg, policy.tokenizer
+    if not plan.server:
+        return tokenizer, functools.partial(policy.rollout, **how)
+    there = server.connect(plan.server, plan.server_weights)
+    if plan.server_weights:
+        there.give(cfg, policy.params, tokenizer)
+    return tokenizer, functools.partial(server.rollout, there, tokenizer, cfg.eos_ids, **how)
 
 
 def run(plan: Plan) -> str:
     """Evaluates, writes the report into `plan.out`, and returns its tables."""
     import jax
 
-    import entropy_rl
     from entropy_rl import evaluation, evaluation_report, sampler
     from entropy_rl.data import Prompts, Sources
     from entropy_rl.rewards import Grader
@@ -57,16 +83,15 @@ def run(plan: Plan) -> str:
     sampling = sampler.Sampling(plan.temperature, plan.top_p).check()
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         for name, source in plan.policies:
-            policy = entropy_rl.load(source, c.model.dtype)
-            prompts = Prompts(c.data, policy.tokenizer, sources.train.train)
+            tokenizer, draw = opened(plan, source)
+            prompts = Prompts(c.data, tokenizer, sources.train.train)
             sources.fit(prompts.fault, prompts.fault, c.data.bad_rows)
-            draw = functools.partial(policy.rollout, max_tokens=c.rollout.max_tokens)
             greedy = functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0))
             sampled = functools.partial(draw, n=plan.k, sampling=sampling)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
                 ask = functools.partial(
-                    evaluation.respond, problems=problems, prompts=prompts, tokenizer=policy.tokenizer, grader=grader
+                    evaluation.respond, problems=problems, prompts=prompts, tokenizer=tokenizer, grader=grader
                 )
                 answered = ask(greedy, batch=min(c.eval.batch, len(problems)), key=jax.random.key(0), first=-1)
                 samples: list = [[] for _ in problems]
@@ -74,9 +99,10 @@ def run(plan: Plan) -> str:
                     batch = max(1, min(c.eval.batch // plan.k, len(problems)))
                     samples = ask(sampled, batch=batch, key=jax.random.key(plan.seed), first=0)
                 results.append(evaluation_report.Result(name, task, [a for a, *_ in answered], samples))
-            del policy, draw, greedy, sampled
+            del draw, greedy, sampled
     about = {"policies": dict(plan.policies), "k": plan.k, "temperature": plan.temperature, "top_p": plan.top_p}
-    about |= {"seed": plan.seed, "config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
+    about |= {"server": plan.server, "seed": plan.seed}
+    about |= {"config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
     return evaluation_report.write(plan.out, results, about)
 
 
@@ -114,6 +140,17 @@ def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
     return c
 
 
+def check_server(server: str, weights: str, models: Sequence[str], workdirs: Sequence[str]) -> None:
+    """ValueError where a server would be asked for policies that it does not have."""
+    if weights and not server:
+        raise ValueError(f"--server_weights={weights} without --server: there is nobody to give them to")
+    if server and not weights and (workdirs or len(models) > 1):
+        raise ValueError(
+            "--server alone evaluates the one --model that it serves; give it run directories, or several models, "
+            "through a folder that both see: --server_weights"
+        )
+
+
 def names_of(sources: Sequence[str]) -> list[tuple[str, str]]:
     """(name, source): the last part of each where that tells them apart, else the whole."""
     short = [s.rstrip("/").rpartition("/")[2] for s in sources]
@@ -141,7 +178,9 @@ def main(argv) -> None:
             c.rollout.max_tokens = _MAX_TOKENS.value or c.rollout.max_tokens
             c.data.root = _DATA_ROOT.value or c.data.root
         out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
-        plan = Plan(names_of(sources), c, out, _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value)
+        check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
+        sampled = _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
+        plan = Plan(names_of(sources), c, out, *sampled, _SERVER.value, _SERVER_WEIGHTS.value)
         print(run(plan))
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -35,7 +35,7 @@ class Answered(NamedTuple):
         score: the verifier's, None where it could not tell.
         length: tokens.
         finished: not cut.
-        entropy: nats a token.
+        entropy: nats a token, NaN where the engine does not say.
     """
 
     problem: Problem
@@ -160,8 +160,9 @@ def by_groups(answered: Sequence[Answered]) -> dict[str, list[tuple[str, int, fl
         "difficulty": _difficulty(scored),
         "truncation": lambda a: "ended by itself" if a.finished else "cut",
         "length, tokens": _quartile([a.length for a in scored], lambda a: a.length, "{:.0f}"),
-        "entropy, nats": _quartile([a.entropy for a in scored], lambda a: a.entropy, "{:.3f}"),
     }
+    if not any(math.isnan(a.entropy) for a in scored):
+        keys["entropy, nats"] = _quartile([a.entropy for a in scored], lambda a: a.entropy, "{:.3f}")
     tables = {}
     for what, key in keys.items():
         labels = sorted({key(a) for a in scored}, key=_natural)

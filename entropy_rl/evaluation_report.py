@@ -52,7 +52,8 @@ def table(results: Sequence[Result]) -> str:
         mean = lambda key, every=every: sum(map(key, every)) / len(every)
         lines.append(
             f"| {r.set} | {r.policy} | {greedy_row(r.greedy)['problems']} | {' | '.join(cells)} | "
-            f"{mean(lambda a: a.length):.1f} | {mean(lambda a: not a.finished):.1%} | {mean(lambda a: a.entropy):.3f} |"
+            f"{mean(lambda a: a.length):.1f} | {mean(lambda a: not a.finished):.1%} | "
+            f"{f'{entropy:.3f}' if math.isfinite(entropy := mean(lambda a: a.entropy)) else '-'} |"
         )
     return "\n".join(lines + ["", *differences(results)])
 
@@ -158,5 +159,5 @@ def _record(r: Result, a: Answered) -> dict:
         "score": a.score,
         "tokens": a.length,
         "finished": a.finished,
-        "entropy": a.entropy,
+        "entropy": a.entropy if math.isfinite(a.entropy) else None,
     }

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from entropy_rl import distributed, sampler
+from entropy_rl import distributed, sampler, server
+from entropy_rl import step as step_lib
 from entropy_rl.data import Problem, Prompts, Source
 from entropy_rl.engine import Engine
 from entropy_rl.rewards import Grader
@@ -30,6 +31,7 @@ class Experience(NamedTuple):
         prompt_NxP, prompt_mask_NxP: i32, left padded.
         uid_N: u32, what randomness and ties hang on.
         out: the rollout.
+        old_logp: f32[B, T], under the policy that sampled: the trainer's where it was asked, else the sampler's own.
         texts: B.
         parts: name -> f32[B], the parts of the reward, NaN where not scored.
         reward_B: f32[B], their weighted sum, 0 where not scored.
@@ -42,6 +44,7 @@ class Experience(NamedTuple):
     prompt_mask_NxP: np.ndarray
     uid_N: np.ndarray
     out: sampler.Rollout
+    old_logp: np.ndarray
     texts: list[str]
     parts: dict[str, np.ndarray]
     reward_B: np.ndarray
@@ -83,6 +86,11 @@ def collect(
                 waiting.append((mine, pool.submit(verdicts, c, grader, *items, True)))
 
         out = e.rollout(params, prompt, mask, uid, key, done=grade)
+        old_logp = out.logp
+        if c.rollout.server:
+            old_logp, entropy = scored(e, c, params, prompt, mask, out)
+            server.check_gap(c.rollout.server, old_logp, out.logp, out.mask)
+            out = out._replace(entropy=entropy)
         sampled = time.monotonic()
         scores: dict[str, np.ndarray] = {}
         plain = lambda found: {name: x.tolist() for name, x in found.items()}
@@ -96,7 +104,19 @@ def collect(
     parts = with_lengths(c, scores, out.mask.sum(axis=1))
     reward, valid = total(c, parts)
     seconds = sampled - began, time.monotonic() - sampled
-    return Experience(problems, prompt, mask, uid, out, texts, parts, reward, valid, seconds)
+    return Experience(problems, prompt, mask, uid, out, old_logp, texts, parts, reward, valid, seconds)
+
+
+def scored(e: Engine, c: ConfigDict, params, prompt_NxP, prompt_mask_NxP, out: sampler.Rollout) -> list[np.ndarray]:
+    """[logp, entropy], f32[B, T] each: what the trainer says of responses that were made elsewhere.
+
+    As many groups at a time as an update has, laid out as its are.
+    """
+    none = np.zeros_like(out.logp)
+    every, uid = np.ones(len(none), bool), np.zeros(len(none), np.uint32)
+    batch = step_lib.Batch(prompt_NxP, prompt_mask_NxP, out.tokens, out.mask, every, none, none, none, none, none, uid)
+    parts = [step_lib.lay_out(e.plan, part) for part in step_lib.cut(batch, c.train.updates_per_rollout)]
+    return [np.concatenate(x) for x in zip(*jax.device_get([e.score(params, part) for part in parts]))]
 
 
 def distinct_uids(problems: Sequence[Problem]) -> np.ndarray:
@@ -222,6 +242,7 @@ def _put(x: Experience, i: int, fresh: Experience, j: int) -> Experience:
         prompt_NxP=swap(x.prompt_NxP, fresh.prompt_NxP),
         prompt_mask_NxP=swap(x.prompt_mask_NxP, fresh.prompt_mask_NxP),
         uid_N=swap(x.uid_N, fresh.uid_N),
+        old_logp=swap(x.old_logp, fresh.old_logp),
         out=sampler.Rollout(*(swap(np.asarray(a), np.asarray(b)) for a, b in zip(x.out, fresh.out, strict=True))),
         texts=swap(x.texts, fresh.texts),
         parts={name: swap(part, fresh.parts[name]) for name, part in x.parts.items()},

@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import advantages, evaluation, experience, law, metrics, warmup
+from entropy_rl import advantages, evaluation, experience, law, metrics, server, warmup
 from entropy_rl import config as config_lib
 from entropy_rl import engine as engine_lib
 from entropy_rl import step as step_lib
@@ -110,13 +110,13 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
                 out.mask,
                 x.valid_B & (out.finished | (not c.reward.mask_truncated)),
                 advantage[:, None] * out.mask.astype(np.float32),
-                out.logp,
+                x.old_logp,
                 out.entropy,
                 out.logp,
                 np.zeros_like(out.logp),
                 row_uids(x.uid_N, c.rollout.samples),
             )
-            parts = [step_lib.lay_out(e.plan, part) for part in cut(batch, c.train.updates_per_rollout)]
+            parts = [step_lib.lay_out(e.plan, part) for part in step_lib.cut(batch, c.train.updates_per_rollout)]
             parts = score(e, c, state, parts)
             updates = []
             for i, part in enumerate(parts):
@@ -168,7 +168,7 @@ def trace(workdir: str, stop: bool) -> None:
 
 
 def look_ahead(c: ConfigDict, cfg, sources: Sources, prompts: Prompts, tokenizer) -> None:
-    """Looks at every row of every file and makes the first batches, so that data that does not fit is known early."""
+    """Looks at every row, makes the first batches and asks the server, so that what does not fit is known early."""
     sources.fit(prompts.fault, functools.partial(warmup.fault, c, prompts, tokenizer), c.data.bad_rows)
     prompts(sources.train.train(1, c.rollout.prompts))
     for problems in sources.evals.values():
@@ -180,6 +180,12 @@ def look_ahead(c: ConfigDict, cfg, sources: Sources, prompts: Prompts, tokenizer
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
             f"the model's {cfg.max_positions} positions"
         )
+    if c.rollout.server:
+        if jax.process_count() > 1:
+            raise ValueError(f"rollout.server={c.rollout.server!r} serves a run of one process; set it to '' on a pod")
+        prompt, mask = prompts(sources.train.train(1, 1))
+        there = server.connect(c.rollout.server, c.rollout.server_weights)
+        there.check(prompt[mask > 0].tolist(), c.rollout.temperature)
 
 
 def check_data(before: dict[str, str], now: dict[str, str], force: bool) -> None:
@@ -193,18 +199,15 @@ def check_data(before: dict[str, str], now: dict[str, str], force: bool) -> None
         )
 
 
-def cut(batch: step_lib.Batch, updates: int) -> list[step_lib.Batch]:
-    """The rollout as `updates` batches of whole groups, in order."""
-    piece = lambda i: jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch)
-    return [piece(i) for i in range(updates)]
-
-
 def score(e: engine_lib.Engine, c: ConfigDict, state, parts: list[step_lib.Batch]) -> list[step_lib.Batch]:
     """The updates' batches with old and reference logp, where they are needed and the sampler's do not serve."""
     if state.ref is not None:
         parts = [part._replace(ref_logp=e.score(state.ref, part)[0]) for part in parts]
     for i, part in enumerate(parts):
         # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
+        # What a server made has been scored already.
+        if c.rollout.server:
+            continue
         if i or c.train.micro_batches > 1 or part.packed is not None:
             logp, entropy = e.score(state.params, part)
             parts[i] = part._replace(old_logp=logp, old_entropy=entropy)

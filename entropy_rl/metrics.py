@@ -58,7 +58,7 @@ METRIC_KEYS = (
 )
 
 # What may change between the parts of one run without making it another run.
-FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.*")
+FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.*", "rollout.server*")
 
 
 class RunLog:

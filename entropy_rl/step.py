@@ -61,6 +61,12 @@ def lay_out(plan: Plan, batch: Batch) -> Batch:
     return batch._replace(prompt=batch.prompt[:0], prompt_mask=batch.prompt_mask[:0], packed=packed)
 
 
+def cut(batch: Batch, updates: int) -> list[Batch]:
+    """The rollout as `updates` batches of whole groups, in order."""
+    piece = lambda i: jax.tree.map(lambda x: x[len(x) // updates * i : len(x) // updates * (i + 1)], batch)
+    return [piece(i) for i in range(updates)]
+
+
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 

@@ -71,6 +71,15 @@ def test_config_is_locked_and_small():
         ({"optim.name": "lion"}, r"optim.name='lion' must be one of adamw, sgd"),
         ({"optim.name": "sgd", "optim.weight_decay": 0.1}, r"optim.weight_decay=0.1 is not read by sgd"),
         ({"eval.every": -1}, r"eval.every=-1 must be 0 or above"),
+        (
+            {"rollout.server": "http://a"},
+            r"rollout.server='http://a' with .*_weights='': .*set both or neither",
+        ),
+        ({"rollout.server_weights": "b"}, r"rollout.server='' with .*_weights='b': .*set both or neither"),
+        (
+            {"rollout.server": "http://a", "rollout.server_weights": "b"},
+            r"algo.is_cap=0.0 with rollout.server='http://a'",
+        ),
     ],
 )
 def test_contradictions(changes, message):

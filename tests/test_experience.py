@@ -25,6 +25,7 @@ def rollout(rights, first_uid, tokens=3):
         np.ones((N, 2), np.int32),
         uid,
         out,
+        out.logp,
         [f"{u} {g}" for u in uid for g in range(G)],
         {"answer": score},
         np.where(valid, score, 0.0).astype(np.float32),

@@ -8,7 +8,7 @@ LAYERS = (
     """blocks masked selection divergence registry entropy head covariance advantages objectives importance
     token_transforms law recipes estimators""",
     "host distributed model",
-    "packing sampler rollouts data rewards checkpoint jsonl metrics preemption",
+    "packing sampler rollouts server data rewards checkpoint jsonl metrics preemption",
     "step config papers engine policy warmup experience evaluation loop",
     "train analyze evaluate evaluation_report preflight",
 )
