@@ -73,13 +73,18 @@ def test_what_fails_on_one_process_fails_on_both(tmp_path):
 
 FLAGS = [
     "--config=configs/quickstart.py:clip_cov",
-    "--config.warmup.updates=2",
-    "--config.warmup.batch=8",
+    "--config.data.settings.min_terms=2",
+    "--config.data.settings.max_terms=2",
     "--config.model.tiny.n_layers=2",
-    "--config.rollout.prompts=8",
+    "--config.warmup.updates=40",
+    "--config.warmup.batch=32",
+    "--config.warmup.lr=1e-2",
+    "--config.rollout.prompts=16",
     "--config.rollout.samples=4",
-    "--config.rollout.max_tokens=28",
+    "--config.rollout.max_tokens=20",
+    "--config.rollout.slots=24",
     "--config.rollout.refills=1",
+    "--config.reward.weights.length=0.5",
     "--config.train.steps=4",
     "--config.train.updates_per_rollout=2",
     "--config.eval.every=2",
@@ -93,7 +98,7 @@ FLAGS = [
 
 
 def local(processes, devices, workdir, *more, **how):
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
     options = [f"--processes={processes}", f"--devices={devices}"]
     command = [sys.executable, "launch/local.py", *options, "--", *FLAGS, f"--workdir={workdir}", *more]
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, **how)
@@ -117,6 +122,10 @@ def test_two_processes_train_as_one_does(tmp_path):
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two] == [0, 1, 2, 3, 4]
     assert (tmp_path / "one/samples.jsonl").read_text().count("\n") == 16
+    # and there is something to learn from: some groups teach, some have to be replaced, some tokens are left out
+    assert all(r["grad/norm"] > 0 and 0 < r["group/degenerate_frac"] < 1 for r in one[1:])
+    assert any(r["refill/replaced_frac"] > 0 for r in one[1:]) and any(r["tokens/kept_frac"] < 1 for r in one[1:])
+    assert len({r["length/mean"] for r in one[1:]}) > 1
     for a, b in zip(one, two, strict=True):
         for key in a.keys() | b.keys():
             if "time" in key or "throughput" in key:
