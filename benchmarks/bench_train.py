@@ -29,7 +29,7 @@ def main() -> None:
         parser.error("--peer needs --model, SmolLM2 as a Hugging Face folder")
     ours = lambda *more: (OURS, sys.executable, "train", *more)
     if a.work == "forking":
-        small = ("--shape", "qwen0.5b", "--groups", "2")
+        small = ("--shape", "Qwen/Qwen2.5-0.5B", "--groups", "2")
         sides = {"forking": ours("--method", "forking", *small), "all": ours("--method", "dapo", *small)}
     elif a.work == "size":
         # groups and micro-batches grow together: a micro-batch stays at two groups

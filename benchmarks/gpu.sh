@@ -1,26 +1,27 @@
 #!/bin/bash
 # One GPU, under nine minutes: the shapes of Qwen2.5 with random weights in bfloat16, every side in a fresh process.
 #
-#   PEER=PYTHON_WITH_TRL benchmarks/gpu.sh       # without PEER ours runs alone
+#   PEER=PYTHON_WITH_TRL MODEL=FOLDER benchmarks/gpu.sh    # absolute paths; without PEER ours runs alone
 #
 # Micro-batches of 8448 positions: two prompts of 128, computed once, with 8 responses of 512 each. MFU is the share
 # of the matmul rate (decoding: of the copy bandwidth) that the same process measures, with products counted once and
-# nothing for what remat computes again. One JSON object a line goes to benchmarks/out/gpu.jsonl.
+# nothing for what remat or the first pass over micro-batches computes again. The peer holds parameters and moments in
+# bfloat16, we in float32. One JSON object a line goes to benchmarks/out/gpu.jsonl.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 export PYTHONPATH=$PWD/..:$PWD XLA_PYTHON_CLIENT_MEM_FRACTION=.92
 small=Qwen/Qwen2.5-0.5B larger=Qwen/Qwen2.5-1.5B
-out=out/gpu.jsonl
+out=out/gpu.jsonl end=$((SECONDS + 520))
 shapes=$(mktemp -d)
 trap 'rm -r "$shapes"' EXIT
 mkdir -p out
 : >"$out"
 
 run() { # NAME INTERPRETER SCRIPT ARGUMENTS: one line of the table, or what went wrong
-  local name=$1 line
+  local name=$1 line left=$((end - SECONDS))
   shift
-  if line=$(timeout 150 "$@" --repeats 3 2>"$shapes/err" | tail -1) && [ -n "$line" ]; then
+  if line=$(timeout $((left < 1 ? 1 : left < 150 ? left : 150)) "$@" --repeats 3 2>"$shapes/err" | tail -1) && [ -n "$line" ]; then
     echo "{\"name\": \"$name\", \"result\": $line}" | tee -a "$out" | "$python" common.py
   else
     echo "| $name | failed: $(tail -1 "$shapes/err") |"
@@ -33,11 +34,11 @@ echo "|---|---|---|---|---|"
 update=(--groups 4 --micro 2 --prompt 128 --tokens 513)
 run "head, 0.5B, 8192 positions" "$python" ours.py head --shape $small --tokens 8192
 for shape in $small $larger; do
-  run "train step, $shape" "$python" ours.py train --shape $shape "${update[@]}"
+  run "train step, $shape" "$python" ours.py train --shape "$shape" "${update[@]}"
   if [ -n "${PEER:-}" ]; then
-    "$python" ours.py config --shape $shape --model "$shapes/model" >/dev/null 2>&1
+    "$python" ours.py config --shape "$shape" --model "$shapes/model" >/dev/null 2>&1
     run "train step, $shape, TRL" "$PEER" trl_side.py train --model "$shapes/model" --random \
-      --groups 4 --prompt 128 --tokens 513 --micro 8
+      --groups 4 --prompt 128 --tokens 513 --micro 16
   fi
 done
 decode=(--groups 32 --prompt 128 --tokens 256)
@@ -49,5 +50,5 @@ if [ -n "${PEER:-}" ]; then
   run "decode, 256 sequences, 0.5B, transformers" "$PEER" trl_side.py rollout --model "$shapes/model" --random "${decode[@]}"
 fi
 if [ -n "${MODEL:-}" ]; then # a Hugging Face folder: a whole RL step
-  "$python" bench_step.py --model "$MODEL" ${PEER:+--peer "$PEER"} --rounds 1
+  timeout $((end - SECONDS > 1 ? end - SECONDS : 1)) "$python" bench_step.py --model "$MODEL" ${PEER:+--peer "$PEER"} --rounds 1
 fi

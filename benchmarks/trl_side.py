@@ -153,7 +153,7 @@ def part(a) -> dict:
 
     if a.dump:
         logp, entropy = score()
-        np.savez(a.dump, logp=logp.numpy(), entropy=entropy.numpy())
+        np.savez(a.dump, logp=logp.float().cpu().numpy(), entropy=entropy.float().cpu().numpy())
     work = {"score": score, "train": train, "rollout": rollout}[a.task]
 
     def run():

@@ -14,5 +14,5 @@ from entropy_rl import papers
 
 def get_config(method: str = "grpo"):
     c = papers.entropy_law(method, "mistralai/Mistral-7B-v0.3")
-    c.mesh.fsdp, c.train.micro_batches = 64, 4
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 4, 1024
     return c

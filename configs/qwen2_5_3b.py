@@ -14,5 +14,5 @@ from entropy_rl import papers
 
 def get_config(method: str = "grpo"):
     c = papers.entropy_law(method, "Qwen/Qwen2.5-3B")
-    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 4, 1024
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 4, 512
     return c

@@ -17,5 +17,5 @@ from entropy_rl import papers
 
 def get_config(method: str = "forking"):
     c = papers.beyond_80_20(method, "Qwen/Qwen3-8B-Base")
-    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 16, 1024
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 16, 512
     return c

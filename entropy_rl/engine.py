@@ -180,6 +180,7 @@ def build(
             return server.drawing(there, cfg, tokenizer, n=n, sampling=sampling, **rest)
         how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
+        making = timed_once(ready) if gathered else ready
 
         def draw(params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> sampler.Rollout:
             return rollouts.sample(
@@ -194,7 +195,7 @@ def build(
                 slots=c.rollout.slots,
                 shards=shards,
                 place=lambda x: distributed.put(x, rows),
-                ready=timed_once(ready) if gathered else ready,
+                ready=making,
                 watch=rollouts.Watch(stop, done),
             )
 

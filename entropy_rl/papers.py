@@ -58,6 +58,8 @@ def _common(source: str, lr: float) -> ConfigDict:
 
 def _finish(c: ConfigDict, method: str) -> ConfigDict:
     config.apply_recipe(c, method)
-    if c.algo.scope == "microbatch":  # statistics per micro-batch need micro-batches of whole groups
+    # Statistics per micro-batch need micro-batches of whole groups, which have to spread over mesh.data × mesh.fsdp: an
+    # `_official` method runs on as many chips as a micro-batch has prompts, or with mesh.tensor for the rest.
+    if c.algo.scope == "microbatch":
         c.train.layout = "group"
     return c

@@ -22,7 +22,7 @@ from entropy_rl.model import decode
 from entropy_rl.model.transformer import ModelConfig, Transformer
 
 CHUNK = 16  # steps between two looks
-ROOM = 64  # places of the cache, at first
+ROOM = 32  # places of the cache, at first
 EVEN = 16  # they come in multiples of this: products over an odd number of places are slower
 
 _read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
@@ -84,13 +84,15 @@ def sample(
     out = _nothing(B, T)
     if not B:
         return out
-    width = min(slots or slots_that_fit(model, params, N, P, B, T, shards), B)
-    if width < B:
-        width = max(shards, width // shards * shards)
     prompts = _read(model, params, place(prompt_NxP), place(prompt_mask_NxP), place(uid_N), key, n=n)
     weights = ready(model, params, places=P + T)
+    if not slots:  # what is free is told once the weights lie where they will
+        slots = slots_that_fit(model, jax.block_until_ready(weights).embed, P, B, T, shards)
+    width = min(slots, B)
+    if width < B:
+        width = max(shards, width // shards * shards)
     admit = functools.partial(_admit, model, weights, prompts, n=n, how=how)
-    most = -(-max(T - 1, 1) // EVEN) * EVEN
+    most = places(T)
     room, waiting = min(ROOM, most), width
     rows = np.arange(width)
     shared = n if width == B else 1
@@ -129,6 +131,11 @@ def sample(
         state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
 
 
+def places(T: int) -> int:
+    """Places of the cache for responses of T tokens, the last of which is never fed."""
+    return -(-max(T - 1, 1) // EVEN) * EVEN
+
+
 def _nothing(B: int, T: int) -> sampler.Rollout:
     tokens, values = np.zeros((B, T), np.int32), np.zeros((B, T), np.float32)
     return sampler.Rollout(tokens, values, values.copy(), tokens.copy(), np.zeros(B, bool))
@@ -163,10 +170,9 @@ def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: s
     return alive
 
 
-def slots_that_fit(model: Transformer, params, N: int, P: int, B: int, T: int, shards: int) -> int:
+def slots_that_fit(model: Transformer, weight: Any, P: int, B: int, T: int, shards: int) -> int:
     """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU."""
-    leaf = jax.tree.leaves(params)[0]
-    device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
+    device = min(weight.sharding.addressable_devices, key=lambda d: d.id)
     stats = device.memory_stats() if device.platform != "cpu" else None
     mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
     free = min(distributed.collect(mine))  # all processes have to decode the same
@@ -174,7 +180,7 @@ def slots_that_fit(model: Transformer, params, N: int, P: int, B: int, T: int, s
         return B
     c: ModelConfig = model.cfg
     token = 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(model.dtype).itemsize
-    left = 0.9 * free * shards - N * P * token
+    left = 0.9 * free * shards
     # twice: while slots move, both copies are there
     return int(np.clip(left // (2 * (P + T) * token), shards, B))
 

@@ -84,6 +84,8 @@ class Server:
         ask = lambda t: self.complete(prompt, max_tokens=1, temperature=t, logprobs=5, **_untouched())
         choice = ask(temperature)
         self._tokens(choice)
+        if not choice["logprobs"].get("top_logprobs"):
+            raise ValueError(f"rollout.server={self.url!r} gives no top_logprobs where five are asked for")
         spread = lambda c: np.ptp(np.sort(list(c["logprobs"]["top_logprobs"][0].values()))[-5:])
         got, at_one = spread(choice), spread(ask(1.0))
         if temperature != 1 and abs(got - at_one) < abs(got - at_one / temperature):
@@ -230,26 +232,26 @@ def rollout(
         kept = stopped(b, np.asarray(made)) if stopped else None
         return made[:kept], nats[:kept], kept is not None or choice["finish_reason"] == "stop"
 
-    with ThreadPoolExecutor(max(1, min(slots or AT_ONCE, B))) as pool:
-        answered: queue.SimpleQueue = queue.SimpleQueue()
-        for b in range(B):
-            pool.submit(ask, b).add_done_callback(lambda future, b=b: answered.put((b, future)))
-        left = B
-        try:
-            while left:
-                over = [answered.get()]
-                while not answered.empty():
-                    over.append(answered.get())
-                for b, future in over:
-                    made, nats, out.finished[b] = future.result()
-                    out.tokens[b, : len(made)], out.logp[b, : len(made)] = made, nats
-                    out.entropy[b, : len(made)], out.mask[b, : len(made)] = np.nan, 1
-                left -= len(over)
-                if done:
-                    done([b for b, _ in over], out)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those not asked yet need no answer
-            raise
+    # no `with`: that would wait for every request in flight where one has failed
+    pool = ThreadPoolExecutor(max(1, min(slots or AT_ONCE, B)))
+    answered: queue.SimpleQueue = queue.SimpleQueue()
+    for b in range(B):
+        pool.submit(ask, b).add_done_callback(functools.partial(lambda b, future: answered.put((b, future)), b))
+    left = B
+    try:
+        while left:
+            over = [answered.get()]
+            while not answered.empty():
+                over.append(answered.get())
+            for b, future in over:
+                made, nats, out.finished[b] = future.result()
+                out.tokens[b, : len(made)], out.logp[b, : len(made)] = made, nats
+                out.entropy[b, : len(made)], out.mask[b, : len(made)] = np.nan, 1
+            left -= len(over)
+            if done:
+                done([b for b, _ in over], out)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # those not asked yet need no answer
     return out
 
 

@@ -59,9 +59,7 @@ case $step in
     cluster=$1 image=$2 name=$3
     shift 4
     # xpk refuses a name that is taken: what is left of an attempt before this one goes first
-    if [[ -z $DRY ]]; then
-      xpk workload delete "--cluster=$cluster" "--workload=$name" "${PLACE[@]}" --force || true
-    fi
+    do_it xpk workload delete "--cluster=$cluster" "--workload=$name" "${PLACE[@]}" --force || true
     do_it xpk workload create "--cluster=$cluster" "--workload=$name" "${PLACE[@]}" "--tpu-type=$TYPE" \
       "--num-slices=${SLICES:-1}" "--docker-image=$image" "--max-restarts=${RESTARTS:-20}" \
       --restart-on-exit-codes=75 --termination-grace-period-seconds=300 \

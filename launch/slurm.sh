@@ -14,7 +14,8 @@ PREEMPTED=75
 # within the job: one step, and once more where it was preempted
 if [[ -n ${SLURM_JOB_ID:-} && ${ENTROPY_RL_SUBMITTED:-} == 1 ]]; then
   status=0
-  srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m entropy_rl.train "$@" || status=$?
+  # nobody is killed because another leaves first with 75; whom a dead one leaves waiting is told by the heartbeat
+  srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m entropy_rl.train "$@" || status=$?
   if [[ $status == "$PREEMPTED" ]]; then
     exec scontrol requeue "$SLURM_JOB_ID"
   fi

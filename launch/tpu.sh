@@ -82,10 +82,11 @@ setup() {
   local archive jax
   jax=${JAX:-jax[tpu]}
   archive=${TMPDIR:-/tmp}/$1.tar.gz
-  do_it git archive --format=tar.gz "--output=$archive" HEAD
-  do_it gcloud compute tpus tpu-vm scp "$archive" "$1:entropy_rl.tar.gz" "${PLACE[@]}" --worker=all
-  do_it rm "$archive"
-  on_all "$1" "mkdir -p entropy_rl && tar -xzf entropy_rl.tar.gz -C entropy_rl && cd entropy_rl &&
+  # one chain: `all` calls this where a failure does not end the script
+  do_it git archive --format=tar.gz "--output=$archive" HEAD &&
+    do_it gcloud compute tpus tpu-vm scp "$archive" "$1:entropy_rl.tar.gz" "${PLACE[@]}" --worker=all &&
+    do_it rm "$archive" &&
+    on_all "$1" "mkdir -p entropy_rl && tar -xzf entropy_rl.tar.gz -C entropy_rl && cd entropy_rl &&
     python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv &&
     python3 -m uv pip install --quiet --python .venv '$jax' datasets gcsfs -r requirements.txt"
 }
@@ -104,9 +105,8 @@ all() {
   local name=$1 status
   for ((left = RESTARTS; left >= 0; left--)); do
     create "$name"
-    setup "$name"
     status=0
-    run "$@" || status=$?
+    { setup "$name" && run "$@"; } || status=$?
     if [[ $status == 0 ]]; then
       break
     fi

@@ -20,7 +20,7 @@ def run(*command, code=0, **env):
     return done.stdout if code == 0 else done.stderr
 
 
-SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), *sorted((ROOT / "results").glob("*/run.sh"))]
+SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), *sorted((ROOT / "results").glob("*/run.sh")), ROOT / "benchmarks/gpu.sh"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")

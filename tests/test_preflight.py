@@ -156,7 +156,7 @@ def test_a_rollouts_programs_follow_one_another(wanted):
         made, _ = admit.f.lower(*admit.args).compile().output_shardings
         done = chunk.f.lower(*chunk.args).compile()
     old, full = admit.args[2], chunk.args[1]
-    assert old.cache.segment.shape[1] == (149 if wanted else 128) and full.cache.segment.shape == (len(full.age), 149)
+    assert old.cache.segment.shape[1] == (160 if wanted else 128) and full.cache.segment.shape == (len(full.age), 160)
     assert full.prefix.segment.shape[0] == (20 if wanted else 8)
     for want, got in zip(jax.tree.leaves(full.cache), jax.tree.leaves(made.cache), strict=True):
         assert got.is_equivalent_to(want.sharding, want.ndim)
@@ -164,7 +164,7 @@ def test_a_rollouts_programs_follow_one_another(wanted):
     token = 2 * run.cfg.n_layers * run.cfg.n_kv_heads * run.cfg.head_dim * 4 / 8
     kv = lambda x: programs.bytes_per_chip((x.key, x.value))
     total = kv(parts["admit"].args[1].prefix) + kv(full.prefix) + kv(full.cache)
-    assert total == programs.cache_bytes(run) == token * ((8 + (20 if wanted else 8)) * 16 + len(full.age) * 149)
+    assert total == programs.cache_bytes(run) == token * ((8 + (20 if wanted else 8)) * 16 + len(full.age) * 160)
 
 
 def preflight(file, topology, *more, code=0):

@@ -2,7 +2,7 @@
 
 Shapes: B rows, S positions, H query heads, K key/value heads, h head_dim.
 
-It is for rows as packing and prefill make them: positions grow along a row, so that "no later place in the same
+It is for rows as packing, groups and prefill make them: positions grow along a row, so that "no later place in the same
 segment" is "no later index in the same segment". `transformer.attend` is the plain form, for everything else.
 """
 

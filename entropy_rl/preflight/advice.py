@@ -14,12 +14,12 @@ def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
     said = []
     if state > report["capacity"] / 2:
         said.append(f"parameters and optimiser take {state / _GB:.1f} GB a chip: raise mesh.fsdp, or take more chips")
-    if update and c.train.layout != "packed":
-        said.append("train.layout='packed': attention within rows by a kernel that holds no scores")
     if update and c.model.remat != "full":
         said.append("model.remat='full'")
     if update:
         said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
+    if rollout and c.rollout.weights == "gathered":
+        said.append("rollout.weights='sharded': no second copy of the weights on every chip, and slower steps")
     if rollout and report["kv_cache"] > report["capacity"] / 4:
         said.append(
             f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "

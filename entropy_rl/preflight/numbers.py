@@ -41,7 +41,7 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     saved = cfg.n_layers * rows * length * cfg.d_model * width * (1 if c.model.remat == "full" else 14)
     # one layer as it is computed: the scores of the plain attention, forward and back, and the mlp. Where the kernel
     # serves (`model/attention.py: cudnn`) a mask for all heads and its gradient stand in their place.
-    kernel = run.e.plan.layout == "packed" and width == 2
+    kernel = width == 2 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128
     heads, what = (1, "attention's mask") if kernel else (cfg.n_heads / tensor, "attention's scores")
     scores = 2 * (2 if kernel else 4) * rows * length * length * heads
     layer = scores + 4 * rows * length * cfg.d_ff / tensor * width
@@ -53,7 +53,9 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
     # an update holds two trees of gradients; a rollout the parameters again in compute dtype, and where slots move, two
     # caches
-    training, sampling = 3 * params + optimiser + saved + layer, params * (1 + width / 4) + optimiser + 2 * cache
+    whole = shape[1] if c.rollout.weights == "gathered" else 1
+    training = 3 * params + optimiser + saved + layer
+    sampling = params * (1 + whole * width / 4) + optimiser + 2 * cache
     peak = max(training, sampling)
     report: dict[str, Any] = {
         "topology": str(topology),

@@ -71,7 +71,7 @@ def rollout(run: Run) -> dict[str, Called]:
     """
     c, model, params = run.c, run.e.model, run.e.abstract_state.params
     N, n, T, P = c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len
-    W, room = slots(run), max(T - 1, 1)
+    W, room = slots(run), rollouts.places(T)
     how = sampler.How(
         sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k), T, tuple(run.cfg.eos_ids)
     )
@@ -137,7 +137,7 @@ def steps_of(run: Run) -> int:
 
 
 def batch(c: ConfigDict, e: engine_lib.Engine) -> step.Batch:
-    """An update's batch at its full size, in packed rows unless the config asks for groups."""
+    """An update's batch at its full size, in packed rows where the config asks for them."""
     N, P, T = c.rollout.prompts // c.train.updates_per_rollout, c.data.max_prompt_len, c.rollout.max_tokens
     B = N * c.rollout.samples
     packed = None
@@ -185,7 +185,7 @@ def cache_bytes(run: Run) -> float:
     heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
     W, N, B = slots(run), c.rollout.prompts, c.rollout.prompts * c.rollout.samples
     rows = N if W == B else W
-    positions = (N + rows) * c.data.max_prompt_len + W * max(c.rollout.max_tokens - 1, 1)
+    positions = (N + rows) * c.data.max_prompt_len + W * rollouts.places(c.rollout.max_tokens)
     one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
     return positions * one / (mesh.shape["data"] * mesh.shape["fsdp"])
 
