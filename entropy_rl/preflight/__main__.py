@@ -5,6 +5,7 @@ import os
 import sys
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server tells of a TPU that is not here
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nobody holds a chip, so two may compile side by side
 
 from absl import app, flags
 from ml_collections import config_flags
