@@ -93,8 +93,12 @@ def sample(
         width = max(shards, width // shards * shards)
     admit = functools.partial(_admit, model, weights, prompts, n=n, how=how)
     most = places(T)
-    room, waiting = min(ROOM, most), width
-    rows = np.arange(width)
+    room = min(ROOM, most)
+    # Each shard makes the responses to its own prompts in slots of its own, so that no cache crosses the mesh: shard s
+    # has slots s·w … (s+1)·w − 1, and of its `each` responses the first `waiting` have begun.
+    w, each = width // shards, B // shards
+    first_S, waiting_S = np.arange(shards) * each, np.full(shards, w)
+    rows = (first_S[:, None] + np.arange(w)).ravel()
     shared = n if width == B else 1
     state: sampler.Slots
     state, drawn = admit(None, place(rows), place(rows), shared=shared, room=room)
@@ -102,31 +106,28 @@ def sample(
     age = np.zeros(width, np.int64)
     while True:
         alive = _record(out, rows, age, alive, distributed.fetch(drawn), how, watch)
-        if not alive.any() and waiting == B:
+        left_S = each - waiting_S
+        if not alive.any() and not left_S.any():
             return out
         # what is next: fresh responses in free slots, else fewer slots; a larger cache where this one would not do
-        free = len(rows) - alive.sum()
-        fresh = min(free, B - waiting) if free >= max(1, len(rows) // 8) else 0
-        fewer = len(rows) if waiting < B else _halve(len(rows), alive.sum(), shards)
+        free_S = w - alive.reshape(shards, w).sum(axis=1)
+        fresh_S = np.minimum(free_S, left_S) if free_S.sum() >= max(1, len(rows) // 8) else np.zeros_like(left_S)
+        fewer = w if left_S.any() else _halve(w, w - free_S.min())
         larger = room
         while larger < most and age[alive].max(initial=0) - 1 + chunk > larger:
             larger = min(2 * larger, most)
-        if fresh or fewer < len(rows) or larger > room:
-            shared = shared if fewer == len(rows) and not fresh else 1
-            # the living first where ranks close, else everyone in their place
-            keep = np.flatnonzero(alive)[:fewer] if fewer < len(rows) else np.arange(len(rows))
-            keep = np.concatenate([keep, np.full(fewer - len(keep), len(rows))])
-            there = keep < len(rows)
-            old, was = rows, age
-            rows = np.where(there, old[np.minimum(keep, len(old) - 1)], -1)
-            age = np.where(there, was[np.minimum(keep, len(old) - 1)], 0)
-            alive = there & alive[np.minimum(keep, len(old) - 1)]
-            begin = np.flatnonzero(~alive)[:fresh]
-            rows[begin], age[begin], keep[begin] = waiting + np.arange(len(begin)), 0, len(old)
-            waiting += len(begin)
-            state, drawn = admit(state, place(keep), place(rows), shared=shared, room=larger)
-            room, begun = larger, np.isin(np.arange(len(rows)), begin)
+        if fresh_S.any() or fewer < w or larger > room:
+            shared = shared if fewer == w and not fresh_S.any() else 1
+            keep, begin = _places(alive, shards, fewer, fresh_S)
+            at, there = np.minimum(keep, len(rows) - 1), keep < len(rows)
+            keep[begin] = len(rows)
+            rows, age, alive = (np.where(there, x[at], nobody) for x, nobody in ((rows, -1), (age, 0), (alive, False)))
+            rows[begin] = np.concatenate([a + np.arange(k) for a, k in zip(first_S + waiting_S, fresh_S)])
+            age[begin], alive[begin] = 0, False
+            w, room, waiting_S = fewer, larger, waiting_S + fresh_S
+            state, drawn = admit(state, place(keep), place(rows), shared=shared, room=room)
             if len(begin):
+                begun = np.isin(np.arange(len(rows)), begin)
                 alive[begin] = _record(out, rows, age, begun, distributed.fetch(drawn), how, watch)[begin]
         state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
 
@@ -141,10 +142,25 @@ def _nothing(B: int, T: int) -> sampler.Rollout:
     return sampler.Rollout(tokens, values, values.copy(), tokens.copy(), np.zeros(B, bool))
 
 
-def _halve(width: int, living: int, shards: int) -> int:
-    while width % 2 == 0 and width // 2 >= living and width // 2 % shards == 0:
+def _halve(width: int, living: int) -> int:
+    while width % 2 == 0 and width // 2 >= living:
         width //= 2
     return width
+
+
+def _places(alive, shards: int, fewer: int, fresh_S) -> tuple[np.ndarray, np.ndarray]:
+    """For each new slot, `fewer` a shard, the old one that moves in (past the end: nobody), and those that begin."""
+    of_shard = alive.reshape(shards, -1)
+    w = of_shard.shape[1]
+    keep = np.full((shards, fewer), len(alive))
+    begin = []
+    for s, lives in enumerate(of_shard):
+        # the living first where ranks close, else everyone in their place
+        stay = np.flatnonzero(lives) if fewer < w else np.arange(w)
+        keep[s, : len(stay)] = s * w + stay
+        free = np.flatnonzero(~lives) if fewer == w else np.arange(len(stay), fewer)
+        begin.append(s * fewer + free[: fresh_S[s]])
+    return keep.ravel(), np.concatenate(begin)
 
 
 def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: sampler.How, watch: Watch):

@@ -98,11 +98,29 @@ def empty(model: Transformer, slots: int, room: int) -> KV:
 
 
 def take(kv: KV, rows_W: Array) -> KV:
-    """Rows of a cache, in any order; an index past the end gives a row with nothing in it."""
-    axis = lambda x: x.ndim - 4  # behind the layers, where these are one array
-    pick = lambda x: jnp.take(x, rows_W, axis=axis(x), mode="fill", fill_value=0)
-    meta = [jnp.take(x, rows_W, axis=0, mode="fill", fill_value=0) for x in (kv.position, kv.segment)]
-    return constrain(KV(jax.tree.map(pick, kv.key), jax.tree.map(pick, kv.value), *meta))
+    """Rows of a cache, in any order; an index past the end gives a row with nothing in it.
+
+    On a mesh a device's rows come from its own: who is a row of another data shard's gives nothing. Left to XLA the
+    whole cache would be gathered for it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    axis = lambda x: max(x.ndim - 4, 0)  # behind the layers, where these are one array
+
+    def pick(kv: KV, at_W) -> KV:
+        return jax.tree.map(lambda x: jnp.take(x, at_W, axis=axis(x), mode="fill", fill_value=0), kv)
+
+    if shards == 1 or not nn.get_logical_axis_rules() or len(kv.segment) % shards or len(rows_W) % shards:
+        return constrain(pick(kv, rows_W))
+
+    def own(kv: KV, rows_W) -> KV:
+        first = (jax.lax.axis_index("data") * mesh.shape["fsdp"] + jax.lax.axis_index("fsdp")) * len(kv.segment)
+        mine = (rows_W >= first) & (rows_W < first + len(kv.segment))
+        return pick(kv, jnp.where(mine, rows_W - first, len(kv.segment)))
+
+    lies = jax.tree.map(lambda x: nn.logical_to_mesh_axes(_names(x)), kv)
+    rows = nn.logical_to_mesh_axes(("batch",))
+    return jax.shard_map(own, in_specs=(lies, rows), out_specs=lies, check_vma=False)(kv, rows_W)
 
 
 def grow(kv: KV, column: Array, room: int) -> KV:
@@ -123,12 +141,12 @@ def grow(kv: KV, column: Array, room: int) -> KV:
 
 def constrain(kv: KV) -> KV:
     """Rows over the batch's mesh axes, heads over the heads'."""
+    return jax.tree.map(lambda x: nn.with_logical_constraint(x, _names(x)), kv)
 
-    def place(x):
-        return nn.with_logical_constraint(x, (None,) * (x.ndim - 4) + ("batch", "kv_heads", None, None))
 
-    meta = [nn.with_logical_constraint(x, ("batch", None)) for x in (kv.position, kv.segment)]
-    return KV(jax.tree.map(place, kv.key), jax.tree.map(place, kv.value), *meta)
+def _names(x) -> tuple[str | None, ...]:
+    """The logical axes of a part of a cache."""
+    return ("batch", None) if x.ndim == 2 else (None,) * (x.ndim - 4) + ("batch", "kv_heads", None, None)
 
 
 def unstack(model: Transformer, kv: KV) -> KV:
