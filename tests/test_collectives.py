@@ -127,3 +127,18 @@ def test_weights_that_were_gathered_are_read_where_they_lie():
     step = 4 * N * G / 4 * CFG.d_model  # an activation of the tokens of a step
     assert sum(sent_by_decoding("gathered")) <= 4 * step
     assert sum(sent_by_decoding("sharded")) > CFG.n_layers * min(weights(), 2 * step)
+
+
+def test_an_admission_moves_no_cache_across_the_mesh():
+    """Slots are refilled and close ranks within their data shard; what is sent are prompts' hidden states, and keys."""
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
+    c.train.updates_per_rollout, c.rollout.slots = 1, 32
+    mesh = sharding.make_mesh(2, 2, 2)
+    e = engine.build(c, CFG, None, mesh)
+    with e.on_mesh():
+        admit = programs.rollout(programs.Run(c, CFG, e, ()))["admit"]
+        text = admit.f.lower(*admit.args).compile().as_text()
+    sent = sum(one.bytes * one.times for one in collectives.find(hlo.read(text), lambda _: 1))
+    cache = programs.bytes_per_chip(admit.args[2].cache)
+    assert 0 < sent < cache / 2, (sent, cache)
