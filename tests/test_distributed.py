@@ -76,9 +76,10 @@ FLAGS = [
     "--config.data.settings.min_terms=2",
     "--config.data.settings.max_terms=2",
     "--config.model.tiny.n_layers=2",
-    "--config.warmup.updates=40",
+    "--config.warmup.updates=2",
     "--config.warmup.batch=32",
-    "--config.warmup.lr=1e-2",
+    "--config.optim.name=sgd",  # AdamW's first updates are signs: what rounds differently goes another way
+    "--config.optim.lr=0.1",
     "--config.rollout.prompts=16",
     "--config.rollout.samples=4",
     "--config.rollout.max_tokens=20",
@@ -122,10 +123,9 @@ def test_two_processes_train_as_one_does(tmp_path):
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two] == [0, 1, 2, 3, 4]
     assert (tmp_path / "one/samples.jsonl").read_text().count("\n") == 16
-    # and there is something to learn from: some groups teach, some have to be replaced, some tokens are left out
-    assert all(r["grad/norm"] > 0 and 0 < r["group/degenerate_frac"] < 1 for r in one[1:])
-    assert any(r["refill/replaced_frac"] > 0 for r in one[1:]) and any(r["tokens/kept_frac"] < 1 for r in one[1:])
-    assert len({r["length/mean"] for r in one[1:]}) > 1
+    # and there is something to learn from: by their lengths alone, for an untrained model is never right
+    assert all(r["grad/norm"] > 0 for r in one[1:]) and any(r["tokens/kept_frac"] < 1 for r in one[1:])
+    assert any(r["refill/tokens"] > 0 for r in one[1:]) and len({r["length/mean"] for r in one[1:]}) > 1
     for a, b in zip(one, two, strict=True):
         for key in a.keys() | b.keys():
             if "time" in key or "throughput" in key:
