@@ -93,6 +93,27 @@ def test_of_a_sliced_operand_the_slice_is_moved():
     assert hlo.read(TEXT).largest(1) == [(one, "bf16[1,128,512]", "layer/slice")]
 
 
+def test_of_an_operand_sliced_by_a_fusion_within_a_fusion_the_slice_is_moved():
+    """As a TPU's products take a layer's weights out of the stacked ones."""
+    one, rows = 128 * 512 * 2, 128 * 2
+    nested = """%product (w: bf16[6,128,512], n: s32[], x: bf16[1,128]) -> bf16[1,512] {
+  %w = bf16[6,128,512]{2,1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %x = bf16[1,128]{1,0} parameter(2)
+  %layer = bf16[1,128,512]{2,1,0} fusion(%w, %n), kind=kLoop, calls=%sliced
+  ROOT %dot = bf16[1,512]{1,0} custom-call(%x, %layer)
+}
+
+%known_body"""
+    fusion = "%slice = bf16[1,128,512]{2,1,0:T(8,128)(2,1)} fusion(%w, %n), kind=kLoop, calls=%sliced"
+    within = "%x = bf16[1,128]{1,0} constant({...})\n"
+    within += "  %slice = bf16[1,512]{1,0} fusion(%w, %n, %x), kind=kOutput, calls=%product"
+    assert TEXT.count("%known_body (b") == 1 and TEXT.count(fusion) == 1
+    text = TEXT.replace("%known_body (b", nested + " (b").replace(fusion, within)
+    (moved,) = {hlo.read(text)._moved(i, around) for _, i, around in hlo.read(text).walk(TRIPS) if i.name == "slice"}
+    assert moved == one + 4 + rows + 512 * 2
+
+
 def test_collectives_by_kind_bytes_and_axis():
     (found,) = collectives.find(hlo.read(TEXT), TRIPS)
     assert (found.kind, found.times, found.bytes, found.group) == ("all-gather", 30, 512 * 512 * 2, (0, 1, 2, 3))

@@ -129,13 +129,34 @@ class Program(NamedTuple):
         for n, name in enumerate(i.operands):
             whole, own = operand(name), numbered.get(n)
             users = [j for j in inner.values() if own in j.operands]
-            if users and all(j.opcode in _SLICES for j in users):
-                whole = min(whole, sum(size(j.type) for j in users))
+            sliced = self._sliced(own, inner) if own else None
+            if sliced is not None:
+                whole = min(whole, sliced)
             elif users and all(j.opcode == "dynamic-update-slice" and j.operands[0] == own for j in users):
                 update = sum(size(inner[j.operands[1]].type) for j in users if j.operands[1] in inner)
                 written, whole = max(0.0, written - whole + update), 0.0
             read += whole
         return read + written
+
+    def _sliced(self, name: str, inner: Computation) -> float | None:
+        """Bytes of what is read of a parameter that is only sliced, in fusions within too; None: it is read whole."""
+        total = 0.0
+        users = [j for j in inner.values() if name in j.operands]
+        for j in users:
+            if j.opcode in _SLICES:
+                total += size(j.type)
+                continue
+            if j.opcode != "fusion":
+                return None
+            nested = self.inside(j)
+            numbered = {int(k.operands[0]): k.name for k in nested.values() if k.opcode == "parameter"}
+            for n, operand in enumerate(j.operands):
+                if operand == name:
+                    part = self._sliced(numbered[n], nested) if n in numbered else None
+                    if part is None:
+                        return None
+                    total += part
+        return total if users else None
 
     def largest(self, n: int = 6) -> list[tuple[float, str, str]]:
         """(bytes, type, name) of the n largest results in the chip's memory, those of one name once."""
