@@ -20,5 +20,5 @@ from entropy_rl import papers
 def get_config(method: str = "kl_cov_32b"):
     c = papers.entropy_mechanism(method, "Qwen/Qwen2.5-32B", lr=1e-6)
     c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 64, 4, 512
-    c.rollout.weights = "sharded"
+    c.rollout.tensor = 4
     return c

@@ -3,8 +3,7 @@ r"""Qwen3-14B-Base on DAPO-Math-17k, Beyond the 80/20 Rule (arXiv 2506.01939): D
     python -m entropy_rl.train --config=configs/qwen3_14b.py:forking --workdir=gs://BUCKET/qwen3_14b-forking
     python -m entropy_rl.evaluate --workdir=gs://BUCKET/qwen3_14b-forking --k=16
 
-Hardware: TPU v6e:16x16 (256 chips) for responses of 8192 tokens (`--config.rollout.max_tokens=8192`); the paper's 20480
-take fewer slots (`--config.rollout.slots=512`) and were not compiled;
+Hardware: TPU v6e:16x16 (256 chips);
 `python -m entropy_rl.preflight --config=configs/qwen3_14b.py --topology=v6e:16x16` says how it fits.
 Expect, by the paper's table (avg@16 at temperature 1; not rerun here), with lengths in tokens:
 
@@ -18,6 +17,6 @@ from entropy_rl import papers
 
 def get_config(method: str = "forking"):
     c = papers.beyond_80_20(method, "Qwen/Qwen3-14B-Base")
-    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 256, 2, 2048
-    c.rollout.weights = "sharded"
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 256, 2, 512
+    c.rollout.tensor = 4
     return c

@@ -49,7 +49,7 @@ def default() -> ConfigDict:
     c.rollout.slots = 0  # responses decoded at a time; 0: as many as memory has room for
     c.rollout.server = ""  # http://host:8000 of a vLLM or SGLang that makes the responses; "": they are made here
     c.rollout.server_weights = ""  # a folder that both see, through which it is given the policy at every step
-    c.rollout.weights = "sharded"  # as in training; "gathered": over mesh.fsdp in the compute dtype, once a rollout
+    c.rollout.tensor = 0  # weights as in training; t: gathered once a rollout, over groups of t devices that share them
     c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
     c.reward = ConfigDict()
@@ -227,7 +227,6 @@ def check(c: ConfigDict) -> None:
         ("optim.name", ("adamw", "sgd")),
         ("train.layout", ("auto", "group", "packed")),
         ("warmup.layout", ("auto", "group", "packed")),
-        ("rollout.weights", ("sharded", "gathered")),
     ):
         if _at(c, key) not in legal:
             raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")
@@ -245,6 +244,7 @@ def check(c: ConfigDict) -> None:
         "rollout.refills",
         "reward.overlong_cache",
         "rollout.slots",
+        "rollout.tensor",
     ):
         if _at(c, key) < 0:
             raise ValueError(f"{key}={_at(c, key)} must be 0 or above")

@@ -34,6 +34,7 @@ class Engine(NamedTuple):
     Attributes:
         cfg, tokenizer: of the model.
         mesh, rules: where arrays live; enter `engine.on_mesh()` before anything is called.
+        sampling: the engine's mesh and rules while it samples, the same devices (`rollout.tensor`).
         rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> Rollout on the host, sampled; `done`
             as in `rollouts.Watch`.
         greedy: the same with one greedy response a prompt.
@@ -51,6 +52,7 @@ class Engine(NamedTuple):
     model: Transformer
     mesh: Mesh
     rules: Any
+    sampling: tuple[Mesh, Any]
     plan: Plan
     rollout: Any
     greedy: Any
@@ -63,11 +65,16 @@ class Engine(NamedTuple):
 
     def on_mesh(self):
         """The context in which logical axes have a meaning."""
-        stack = contextlib.ExitStack()
-        stack.enter_context(jax.set_mesh(self.mesh))
-        stack.enter_context(nn.logical_axis_rules(self.rules))
-        stack.enter_context(precision(self.model.dtype))
-        return stack
+        return on_mesh(self.mesh, self.rules, self.model.dtype)
+
+
+def on_mesh(mesh: Mesh, rules, dtype) -> contextlib.ExitStack:
+    """The context in which logical axes mean this mesh's, and products are as precise as the dtype."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(jax.set_mesh(mesh))
+    stack.enter_context(nn.logical_axis_rules(rules))
+    stack.enter_context(precision(dtype))
+    return stack
 
 
 def compute_dtype(name: str, device=None):
@@ -146,6 +153,8 @@ def build(
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
+    there = sharding.sampling_mesh(mesh, c.rollout.tensor)
+    rules_there = sharding.rules(cfg, there, "rollout.tensor")
     prompts_per_update = c.rollout.prompts // c.train.updates_per_rollout
     rows_per_update = prompts_per_update * samples
 
@@ -165,11 +174,19 @@ def build(
         params_sharding if how.needs_ref else None,
     )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    gathered = c.rollout.weights == "gathered"
     ready = jax.jit(
         decode.ready,
         static_argnames=("model", "places"),
-        out_shardings=decode.shardings(model, params_sharding, gathered),
+        out_shardings=decode.shardings(model, sharding.param_shardings(cfg, there), c.rollout.tensor > 0),
+    )
+    sampling_rows = NamedSharding(there, sharding.BATCH)
+    layout = rollouts.Layout(
+        there.shape["data"] * there.shape["fsdp"],
+        prompts=lambda x: distributed.put(x, rows),
+        slots=lambda x: distributed.put(x, sampling_rows),
+        ready=timed_once(ready) if c.rollout.tensor else ready,
+        move=(lambda prompts: prompts) if there is mesh else jax.jit(sampler.constrain),
+        on_mesh=lambda: on_mesh(there, rules_there, dtype),
     )
     everywhere = jax.jit(lambda key: key, in_shardings=replicated, out_shardings=replicated)
 
@@ -180,7 +197,6 @@ def build(
             return server.drawing(there, cfg, tokenizer, n=n, sampling=sampling, **rest)
         how = sampler.How(sampling, c.rollout.max_tokens, tuple(cfg.eos_ids))
         stop = rollouts.stopper(tokenizer, c.rollout.stop)
-        making = timed_once(ready) if gathered else ready
 
         def draw(params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> sampler.Rollout:
             return rollouts.sample(
@@ -193,9 +209,7 @@ def build(
                 n=n,
                 how=how,
                 slots=c.rollout.slots,
-                shards=shards,
-                place=lambda x: distributed.put(x, rows),
-                ready=making,
+                layout=layout,
                 watch=rollouts.Watch(stop, done),
             )
 
@@ -212,6 +226,7 @@ def build(
         model,
         mesh,
         rules,
+        (there, rules_there),
         plan=make_plan(c, shards, prompts_per_update, samples),
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),

@@ -51,7 +51,7 @@ def _common(source: str, lr: float) -> ConfigDict:
     c.eval.every, c.eval.problems, c.eval.batch = 20, 500, 256
     c.eval.sets = ConfigDict({name: {"task": name} for name in ("aime-2024", "aime-2025", "amc-2023", "math-500")})
     c.warmup.batch = 256  # of no updates
-    c.rollout.weights = "gathered"  # a chip holds them once more, in 16 bits; the largest models' configs say otherwise
+    c.rollout.tensor = 1  # a chip holds the weights once more, in 16 bits; of the largest models a part, see configs/
     c.train.layout = "packed"  # long responses of very different lengths, spread sequence by sequence
     return c
 

@@ -9,6 +9,7 @@ responses alone: a rollout is a function of (parameters, prompts, key), and seve
 response, decide the same.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -43,7 +44,27 @@ class Watch(NamedTuple):
     done: Callable[[list[int], sampler.Rollout], None] | None = None
 
 
-NOBODY = Watch()
+class Layout(NamedTuple):
+    """Where a rollout lies, which may be elsewhere than training does.
+
+    Attributes:
+      shards: the parts of the mesh that have slots of their own; divides prompts and slots.
+      prompts: puts prompts where they are read, from host arrays that are the same on every process.
+      slots: the same for what hangs on slots.
+      ready: (model, params, places=…) -> the weights as the steps take them, where they are to lie.
+      move: prompts that were read -> where slots take them from.
+      on_mesh: the context in which slots are made.
+    """
+
+    shards: int = 1
+    prompts: Callable[[Any], Any] = jnp.asarray
+    slots: Callable[[Any], Any] = jnp.asarray
+    ready: Callable[..., decode.Ready] = _ready
+    move: Callable[[sampler.Prompts], sampler.Prompts] = lambda prompts: prompts
+    on_mesh: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+NOBODY, LOCAL = Watch(), Layout()
 
 
 def sample(
@@ -57,9 +78,7 @@ def sample(
     n: int,
     how: sampler.How,
     slots: int = 0,
-    shards: int = 1,
-    place: Callable[[Any], Any] = jnp.asarray,
-    ready: Callable[..., decode.Ready] = _ready,
+    layout: Layout = LOCAL,
     watch: Watch = NOBODY,
     chunk: int = CHUNK,
 ) -> sampler.Rollout:
@@ -73,9 +92,7 @@ def sample(
       n: samples a prompt.
       how: sampling, where a response is cut, what ends it.
       slots: how many responses are made at a time; 0: as many as memory has room for (`slots_that_fit`).
-      shards: the devices that rows are spread over; divides N and the slots.
-      place: puts what hangs on rows on the devices, from host arrays that are the same on every process.
-      ready: (model, params, places=…) -> the weights as the steps take them, where they are to lie.
+      layout: where the prompts, the weights and the slots lie.
       watch: the caller's stops and what it does with responses as they end.
       chunk: steps between two looks.
     """
@@ -84,10 +101,21 @@ def sample(
     out = _nothing(B, T)
     if not B:
         return out
-    prompts = _read(model, params, place(prompt_NxP), place(prompt_mask_NxP), place(uid_N), key, n=n)
-    weights = ready(model, params, places=P + T)
-    if not slots:  # what is free is told once the weights lie where they will
-        slots = slots_that_fit(model, jax.block_until_ready(weights).embed, P, B, T, shards)
+    asked = map(layout.prompts, (prompt_NxP, prompt_mask_NxP, uid_N))
+    prompts = _read(model, params, *asked, key, n=n)
+    weights = layout.ready(model, params, places=P + T)
+    with layout.on_mesh():
+        prompts = layout.move(prompts)
+        if not slots:  # what is free is told once the weights and prompts lie where they will
+            jax.block_until_ready((weights, prompts))
+            slots = slots_that_fit(model, prompts.prefix.key, P, B, T, layout.shards)
+        _decode(model, weights, prompts, out, n=n, how=how, slots=slots, layout=layout, watch=watch, chunk=chunk)
+    return out
+
+
+def _decode(model, weights, prompts, out: sampler.Rollout, *, n, how, slots, layout: Layout, watch, chunk) -> None:
+    """All responses to the prompts, written to `out`; the rest as in `sample`."""
+    (B, T), shards, place = out.tokens.shape, layout.shards, layout.slots
     width = min(slots, B)
     if width < B:
         width = max(shards, width // shards * shards)
@@ -108,7 +136,7 @@ def sample(
         alive = _record(out, rows, age, alive, distributed.fetch(drawn), how, watch)
         left_S = each - waiting_S
         if not alive.any() and not left_S.any():
-            return out
+            return
         # what is next: fresh responses in free slots, else fewer slots; a larger cache where this one would not do
         free_S = w - alive.reshape(shards, w).sum(axis=1)
         fresh_S = np.minimum(free_S, left_S) if free_S.sum() >= max(1, len(rows) // 8) else np.zeros_like(left_S)
@@ -186,16 +214,20 @@ def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: s
     return alive
 
 
-def slots_that_fit(model: Transformer, weight: Any, P: int, B: int, T: int, shards: int) -> int:
-    """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU."""
-    device = min(weight.sharding.addressable_devices, key=lambda d: d.id)
+def slots_that_fit(model: Transformer, key_LxNxKxhxP: Any, P: int, B: int, T: int, shards: int) -> int:
+    """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU.
+
+    The prompts' keys tell the device, and how many heads of a slot it holds.
+    """
+    device = min(key_LxNxKxhxP.sharding.addressable_devices, key=lambda d: d.id)
     stats = device.memory_stats() if device.platform != "cpu" else None
     mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
     free = min(distributed.collect(mine))  # all processes have to decode the same
     if free < 0:
         return B
     c: ModelConfig = model.cfg
-    token = 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(model.dtype).itemsize
+    heads = key_LxNxKxhxP.sharding.shard_shape(key_LxNxKxhxP.shape)[2]
+    token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(model.dtype).itemsize
     left = 0.9 * free * shards
     # twice: while slots move, both copies are there
     return int(np.clip(left // (2 * (P + T) * token), shards, B))

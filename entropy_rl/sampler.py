@@ -9,6 +9,7 @@ draws hangs on (key, prompt, sample, position), not on its slot or on what stand
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -162,6 +163,12 @@ def read_prompts(model: Transformer, params, prompt_NxP, mask_NxP, uid_N, key, *
     """One prefill a prompt, for n responses to each."""
     hidden, prefix = decode.prefill(model, params, prompt_NxP, mask_NxP)
     return Prompts(prefix, hidden, jnp.sum(mask_NxP, axis=1), row_keys(key, uid_N, n))
+
+
+def constrain(prompts: Prompts) -> Prompts:
+    """Prompts where the mesh and the rules around it have them: rows over the batch's axes, heads over the heads'."""
+    rows = lambda x: nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 1)))
+    return Prompts(decode.constrain(prompts.prefix), *map(rows, prompts[1:]))
 
 
 def admit(

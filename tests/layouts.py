@@ -17,12 +17,12 @@ from entropy_rl.model import sharding
 METHOD = "clip_cov"
 
 
-def build(shape, weights="sharded") -> engine.Engine:
-    """The engine of one update of plain SGD, on the first devices."""
+def build(shape, tensor=0) -> engine.Engine:
+    """The engine of one update of plain SGD, on the first devices; `tensor` of the rollout."""
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.data.max_prompt_len, c.train.updates_per_rollout = P, 1
-    c.rollout.weights = weights
+    c.rollout.tensor = tensor
     return engine.build(c, CFG, None, sharding.make_mesh(*shape), method(METHOD), optax.sgd(1.0))
 
 

@@ -68,13 +68,21 @@ def test_a_checkpoint_of_one_layout_is_restored_on_another(shape, other, tmp_pat
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def test_weights_gathered_for_sampling_draw_the_same_tokens():
-    data, weights, e = layouts.batch(), layouts.params(), layouts.build((2, 2, 2), weights="gathered")
+@pytest.mark.parametrize("shape, tensor", [((2, 2, 2), 2), ((1, 8, 1), 1), ((2, 4, 1), 2), ((1, 8, 1), 8)])
+def test_a_rollout_in_a_layout_of_its_own_draws_the_same_tokens(shape, tensor):
+    data, weights, e = layouts.batch(), layouts.params(), layouts.build(shape, tensor)
     with e.on_mesh():
         start = jax.device_put(weights, e.params_sharding)
         uid = np.arange(layouts.N, dtype=np.uint32)
         greedy = e.greedy(start, data.prompt, data.prompt_mask, uid, jax.random.key(2))
     np.testing.assert_array_equal(greedy.tokens, alone()["greedy"])
+
+
+def test_a_rollout_layout_that_the_mesh_does_not_fall_into_is_refused():
+    with pytest.raises(ValueError, match=r"rollout.tensor=3 must be mesh.tensor=2 times .* legal: \[2, 4\]"):
+        layouts.build((2, 2, 2), tensor=3)
+    with pytest.raises(ValueError, match=r"rollout.tensor=16 must divide"):
+        sharding.rules(layouts.CFG, jax.sharding.AbstractMesh((1, 1, 16), sharding.AXES), "rollout.tensor")
 
 
 def test_nine_query_heads_are_not_split_in_two():

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from entropy_rl import config
-from entropy_rl.preflight import chips, collectives, flops, hlo, programs
+from entropy_rl import config, engine
+from entropy_rl.preflight import chips, collectives, flops, hlo, programs, report
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -161,19 +161,32 @@ def test_topologies_that_are_none(text):
     assert chips.parse("v5p:4x4x8").size == 128 and str(chips.parse("v6e:16x16")) == "v6e:16x16"
 
 
-@pytest.mark.parametrize("wanted", [0, 20])
-def test_a_rollouts_programs_follow_one_another(wanted):
+@pytest.mark.parametrize(
+    "message, bytes",
+    [
+        ("Used 484.02G of 95.74G hbm. Exceeded hbm capacity by 388.28G.", 484.02 * chips.GIB),
+        ("the total memory required for HLO temporaries (223.53G) exceeds available HBM (15.75G).", 223.53 * chips.GIB),
+        ("something else", 101.0),
+    ],
+)
+def test_what_did_not_fit_says_how_much_it_took(message, bytes):
+    """The two forms of libtpu's message."""
+    assert report.needed(message, 100.0) == pytest.approx(bytes)
+
+
+@pytest.mark.parametrize("wanted, fsdp", [(0, 2), (20, 2), (20, 4)])
+def test_a_rollouts_programs_follow_one_another(wanted, fsdp):
     """What sampling makes of the slots lies as preflight supposes, on CPU devices, and a chunk writes in place."""
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 8, 4, 150, 16
-    c.rollout.slots, c.mesh.data, c.mesh.fsdp, c.mesh.tensor = wanted, 2, 2, 2
+    c.rollout.slots, c.mesh.data, c.mesh.fsdp, c.mesh.tensor, c.rollout.tensor = wanted, 2, fsdp, 4 // fsdp, 2
     c.eval.batch = c.warmup.batch = 8
     c.train.updates_per_rollout, c.model.source = 1, "tiny"
     run = programs.prepare(c, jax.devices()[:8])
     assert programs.slots(run) == (20 if wanted else 32)
-    with run.e.on_mesh():
-        parts = programs.rollout(run)
-        admit, chunk = parts["admit"], parts["decode"]
+    parts = programs.rollout(run)
+    admit, chunk = parts["admit"], parts["decode"]
+    with engine.on_mesh(*chunk.on, run.e.model.dtype):
         made, _ = admit.f.lower(*admit.args).compile().output_shardings
         done = chunk.f.lower(*chunk.args).compile()
     old, full = admit.args[2], chunk.args[1]

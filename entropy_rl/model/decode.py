@@ -62,7 +62,7 @@ def shardings(model: Transformer, params_sharding, gathered: bool) -> Ready:
 
     Args:
       model: the decoder.
-      params_sharding: the tree of the parameters' NamedShardings.
+      params_sharding: the tree of the parameters' NamedShardings, on the mesh of the rollout.
       gathered: the parameters are gathered over `fsdp` once, in the compute dtype.
     """
 

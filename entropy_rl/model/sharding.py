@@ -38,6 +38,29 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     return Mesh(_grid(shape, devices[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """The same devices for a rollout: neighbours along `fsdp` in groups of `tensor`, whose members share the heads.
+
+    `tensor` 0: as in training. Raises ValueError where the mesh does not fall into such groups.
+    """
+    shape = mesh.devices.shape
+    if (other := sampling_shape(shape, tensor)) == shape:
+        return mesh
+    return Mesh(mesh.devices.reshape(other), AXES, axis_types=mesh.axis_types)
+
+
+def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
+    """The shape of `sampling_mesh`; raises as it."""
+    data, fsdp, own = shape
+    tensor = tensor or own
+    if tensor % own or fsdp * own % tensor:
+        legal = [own * n for n in range(1, fsdp + 1) if fsdp % n == 0]
+        raise ValueError(
+            f"rollout.tensor={tensor} must be mesh.tensor={own} times a divisor of mesh.fsdp={fsdp}; legal: {legal}"
+        )
+    return data, fsdp * own // tensor, tensor
+
+
 def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int, int]:
     """The mesh's shape on so many devices; raises as `make_mesh`."""
     for name, size in (("fsdp", fsdp), ("tensor", tensor)):
@@ -71,8 +94,8 @@ def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def rules(cfg: ModelConfig, mesh: Mesh):
-    """The table for this model: key/value heads replicate where `tensor` does not divide them.
+def rules(cfg: ModelConfig, mesh: Mesh, key: str = "mesh.tensor"):
+    """The table for this model: key/value heads replicate where `tensor`, the config's `key`, does not divide them.
 
     Raises:
       ValueError: where `tensor` divides the query heads, mlp or vocabulary unevenly; lists the legal sizes.
@@ -81,7 +104,7 @@ def rules(cfg: ModelConfig, mesh: Mesh):
     sizes = {"n_heads": cfg.n_heads, "d_ff": cfg.d_ff, "vocab_size": cfg.vocab_size}
     if bad := [f"{k}={v}" for k, v in sizes.items() if v % tensor]:
         legal = [t for t in range(1, cfg.n_heads + 1) if all(v % t == 0 for v in sizes.values())]
-        raise ValueError(f"mesh.tensor={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
+        raise ValueError(f"{key}={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
     if cfg.d_model % mesh.shape["fsdp"]:
         raise ValueError(f"mesh.fsdp={mesh.shape['fsdp']} must divide the model's d_model={cfg.d_model}")
     replicate = {"kv_heads"} if cfg.n_kv_heads % tensor else set()

@@ -18,8 +18,10 @@ def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
         said.append("model.remat='full'")
     if update:
         said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
-    if rollout and c.rollout.weights == "gathered":
-        said.append("rollout.weights='sharded': no second copy of the weights on every chip, and slower steps")
+    if rollout and c.rollout.tensor:
+        said.append(
+            f"rollout.tensor={2 * c.rollout.tensor}: weights that more chips share; 0: as in training, and slower"
+        )
     if rollout and report["kv_cache"] > report["capacity"] / 4:
         said.append(
             f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "

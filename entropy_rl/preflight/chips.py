@@ -29,11 +29,12 @@ _GCP = "https://cloud.google.com/tpu/docs/"
 _NV = "https://www.nvidia.com/en-us/data-center/"
 GIB = 2**30
 
+# A TPU's memory is what its compiler has for a program (jax 0.10.2, "exceeds available HBM"): of a v5e's 16 GiB, 15.75.
 # Google gives ICI as the sum of both directions: half of it is one way. NVIDIA gives NVLink so too.
 CHIPS: dict[str, Chip] = {
-    "v5e": Chip(197e12, 16 * GIB, 819e9, 400e9 / 2, 2, _GCP + "v5e"),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 1200e9 / 2, 3, _GCP + "v5p"),
-    "v6e": Chip(918e12, 32 * GIB, 1600e9, 800e9 / 2, 2, _GCP + "v6e"),
+    "v5e": Chip(197e12, 15.75 * GIB, 819e9, 400e9 / 2, 2, _GCP + "v5e"),
+    "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 1200e9 / 2, 3, _GCP + "v5p"),
+    "v6e": Chip(918e12, 31.25 * GIB, 1600e9, 800e9 / 2, 2, _GCP + "v6e"),
     "a100": Chip(312e12, 80e9, 2039e9, 600e9 / 2, 0, _NV + "a100/"),
     "h100": Chip(989e12, 80e9, 3350e9, 900e9 / 2, 0, _NV + "h100/"),
     "h200": Chip(989e12, 141e9, 4800e9, 900e9 / 2, 0, _NV + "h200/"),

@@ -20,9 +20,11 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     form, which computes above the diagonal too.
     """
     shape = sharding.mesh_shape(**c.mesh.to_dict(), count=topology.size)
+    *there, heads_over = sharding.sampling_shape(shape, c.rollout.tensor)
     one = c.copy_and_resolve_references()
     with one.unlocked():
         one.mesh.update(data=1, fsdp=1, tensor=1)
+        one.rollout.tensor = 0
         one.model.dtype = "bfloat16" if c.model.dtype == "auto" else c.model.dtype
     run = programs.prepare(one, jax.local_devices()[:1])  # the whole batch on one device that holds nothing
     cfg, chip = run.cfg, topology.chip
@@ -50,12 +52,12 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     spent = {"compute": done / chip.flops, "wires": wires / chip.links, "memory": 0.0, "exposed": 0.0}
     spent["step"] = max(spent.values())
     useful = programs.useful_flops(run) / topology.size
-    cache = programs.cache_bytes(run) / shards / (tensor if cfg.n_kv_heads % tensor == 0 else 1)
+    cache = programs.cache_bytes(run) / np.prod(there) / (heads_over if cfg.n_kv_heads % heads_over == 0 else 1)
     # an update holds two trees of gradients; a rollout the parameters again in compute dtype, and where slots move, two
     # caches
-    whole = shape[1] if c.rollout.weights == "gathered" else 1
     training = 3 * params + optimiser + saved + layer
-    sampling = params * (1 + whole * width / 4) + optimiser + 2 * cache
+    again = size(state.params) / (heads_over if c.rollout.tensor else over) * width / 4
+    sampling = params + again + optimiser + 2 * cache
     peak = max(training, sampling)
     report: dict[str, Any] = {
         "topology": str(topology),

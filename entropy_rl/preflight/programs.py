@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
@@ -30,10 +30,11 @@ class Run(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A program of the rollout: the function, its arguments, and the bytes of a chip that lie beside these."""
+    """A program: the function, its arguments, the mesh and the rules it is for, and the bytes of a chip beside it."""
 
     f: Any
     args: tuple
+    on: tuple[Mesh, Any]
     beside: float
 
 
@@ -56,7 +57,8 @@ def prepare(c: ConfigDict, devices: list) -> Run:
 
 def slots(run: Run) -> int:
     """W, as the rollout takes it: `rollout.slots`, or all responses of a step."""
-    c, shards = run.c, run.e.mesh.shape["data"] * run.e.mesh.shape["fsdp"]
+    c, (mesh, _) = run.c, run.e.sampling
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
     B = c.rollout.prompts * c.rollout.samples
     W = min(c.rollout.slots or B, B)
     return B if W == B else max(shards, W // shards * shards)
@@ -67,9 +69,10 @@ def rollout(run: Run) -> dict[str, Called]:
 
     All responses at once: the admission doubles the cache to its full room, prompts are shared by their responses.
     Fewer slots: it refills some at full room, and each slot has a copy of its prompt's keys. The weights that sampling
-    reads lie beside the parameters. Call it, and lower them, on the run's mesh.
+    reads lie beside the parameters.
     """
     c, model, params = run.c, run.e.model, run.e.abstract_state.params
+    here, there = (run.e.mesh, run.e.rules), run.e.sampling
     N, n, T, P = c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len
     W, room = slots(run), rollouts.places(T)
     how = sampler.How(
@@ -91,42 +94,49 @@ def rollout(run: Run) -> dict[str, Called]:
     def chunk(ready, old, alive):
         return sampler.advance(model, ready, old, alive, steps=steps_of(run), how=how)
 
-    lies = decode.shardings(model, run.e.params_sharding, c.rollout.weights == "gathered")
+    lies = decode.shardings(model, sharding.param_shardings(run.cfg, there[0]), c.rollout.tensor > 0)
     make_ready = jax.jit(lambda params: decode.ready(model, params, places=P + T), out_shardings=lies)
-    shapes = jax.eval_shape(make_ready, params)
-    ready = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
-
     key = jax.eval_shape(lambda: jax.random.key(0))
     asked, uid = _ints(N, P), jax.ShapeDtypeStruct((N,), jnp.uint32)
-    read_args = (params, *placed(run, (asked, asked, uid, key)))
-    prompts = placed(run, jax.eval_shape(read, *read_args))
-    row = placed(run, _ints(W))
-    old, _ = jax.eval_shape(admission(before), ready, prompts, None, row, row)
-    admit_args = (ready, prompts, placed(run, old), row, row)
-    full, _ = jax.eval_shape(admission(room), *admit_args)
-    alive = placed(run, jax.ShapeDtypeStruct((W,), jnp.bool_))
-    beside = bytes_per_chip(params)
-    return {
-        "ready": Called(make_ready, (params,), 0.0),
-        "prefill": Called(jax.jit(read, keep_unused=True), read_args, bytes_per_chip(ready)),
-        "admit": Called(jax.jit(admission(room), keep_unused=True), admit_args, beside),
+    read_args = (params, *placed(here, (asked, asked, uid, key)))
+    with engine_lib.on_mesh(*here, model.dtype):
+        shapes = jax.eval_shape(make_ready, params)
+        read_shapes = jax.eval_shape(read, *read_args)
+    ready = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
+    prompts, row = placed(there, (read_shapes, _ints(W)))
+    with engine_lib.on_mesh(*there, model.dtype):
+        old, _ = jax.eval_shape(admission(before), ready, prompts, None, row, row)
+        admit_args = (ready, prompts, placed(there, old), row, row)
+        full, _ = jax.eval_shape(admission(room), *admit_args)
+    alive = placed(there, jax.ShapeDtypeStruct((W,), jnp.bool_))
+    beside, weights = bytes_per_chip(params), bytes_per_chip(ready)
+    called = {
+        "prefill": Called(jax.jit(read, keep_unused=True), read_args, here, 0.0),
+        "ready": Called(make_ready, (params,), here, bytes_per_chip(placed(here, read_shapes))),
+        "admit": Called(jax.jit(admission(room), keep_unused=True), admit_args, there, beside),
         "decode": Called(
             jax.jit(chunk, keep_unused=True, donate_argnums=1),
-            (ready, placed(run, full), alive),
+            (ready, placed(there, full), alive),
+            there,
             bytes_per_chip(prompts) + beside,
         ),
     }
+    if there[0] is not here[0]:
+        move = jax.jit(sampler.constrain), (placed(here, read_shapes),)
+        called["move"] = Called(*move, there, beside + weights)
+    return called
 
 
-def placed(run: Run, tree: Any) -> Any:
+def placed(on: tuple[Mesh, Any], tree: Any) -> Any:
     """Shapes with the shardings that sampling gives them: rows over the batch's axes, heads over the heads'."""
+    mesh, rules = on
 
     def place(x):
         names = ("batch",)[: x.ndim]
         if x.ndim >= 4:  # keys and values
             names = (None,) * (x.ndim - 4) + ("batch", "kv_heads")
-        spec = nn.logical_to_mesh_axes(names, run.e.rules) or PartitionSpec()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(run.e.mesh, spec))
+        spec = nn.logical_to_mesh_axes(names, rules) or PartitionSpec()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
 
@@ -180,7 +190,7 @@ def bytes_per_chip(tree: Any) -> float:
 
 def cache_bytes(run: Run) -> float:
     """KV cache of one chip at its full room, the prompts' keys as they were read, and as the slots have them."""
-    c, cfg, mesh = run.c, run.cfg, run.e.mesh
+    c, cfg, (mesh, _) = run.c, run.cfg, run.e.sampling
     tensor = mesh.shape["tensor"]
     heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
     W, N, B = slots(run), c.rollout.prompts, c.rollout.prompts * c.rollout.samples

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from absl import logging
 from jax.experimental import topologies
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from entropy_rl import engine as engine_lib
 from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, programs
 from entropy_rl.preflight.advice import advice
 
@@ -44,10 +46,10 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "kv_cache": cache,
         "programs": {},
     }
-    with run.e.on_mesh():
-        update = look_at(run, topology, "update", programs.Called(run.e.update, run.update_args, 0.0))
-        update["useful_flops"] = programs.useful_flops(run) / topology.size
-        rollout = rolled_out(run, topology, optimiser)
+    here = run.e.mesh, run.e.rules
+    update = look_at(run, topology, "update", programs.Called(run.e.update, run.update_args, here, 0.0))
+    update["useful_flops"] = programs.useful_flops(run) / topology.size
+    rollout = rolled_out(run, topology, optimiser)
     if "time" in update:
         update["mfu"] = update["useful_flops"] / (update["time"]["step"] * topology.chip.flops)
     report["programs"] = {"update": update, "rollout": rollout}
@@ -71,8 +73,8 @@ def devices(topology: chips.Topology) -> list:
 def rolled_out(run: programs.Run, topology: chips.Topology, resident: float) -> dict[str, Any]:
     """Compiles the programs of a rollout: the memory of the one that takes most, and the time of each, decode's a step.
 
-    The whole: the weights' and the prompts' pass, then as many rounds as there are responses for a slot, all at full
-    length, each with an admission. `resident` bytes lie beside it on every chip.
+    The whole: the prompts' pass, weights and prompts to where slots read them, then as many rounds as there are
+    responses for a slot, all at full length, each with an admission. `resident` bytes lie beside it on every chip.
     """
     found = {}
     for name, called in programs.rollout(run).items():
@@ -87,7 +89,8 @@ def rolled_out(run: programs.Run, topology: chips.Topology, resident: float) -> 
         spent = {name: one["time"]["step"] for name, one in found.items()}
         rounds = -(-run.c.rollout.prompts * run.c.rollout.samples // programs.slots(run))
         one_round = spent["admit"] + (run.c.rollout.max_tokens - 1) * spent["decode"]
-        out["time"] = {"step": spent["ready"] + spent["prefill"] + rounds * one_round}
+        once = sum(spent[name] for name in found if name not in ("admit", "decode"))
+        out["time"] = {"step": once + rounds * one_round}
     return out
 
 
@@ -97,9 +100,10 @@ def look_at(
     """Compiles one program. Its time is that of one of so many steps."""
     logging.info("compiling: %s", name)
     began, resident = time.monotonic(), called.beside
-    traced = called.f.trace(*called.args)
     try:
-        compiled = traced.lower().compile()
+        with engine_lib.on_mesh(*called.on, run.e.model.dtype):
+            traced = called.f.trace(*called.args)
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
@@ -114,13 +118,13 @@ def look_at(
         "peak": peak + memory.temp_size_in_bytes + resident,
         "largest": [list(x) for x in program.largest()],
     }
-    found |= times(_each(measure(run, topology, program, traced.jaxpr), steps))
+    found |= times(_each(measure(run, topology, called.on[0], program, traced.jaxpr), steps))
     return found | {"compile_seconds": time.monotonic() - began}
 
 
-def measure(run, topology, program: hlo.Program, jaxpr) -> dict[str, Any]:
+def measure(run, topology, mesh: Mesh, program: hlo.Program, jaxpr) -> dict[str, Any]:
     """Per chip: FLOPs, bytes and seconds of each kind."""
-    trips, chip, mesh = programs.trips(run), topology.chip, run.e.mesh
+    trips, chip = programs.trips(run), topology.chip
     done = flops.count(jaxpr.jaxpr, trips) / topology.size
     moved = program.traffic(trips)
     sums: dict[str, Any] = {}
@@ -164,7 +168,7 @@ def _each(m: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def needed(message: str, capacity: float) -> float:
     """Bytes that the compiler says a program would have used; a little over the capacity where it does not say."""
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    found = re.search(r"([\d.]+)([KMGT])\)? (?:of [\d.]+[KMGT] hbm|exceeds available HBM)", message)
     return float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else capacity * 1.01
 
 
@@ -189,7 +193,7 @@ def text(r: dict[str, Any]) -> str:
             lines += ["", name + most, f"  activations       {gb(p['activations'])}"]
         lines += [f"  peak              {gb(p['peak'])}  of {r['capacity'] / _GB:.1f} GB"]
         lines += [f"    {gb(b)}  {shape}  {label[:90]}" for b, shape, label in p.get("largest", [])]
-        for part in ("", "ready", "prefill", "admit", "decode"):
+        for part in ("", "prefill", "ready", "move", "admit", "decode"):
             if "flops" in (m := p.get(part, {}) if part else p):
                 lines += _spent(part or name, m)
         if "mfu" in p:

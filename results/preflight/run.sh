@@ -24,9 +24,10 @@ CHOSEN=("$@")
 run 0_5b-v5e-4x4 v5e:4x4 configs/qwen2_5_0_5b.py
 run 7b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_7b.py
 run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config.train.micro_batches=1 \
-  --config.model.remat=full --config.rollout.weights=sharded
+  --config.model.remat=full --config.rollout.tensor=4
 run 32b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_32b.py
-run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192
+run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192 \
+  --config.rollout.slots=1024
 # weak scaling, 4 sequences a chip, one layout: with the run on v5p:4x4x4 above
 for shape in 2x2x4:16 4x8x8:256; do
   chips=${shape#*:}
