@@ -289,8 +289,11 @@ def check_reward(c: ConfigDict) -> None:
         )
 
 
-def check_mesh(c: ConfigDict, shards: int) -> None:
-    """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`."""
+def check_mesh(c: ConfigDict, shards: int, sampling: int) -> None:
+    """ValueError where the prompts of a micro-batch or an evaluation do not spread evenly over `shards`.
+
+    `sampling` are those of a rollout, where `rollout.tensor` gives it other ones.
+    """
     micro = c.rollout.prompts // c.train.updates_per_rollout // c.train.micro_batches
     update = ("rollout.prompts / train.updates_per_rollout / train.micro_batches", micro)
     if c.train.layout == "packed":  # rows of sequences, not of groups
@@ -306,6 +309,11 @@ def check_mesh(c: ConfigDict, shards: int) -> None:
             raise ValueError(
                 f"{key} = {size} must be a multiple of mesh.data × mesh.fsdp = {shards}; change it, or set mesh.data "
                 "to use fewer devices"
+            )
+        if key in ("rollout.prompts", "eval.batch") and size % sampling:
+            raise ValueError(
+                f"{key} = {size} must be a multiple of the {sampling} groups of rollout.tensor={c.rollout.tensor} "
+                "devices that sample"
             )
 
 

@@ -6,7 +6,6 @@ Only this file calls jit for training, so only this file knows how things are sh
 import contextlib
 import functools
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -118,10 +117,10 @@ def optimizer(c: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(o.grad_clip), adamw() if o.name == "adamw" else optax.sgd(lr))
 
 
-def make_mesh(c: ConfigDict) -> Mesh:
+def make_mesh(c: ConfigDict, devices=None) -> Mesh:
     """The mesh of the config; raises ValueError where batches do not spread evenly over it."""
-    mesh = sharding.make_mesh(**c.mesh.to_dict())
-    config_lib.check_mesh(c, mesh.shape["data"] * mesh.shape["fsdp"])
+    mesh = sharding.make_mesh(**c.mesh.to_dict(), devices=devices)
+    config_lib.check_mesh(c, sharding.shards(mesh), sharding.shards(sharding.sampling_mesh(mesh, c.rollout.tensor)))
     return mesh
 
 
@@ -151,10 +150,10 @@ def build(
     kernel = attention.kernel_for(device, dtype, cfg.head_dim)
     model = Transformer(cfg, dtype, c.model.remat, unroll=device.platform == "cpu", kernel=kernel)
     rules = sharding.rules(cfg, mesh)
-    params_sharding = sharding.param_shardings(cfg, mesh)
+    params_sharding = sharding.param_shardings(cfg, mesh, rules)
     rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
     there = sharding.sampling_mesh(mesh, c.rollout.tensor)
-    rules_there = sharding.rules(cfg, there, "rollout.tensor")
+    rules_there = sharding.rules(cfg, there, "rollout.tensor", gathered=c.rollout.tensor > 0)
     prompts_per_update = c.rollout.prompts // c.train.updates_per_rollout
     rows_per_update = prompts_per_update * samples
 
@@ -173,19 +172,19 @@ def build(
         replicated,
         params_sharding if how.needs_ref else None,
     )
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
     ready = jax.jit(
         decode.ready,
         static_argnames=("model", "places"),
-        out_shardings=decode.shardings(model, sharding.param_shardings(cfg, there), c.rollout.tensor > 0),
+        out_shardings=decode.shardings(model, sharding.param_shardings(cfg, there, rules_there)),
     )
     sampling_rows = NamedSharding(there, sharding.BATCH)
     layout = rollouts.Layout(
-        there.shape["data"] * there.shape["fsdp"],
+        sharding.shards(there),
         prompts=lambda x: distributed.put(x, rows),
         slots=lambda x: distributed.put(x, sampling_rows),
-        ready=timed_once(ready) if c.rollout.tensor else ready,
+        ready=ready,
         move=(lambda prompts: prompts) if there is mesh else jax.jit(sampler.constrain),
+        moved=second_time() if c.rollout.tensor else rollouts.LOCAL.moved,
         on_mesh=lambda: on_mesh(there, rules_there, dtype),
     )
     everywhere = jax.jit(lambda key: key, in_shardings=replicated, out_shardings=replicated)
@@ -227,7 +226,7 @@ def build(
         mesh,
         rules,
         (there, rules_there),
-        plan=make_plan(c, shards, prompts_per_update, samples),
+        plan=make_plan(c, sharding.shards(mesh), prompts_per_update, samples),
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),
         score=jit(
@@ -247,20 +246,16 @@ def build(
     )
 
 
-def timed_once(ready: Callable) -> Callable:
-    """`ready`, which says in the log what its first call with a compiled program took."""
+def second_time() -> Callable[[float, decode.Ready], None]:
+    """`rollouts.Layout.moved`, which logs the second time: the first compiles."""
     calls = itertools.count()
 
-    def call(*args, **how):
-        began = time.monotonic()
-        out = ready(*args, **how)
+    def moved(seconds: float, weights: decode.Ready) -> None:
         if next(calls) == 1:
-            held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(jax.block_until_ready(out)))
-            spent = time.monotonic() - began
-            logging.info("weights gathered for sampling: %.3f s, %.2f GB a device", spent, held / 1e9)
-        return out
+            held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(weights))
+            logging.info("gathered for sampling: %.3f s, %.2f GB of weights a device", seconds, held / 1e9)
 
-    return call
+    return moved
 
 
 @jax.jit

@@ -16,6 +16,7 @@ from entropy_rl import engine, sampler
 from entropy_rl.data import Problem, Prompts
 from entropy_rl.engine import Engine
 from entropy_rl.estimators import bootstrap, maj_at_k, pass_at_k, wilson
+from entropy_rl.model import sharding
 from entropy_rl.policy import responses
 from entropy_rl.rewards import Grader, extract_answer
 
@@ -96,7 +97,7 @@ def in_training(
     e: Engine, c: ConfigDict, prompts: Prompts, sets: Mapping[str, Sequence[Problem]]
 ) -> Callable[[Any, Grader], dict[str, Any]]:
     """(params, grader) -> the row of metrics of all sets: greedy, and `eval.samples` samples where that is above 0."""
-    k, shards = c.eval.samples, e.mesh.shape["data"] * e.mesh.shape["fsdp"]
+    k, shards = c.eval.samples, math.lcm(sharding.shards(e.mesh), sharding.shards(e.sampling[0]))
     sampled = None
     if k:
         w = c.copy_and_resolve_references()

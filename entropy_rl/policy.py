@@ -227,6 +227,7 @@ def load_run(workdir: str, dtype: str) -> Policy:
     config = config_lib.default()
     with config.unlocked():  # over the defaults: a run of an earlier version lacks what came since
         config.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
+        config.rollout.tensor = 0
     cfg, tokenizer, _ = engine.load(config)
     e = engine.build(config, cfg, tokenizer, sharding.make_mesh(devices=jax.local_devices()[:1]))
     restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)

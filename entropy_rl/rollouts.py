@@ -11,6 +11,7 @@ response, decide the same.
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
       slots: the same for what hangs on slots.
       ready: (model, params, places=…) -> the weights as the steps take them, where they are to lie.
       move: prompts that were read -> where slots take them from.
+      moved: (seconds, weights) -> None, told what both took.
       on_mesh: the context in which slots are made.
     """
 
@@ -61,6 +63,7 @@ class Layout(NamedTuple):
     slots: Callable[[Any], Any] = jnp.asarray
     ready: Callable[..., decode.Ready] = _ready
     move: Callable[[sampler.Prompts], sampler.Prompts] = lambda prompts: prompts
+    moved: Callable[[float, decode.Ready], None] = lambda seconds, weights: None
     on_mesh: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
@@ -102,12 +105,14 @@ def sample(
     if not B:
         return out
     asked = map(layout.prompts, (prompt_NxP, prompt_mask_NxP, uid_N))
-    prompts = _read(model, params, *asked, key, n=n)
+    prompts = jax.block_until_ready(_read(model, params, *asked, key, n=n))
+    began = time.monotonic()
     weights = layout.ready(model, params, places=P + T)
     with layout.on_mesh():
-        prompts = layout.move(prompts)
-        if not slots:  # what is free is told once the weights and prompts lie where they will
-            jax.block_until_ready((weights, prompts))
+        # what is free is told, and what was moved is timed, once the weights and prompts lie where they will
+        weights, prompts = jax.block_until_ready((weights, layout.move(prompts)))
+        layout.moved(time.monotonic() - began, weights)
+        if not slots:
             slots = slots_that_fit(model, prompts.prefix.key, P, B, T, layout.shards)
         _decode(model, weights, prompts, out, n=n, how=how, slots=slots, layout=layout, watch=watch, chunk=chunk)
     return out

@@ -14,6 +14,7 @@ The budget, for each piece of an update (W: a layer's weights on one `tensor` sh
     anything else          statistics and tokens [B, T], and less: the scales and biases of a layer
 """
 
+import dataclasses
 import functools
 import re
 
@@ -121,13 +122,14 @@ def collectives_of(called: programs.Called) -> list[collectives.Collective]:
     return collectives.find(hlo.read(text), lambda _: 1)
 
 
-def sent_by_decoding(shape, tensor: int) -> list[float]:
+def sent_by_decoding(shape, tensor: int, tied=False) -> list[float]:
     """Bytes of what a chunk of steps sends, but over the heads' groups, one number for each collective."""
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
     c.train.updates_per_rollout, c.rollout.tensor = 1, tensor
-    e = engine.build(c, CFG, None, sharding.make_mesh(*shape))
-    found = collectives_of(programs.rollout(programs.Run(c, CFG, e, ()))["decode"])
+    cfg = dataclasses.replace(CFG, tied=tied)
+    e = engine.build(c, cfg, None, sharding.make_mesh(*shape))
+    found = collectives_of(programs.rollout(programs.Run(c, cfg, e, ()))["decode"])
     return [one.bytes * one.times for one in found if collectives.axes(one, e.sampling[0]) != "tensor"]
 
 
@@ -135,7 +137,8 @@ def test_weights_that_were_gathered_are_read_where_they_lie():
     """A step then sends tokens and activations alone; else it sends the layers' weights, or sums over a split width."""
     step = 4 * N * G / 4 * CFG.d_model  # an activation of the tokens of a step
     for shape, tensor in (((2, 2, 2), 2), ((1, 8, 1), 2), ((2, 4, 1), 2)):
-        assert sum(sent_by_decoding(shape, tensor)) <= 4 * step
+        for tied in (False, True):
+            assert sum(sent_by_decoding(shape, tensor, tied)) <= 4 * step
     assert sum(sent_by_decoding((2, 2, 2), 0)) > CFG.n_layers * min(weights(), 2 * step)
 
 

@@ -57,23 +57,12 @@ def ready(model: Transformer, params, *, places: int) -> Ready:
     return Ready(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
 
 
-def shardings(model: Transformer, params_sharding, gathered: bool) -> Ready:
-    """Where `ready` lies: as the parameters do, or whole over `fsdp`, so that no step gathers a layer.
-
-    Args:
-      model: the decoder.
-      params_sharding: the tree of the parameters' NamedShardings, on the mesh of the rollout.
-      gathered: the parameters are gathered over `fsdp` once, in the compute dtype.
-    """
-
-    def lie(s: NamedSharding, layers: int = 0) -> NamedSharding:
-        spec = [None if gathered and axis == "fsdp" else axis for axis in s.spec[layers:]]
-        return NamedSharding(s.mesh, PartitionSpec(*spec))
-
-    p = jax.tree.map(lie, params_sharding)
+def shardings(model: Transformer, params_sharding) -> Ready:
+    """Where `ready` lies: as the parameters do, the tree of whose NamedShardings on the rollout's mesh is given."""
+    p = params_sharding
     layers = p["layers"]
     if model.unroll:
-        one = jax.tree.map(lambda s: lie(s, 1), params_sharding["layers"])
+        one = jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(*s.spec[1:])), layers)
         layers = [one] * model.cfg.n_layers
     none = NamedSharding(p["embed"].mesh, PartitionSpec())
     return Ready(p["embed"], p.get("head"), p["final_norm"], layers, none, none)

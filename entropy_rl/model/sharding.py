@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entropy_rl.model.transformer import ModelConfig, logical_axes
 
@@ -38,8 +38,13 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     return Mesh(_grid(shape, devices[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def shards(mesh: Mesh) -> int:
+    """The parts that the rows of a batch are spread over."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
-    """The same devices for a rollout: neighbours along `fsdp` in groups of `tensor`, whose members share the heads.
+    """The same devices for a rollout: neighbours in groups of `tensor`, whose members share the heads.
 
     `tensor` 0: as in training. Raises ValueError where the mesh does not fall into such groups.
     """
@@ -53,11 +58,8 @@ def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
     """The shape of `sampling_mesh`; raises as it."""
     data, fsdp, own = shape
     tensor = tensor or own
-    if tensor % own or fsdp * own % tensor:
-        legal = [own * n for n in range(1, fsdp + 1) if fsdp % n == 0]
-        raise ValueError(
-            f"rollout.tensor={tensor} must be mesh.tensor={own} times a divisor of mesh.fsdp={fsdp}; legal: {legal}"
-        )
+    if fsdp * own % tensor:
+        raise ValueError(f"rollout.tensor={tensor} must divide mesh.fsdp × mesh.tensor = {fsdp * own}")
     return data, fsdp * own // tensor, tensor
 
 
@@ -94,8 +96,10 @@ def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def rules(cfg: ModelConfig, mesh: Mesh, key: str = "mesh.tensor"):
+def rules(cfg: ModelConfig, mesh: Mesh | AbstractMesh, key: str = "mesh.tensor", gathered: bool = False):
     """The table for this model: key/value heads replicate where `tensor`, the config's `key`, does not divide them.
+
+    `gathered`: weights are whole but for `tensor`.
 
     Raises:
       ValueError: where `tensor` divides the query heads, mlp or vocabulary unevenly; lists the legal sizes.
@@ -107,13 +111,13 @@ def rules(cfg: ModelConfig, mesh: Mesh, key: str = "mesh.tensor"):
         raise ValueError(f"{key}={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
     if cfg.d_model % mesh.shape["fsdp"]:
         raise ValueError(f"mesh.fsdp={mesh.shape['fsdp']} must divide the model's d_model={cfg.d_model}")
-    replicate = {"kv_heads"} if cfg.n_kv_heads % tensor else set()
+    replicate = ({"kv_heads"} if cfg.n_kv_heads % tensor else set()) | ({"embed"} if gathered else set())
     return tuple((name, None if name in replicate else axis) for name, axis in RULES)
 
 
-def param_shardings(cfg: ModelConfig, mesh: Mesh):
-    """The tree of parameters as NamedShardings."""
-    return nn.logical_to_mesh_sharding(logical_axes(cfg), mesh, rules(cfg, mesh))
+def param_shardings(cfg: ModelConfig, mesh: Mesh, table):
+    """The tree of parameters as NamedShardings, by the mesh's table."""
+    return nn.logical_to_mesh_sharding(logical_axes(cfg), mesh, table)
 
 
 def like_params(tree, params, shardings, mesh: Mesh):

@@ -16,12 +16,13 @@ def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
         said.append(f"parameters and optimiser take {state / _GB:.1f} GB a chip: raise mesh.fsdp, or take more chips")
     if update and c.model.remat != "full":
         said.append("model.remat='full'")
-    if update:
+    shards = report["mesh"]["data"] * report["mesh"]["fsdp"]
+    if update and (report["layout"] != "packed" or report["rows"] > shards):
         said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
+    elif update:  # a row a chip already
+        said.append("a mesh.tensor that divides the heads, so that chips share a sequence, or shorter ones")
     if rollout and c.rollout.tensor:
-        said.append(
-            f"rollout.tensor={2 * c.rollout.tensor}: weights that more chips share; 0: as in training, and slower"
-        )
+        said.append("a larger rollout.tensor that divides the heads: chips share the weights that sampling reads")
     if rollout and report["kv_cache"] > report["capacity"] / 4:
         said.append(
             f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "

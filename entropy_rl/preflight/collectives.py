@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from entropy_rl.preflight import hlo
 from entropy_rl.preflight.chips import Topology
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 # Links wrap round, so that data goes both ways about a ring, from this extent on, and at its multiples.
 _WRAPS = {"v5e": 16, "v6e": 16, "v5p": 4}
 
@@ -19,7 +18,7 @@ class Collective(NamedTuple):
     """One collective of the program.
 
     Attributes:
-        kind: one of KINDS.
+        kind: one of `hlo.COLLECTIVES`.
         times: how often it runs.
         bytes: of the whole: the larger of what goes in and what comes out, on one chip.
         group: partition numbers of the chips that exchange with the first.
@@ -52,7 +51,7 @@ def find(program: hlo.Program, trips: hlo.Trips) -> list[Collective]:
     for times, i, _ in program.walk(trips):
         for j in (i, *program.inside(i).values()):
             kind = j.opcode.removesuffix("-start")
-            if kind not in KINDS or len(group := first_group(j.rest)) < 2:
+            if kind not in hlo.COLLECTIVES or len(group := first_group(j.rest)) < 2:
                 continue
             whole = max(map(hlo.size, hlo.parts(j.type))) if j.opcode.endswith("-start") else hlo.size(j.type)
             whole *= len(group) if kind == "reduce-scatter" else 1

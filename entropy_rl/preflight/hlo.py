@@ -20,6 +20,7 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _LISTED = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 _SLICES = ("dynamic-slice", "gather", "slice")
 _ONE = frozenset(("fusion", "reduce", "sort", "scatter", "map", "reduce-window", "custom-call", "all-reduce"))
 _STILL = frozenset(
@@ -126,9 +127,18 @@ class Program(NamedTuple):
         inner = self.inside(i)
         numbered = {int(j.operands[0]): j.name for j in inner.values() if j.opcode == "parameter"}
         written, read = size(i.type, True), 0.0
+        # A collective that goes on beside a fusion is handed through it, and counts where it starts.
+        beside = {j.name for j in inner.values() if j.opcode in COLLECTIVES} if "async_collective" in i.rest else set()
+        for j in inner.values() if beside else ():
+            if j.root and j.opcode == "tuple":
+                through = beside | set(numbered.values())
+                out = zip(j.operands, parts(i.type), strict=True)
+                written -= sum(size(part, True) for name, part in out if name in through)
         for n, name in enumerate(i.operands):
             whole, own = operand(name), numbered.get(n)
             users = [j for j in inner.values() if own in j.operands]
+            if beside and all(j.root or j.name in beside for j in users):
+                continue
             sliced = self._sliced(own, inner) if own else None
             if sliced is not None:
                 whole = min(whole, sliced)

@@ -47,18 +47,20 @@ def prepare(c: ConfigDict, devices: list) -> Run:
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
             f"the model's {cfg.max_positions} positions"
         )
-    mesh = sharding.make_mesh(**c.mesh.to_dict(), devices=devices)
-    config_lib.check_mesh(c, mesh.shape["data"] * mesh.shape["fsdp"])
-    e = engine_lib.build(c, cfg, None, mesh)
+    e = engine_lib.build(c, cfg, None, engine_lib.make_mesh(c, devices))
     key = jax.eval_shape(lambda: jax.random.key(0))
     first = jax.ShapeDtypeStruct((), jnp.bool_)
     return Run(c, cfg, e, (e.abstract_state, batch(c, e), key, first))
 
 
+def scored(c: ConfigDict) -> bool:
+    """An update's batch is scored before it, by the policy that the rollout was made with (`loop.py: score`)."""
+    return c.train.layout == "packed" or c.train.micro_batches > 1 or c.train.updates_per_rollout > 1
+
+
 def slots(run: Run) -> int:
-    """W, as the rollout takes it: `rollout.slots`, or all responses of a step."""
-    c, (mesh, _) = run.c, run.e.sampling
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    """W: `rollout.slots`, or all responses of a step, where a run takes as many as fit."""
+    c, shards = run.c, sharding.shards(run.e.sampling[0])
     B = c.rollout.prompts * c.rollout.samples
     W = min(c.rollout.slots or B, B)
     return B if W == B else max(shards, W // shards * shards)
@@ -94,7 +96,7 @@ def rollout(run: Run) -> dict[str, Called]:
     def chunk(ready, old, alive):
         return sampler.advance(model, ready, old, alive, steps=steps_of(run), how=how)
 
-    lies = decode.shardings(model, sharding.param_shardings(run.cfg, there[0]), c.rollout.tensor > 0)
+    lies = decode.shardings(model, sharding.param_shardings(run.cfg, *there))
     make_ready = jax.jit(lambda params: decode.ready(model, params, places=P + T), out_shardings=lies)
     key = jax.eval_shape(lambda: jax.random.key(0))
     asked, uid = _ints(N, P), jax.ShapeDtypeStruct((N,), jnp.uint32)
@@ -168,9 +170,8 @@ def trips(run: Run):
     c, e = run.c, run.e
     T = c.rollout.max_tokens
     pieces = e.plan.micro if e.plan.layout == "packed" else c.train.micro_batches
-    shards = e.mesh.shape["data"] * e.mesh.shape["fsdp"]
     sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
-    positions = sequences * T / pieces / shards
+    positions = sequences * T / pieces / sharding.shards(e.mesh)
     table: dict[str, float] = {
         "score": pieces,
         "pull_back": pieces,
@@ -197,7 +198,7 @@ def cache_bytes(run: Run) -> float:
     rows = N if W == B else W
     positions = (N + rows) * c.data.max_prompt_len + W * rollouts.places(c.rollout.max_tokens)
     one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
-    return positions * one / (mesh.shape["data"] * mesh.shape["fsdp"])
+    return positions * one / sharding.shards(mesh)
 
 
 def parameters(run: Run) -> float:

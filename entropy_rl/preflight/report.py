@@ -34,11 +34,13 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "topology": str(topology),
         "model": c.model.source,
         "mesh": dict(run.e.mesh.shape),
+        "sampling_mesh": dict(run.e.sampling[0].shape),
         "layout": run.e.plan.layout,
         "remat": c.model.remat,
         "sequences_per_update": c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout,
         "length": c.data.max_prompt_len + c.rollout.max_tokens,
         "pieces": run.e.plan.micro if run.e.plan.layout == "packed" else c.train.micro_batches,
+        "rows": run.e.plan.rows,
         "slots": programs.slots(run),
         "capacity": topology.chip.memory,
         "parameters": params,
@@ -47,12 +49,15 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
         "programs": {},
     }
     here = run.e.mesh, run.e.rules
-    update = look_at(run, topology, "update", programs.Called(run.e.update, run.update_args, here, 0.0))
-    update["useful_flops"] = programs.useful_flops(run) / topology.size
-    rollout = rolled_out(run, topology, optimiser)
-    if "time" in update:
-        update["mfu"] = update["useful_flops"] / (update["time"]["step"] * topology.chip.flops)
-    report["programs"] = {"update": update, "rollout": rollout}
+    report["useful_flops"] = programs.useful_flops(run) / topology.size
+    training = {"update": programs.Called(run.e.update, run.update_args, here, 0.0)}
+    if programs.scored(c):
+        training["score"] = programs.Called(run.e.score, (state.params, run.update_args[1]), here, optimiser)
+    found = {name: look_at(run, topology, name, called) for name, called in training.items()}
+    report["programs"] = found | {"rollout": rolled_out(run, topology, optimiser)}
+    if all("time" in one for one in found.values()):
+        report["update_seconds"] = sum(one["time"]["step"] for one in found.values())
+        report["mfu"] = report["useful_flops"] / (report["update_seconds"] * topology.chip.flops)
     report["peak"] = max(p["peak"] for p in report["programs"].values())
     report["fits"] = report["peak"] <= topology.chip.memory
     report["advice"] = [] if report["fits"] else advice(c, report)
@@ -177,6 +182,7 @@ def text(r: dict[str, Any]) -> str:
     gb = lambda x: f"{x / _GB:8.2f} GB"
     lines = [
         f"{r['model']} on {r['topology']}, mesh {r['mesh']}, layout {r['layout']}, remat {r['remat']}",
+        f"sampling: mesh {r['sampling_mesh']}, {r['slots']} slots",
         f"an update: {r['sequences_per_update']} sequences of up to {r['length']} tokens in {r['pieces']} pieces",
         "",
         "per chip",
@@ -196,10 +202,11 @@ def text(r: dict[str, Any]) -> str:
         for part in ("", "prefill", "ready", "move", "admit", "decode"):
             if "flops" in (m := p.get(part, {}) if part else p):
                 lines += _spent(part or name, m)
-        if "mfu" in p:
-            lines += [f"  estimated MFU     {p['mfu']:8.1%}"]
         if name == "rollout" and "time" in p:
             lines += [f"  whole rollout     {p['time']['step']:8.1f} s, every response at full length"]
+    if "mfu" in r:
+        both = " and its batch scored" if "score" in r["programs"] else ""
+        lines += ["", f"an update{both}: {r['update_seconds']:.4g} s, estimated MFU {r['mfu']:.1%}"]
     if "by" in r:
         lines += ["", r["by"]]
     lines += ["", "fits" if r["fits"] else "does not fit; change:", *(f"  {line}" for line in r["advice"])]

@@ -14,9 +14,11 @@ run() { # name, topology, config, flags
     return
   fi
   echo "$name" >&2
+  local out=results/preflight/$name.json
   # exit code 1: compiled, and does not fit
   "$PYTHON" -m entropy_rl.preflight "--config=$config" "--topology=$topology" --json "$@" \
-    2>"results/preflight/$name.log" >"results/preflight/$name.json" || [[ $? == 1 && -s results/preflight/$name.json ]]
+    2>"${out%.json}.log" >"$out.part" || [[ $? == 1 && -s $out.part ]]
+  mv "$out.part" "$out"
 }
 
 CHOSEN=("$@")
@@ -34,4 +36,12 @@ for shape in 2x2x4:16 4x8x8:256; do
   run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py "--config.mesh.fsdp=$chips" \
     "--config.rollout.prompts=$((chips * 4))" "--config.eval.batch=256"
 done
+# the other papers' runs as their configs have them, Qwen3's with responses of 20480 tokens
+run 1_5b-v5e-4x8 v5e:4x8 configs/qwen2_5_1_5b.py
+run 3b-v5e-8x8 v5e:8x8 configs/qwen2_5_3b.py
+run llama-8b-v5p-4x4x4 v5p:4x4x4 configs/llama3_1_8b.py
+run mistral-7b-v5p-4x4x4 v5p:4x4x4 configs/mistral_7b.py
+run qwen3-8b-v5p-4x4x4 v5p:4x4x4 configs/qwen3_8b.py
+run qwen3-14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py
+run qwen3-32b-v5p-4x8x8 v5p:4x8x8 configs/qwen3_32b.py
 "$PYTHON" results/preflight/table.py results/preflight/*.json
