@@ -73,6 +73,14 @@ create() {
   done
 }
 
+# whether a slice is still there a while after a failure: one that is being taken away says so late
+stands() {
+  for _ in 1 2 3 4; do
+    [[ $(state "$1") == ACTIVE ]] || return 1
+    sleep "$WAIT_SECONDS"
+  done
+}
+
 on_all() {
   do_it gcloud compute tpus tpu-vm ssh "$1" "${PLACE[@]}" --worker=all --command="$2"
 }
@@ -111,7 +119,7 @@ all() {
       break
     fi
     # a slice that was taken away cuts the connection; any other failure on a slice that stands is the run's own
-    if [[ $status != "$PREEMPTED" && $(state "$name") == ACTIVE ]]; then
+    if [[ $status != "$PREEMPTED" ]] && stands "$name"; then
       die "the run failed with $status; $name is kept, and costs: launch/tpu.sh delete $name"
     fi
     echo "launch/tpu.sh: exit code $status, $left restarts left" >&2

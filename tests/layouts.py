@@ -17,13 +17,13 @@ from entropy_rl.model import sharding
 METHOD = "clip_cov"
 
 
-def build(shape, tensor=0) -> engine.Engine:
-    """The engine of one update of plain SGD, on the first devices; `tensor` of the rollout."""
+def build(shape, tensor=0, cfg=CFG, slots=0) -> engine.Engine:
+    """The engine of one update of plain SGD, on the first devices; `tensor` and `slots` of the rollout."""
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.data.max_prompt_len, c.train.updates_per_rollout = P, 1
-    c.rollout.tensor = tensor
-    return engine.build(c, CFG, None, sharding.make_mesh(*shape), method(METHOD), optax.sgd(1.0))
+    c.rollout.tensor, c.rollout.slots = tensor, slots
+    return engine.build(c, cfg, None, sharding.make_mesh(*shape), method(METHOD), optax.sgd(1.0))
 
 
 def flat(tree) -> np.ndarray:

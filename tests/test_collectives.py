@@ -63,6 +63,7 @@ def test_every_collective_is_in_the_budget(layout):
     spent: dict[tuple, float] = {}
     heads = 0.0
     for one in collectives.find(hlo.read(text), lambda _: 1):
+        assert "opt_state" not in one.label, one
         back = "transpose(" in one.label
         scoring = "branch" in one.label
         # what slices a layer of the stack stands in the loop over layers

@@ -95,6 +95,7 @@ FLAGS = [
     "--config.measure.every=2",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=2",
+    "--config.rollout.tensor=2",
 ]
 
 
@@ -139,10 +140,19 @@ def test_two_processes_train_as_one_does(tmp_path):
     # what two wrote, one reads, on another layout, and the other way round
     finish(
         local(
-            1, 1, tmp_path / "two", "--config.train.steps=5", "--config.mesh.data=1", "--config.mesh.fsdp=1", "--force"
+            1,
+            1,
+            tmp_path / "two",
+            "--config.train.steps=5",
+            "--config.mesh.data=1",
+            "--config.mesh.fsdp=1",
+            "--config.rollout.tensor=0",
+            "--force",
         )
     )
     assert rows(tmp_path / "two")[-1]["step"] == 5
+    finish(local(2, 1, tmp_path / "one", "--config.train.steps=5", "--config.mesh.data=1", "--force"))
+    assert rows(tmp_path / "one")[-1]["step"] == 5
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -50,15 +51,21 @@ def test_tpu_says_all_that_it_would_do_in_order():
     assert len(lines) == 7
 
 
-def fake_gcloud(folder, codes):
-    """A gcloud whose slice is always there and whose runs end with these codes; it writes down what it was asked."""
+def fake_gcloud(folder, codes, states=("ACTIVE",)):
+    """A gcloud whose runs end with these codes and whose slice is in these states, the last for good.
+
+    It writes down what it was asked.
+    """
     (folder / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    (folder / "states").write_text("\n".join(states) + "\n")
     script = folder / "gcloud"
     script.write_text(
         f"""#!/usr/bin/env bash
 echo "$*" >> {folder}/calls
 case "$*" in
-  *describe*) echo ACTIVE ;;
+  *describe*)
+    head -n 1 {folder}/states
+    if [[ $(wc -l < {folder}/states) -gt 1 ]]; then sed -i 1d {folder}/states; fi ;;
   *entropy_rl.train*)
     code=$(head -n 1 {folder}/codes)
     sed -i 1d {folder}/codes
@@ -67,7 +74,9 @@ esac
 """
     )
     script.chmod(0o755)
-    return dict(PATH=f"{folder}:{os.environ['PATH']}", TMPDIR=str(folder), ZONE="z", TYPE="v5p-8", RUNTIME="r")
+    return dict(
+        PATH=f"{folder}:{os.environ['PATH']}", TMPDIR=str(folder), ZONE="z", TYPE="v5p-8", RUNTIME="r", WAIT_SECONDS="0"
+    )
 
 
 def test_tpu_goes_on_after_preemption_and_keeps_what_failed(tmp_path):
@@ -83,6 +92,18 @@ def test_tpu_goes_on_after_preemption_and_keeps_what_failed(tmp_path):
     assert "the run failed with 1" in run("launch/tpu.sh", "all", "r1", "--", *FLAGS, code=2, **env)
     calls = (tmp_path / "calls").read_text()
     assert calls.count("entropy_rl.train") == 1 and " delete " not in calls
+
+
+def test_tpu_asks_again_for_a_slice_that_was_taken_away(tmp_path):
+    """The connection is cut first, and the slice says so a little later."""
+    env = fake_gcloud(tmp_path, [255, 0], ["ACTIVE", "ACTIVE", "SUSPENDING", "SUSPENDED", "NONE", "ACTIVE"])
+    run("launch/tpu.sh", "all", "r1", "--", *FLAGS, **env)
+    did = [
+        re.search(r" (describe|create|delete|entropy_rl.train)", x)
+        for x in (tmp_path / "calls").read_text().splitlines()
+    ]
+    kinds = [x[1] for x in did if x and x[1] != "describe"]
+    assert kinds == ["entropy_rl.train", "delete", "create", "entropy_rl.train", "delete"]
 
 
 def test_gke_and_slurm_say_what_they_would_do():

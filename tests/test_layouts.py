@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -81,11 +82,51 @@ def test_a_rollout_in_a_layout_of_its_own_draws_the_same_tokens(shape, tensor):
     np.testing.assert_array_equal(greedy.tokens, alone()["greedy"])
 
 
+def test_few_slots_and_heads_that_do_not_divide_draw_the_same_tokens_in_a_layout_of_their_own():
+    """Slots refilled and closing ranks, at temperature 1, two key/value heads over groups of eight devices or four."""
+    cfg = dataclasses.replace(layouts.CFG, n_kv_heads=2)
+    data, weights = layouts.batch(), jax.device_get(init_params(cfg, jax.random.key(0)))
+    drawn = []
+    for shape, tensor, slots in (((1, 1, 1), 0, 0), ((1, 8, 1), 8, 9), ((2, 4, 1), 4, 6)):
+        e = layouts.build(shape, tensor, cfg, slots)
+        with e.on_mesh():
+            start = jax.device_put(weights, e.params_sharding)
+            uid = np.arange(layouts.N, dtype=np.uint32)
+            drawn.append(e.rollout(start, data.prompt, data.prompt_mask, uid, jax.random.key(2)))
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(other.tokens, drawn[0].tokens)
+        np.testing.assert_allclose(other.logp, drawn[0].logp, atol=1e-5)
+    assert len({int(n) for n in drawn[0].mask.sum(axis=1)}) > 1  # they end at different times
+
+
 def test_a_rollout_layout_that_the_mesh_does_not_fall_into_is_refused():
     with pytest.raises(ValueError, match=r"rollout.tensor=3 must divide mesh.fsdp × mesh.tensor = 4"):
         layouts.build((2, 2, 2), tensor=3)
     with pytest.raises(ValueError, match=r"rollout.tensor=16 must divide"):
         sharding.rules(layouts.CFG, jax.sharding.AbstractMesh((1, 1, 16), sharding.AXES), "rollout.tensor")
+
+
+class Chip(NamedTuple):
+    """What a mesh asks a TPU about."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "a kind without a layout of its own"
+
+
+def test_slices_differ_along_data_alone():
+    chips = [Chip(i, i // 8, (i % 4, i // 4 % 2, 0)) for i in range(16)]
+    for shape in ((2, 8, 1), (2, 4, 2), (4, 2, 2)):
+        grid = sharding._grid(shape, chips)
+        slices = np.array([chip.slice_index for chip in grid.flat]).reshape(shape)
+        assert grid.shape == shape and len({chip.id for chip in grid.flat}) == 16
+        assert (slices == np.repeat([0, 1], shape[0] // 2)[:, None, None]).all()
+    with pytest.raises(ValueError, match="mesh.data=1 must be a multiple of the 2 slices"):
+        sharding._grid((1, 16, 1), chips)
 
 
 def test_nine_query_heads_are_not_split_in_two():

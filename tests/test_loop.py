@@ -144,6 +144,15 @@ def test_a_run_directory_loads_as_a_policy(whole):
     assert len(responses) == 2 and all(np.isfinite(r.logp).all() for r in responses)
 
 
+def test_a_run_that_sampled_on_many_devices_loads_on_one(whole, tmp_path):
+    (tmp_path / "checkpoints").symlink_to(whole / "checkpoints")
+    saved = json.loads((whole / "config.json").read_text())
+    saved["rollout"]["tensor"], saved["mesh"] = 4, {"data": 2, "fsdp": 4, "tensor": 1}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    here, there = (jax.tree.leaves(erl.load(str(path)).params) for path in (whole, tmp_path))
+    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+
+
 def from_file(folder, **overrides):
     """A file and a task, refills, several parts of a reward, two evaluation sets with samples: all of it at once."""
     c = tiny("grpo", **{"train.steps": 4, "eval.every": 4, "warmup.updates": 20})
