@@ -34,9 +34,10 @@ class Engine(NamedTuple):
         cfg, tokenizer: of the model.
         mesh, rules: where arrays live; enter `engine.on_mesh()` before anything is called.
         sampling: the engine's mesh and rules while it samples, the same devices (`rollout.tensor`).
-        rollout: (params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> Rollout on the host, sampled; `done`
-            as in `rollouts.Watch`.
-        greedy: the same with one greedy response a prompt.
+        drawing: (n, sampling) -> a function (params, prompt_NxP, prompt_mask_NxP, uid_N, key, done=None) -> Rollout on
+            the host, n responses a prompt; `done` as in `rollouts.Watch`.
+        rollout: that of the config's samples.
+        greedy: that of one greedy response a prompt.
         score: (params, batch) -> (logp, entropy), f32[B, T].
         plan: how an update's sequences may be laid out in rows.
         update: (state, batch, key, first) -> (state, metrics); the state is donated.
@@ -53,6 +54,7 @@ class Engine(NamedTuple):
     rules: Any
     sampling: tuple[Mesh, Any]
     plan: Plan
+    drawing: Callable[[int, sampler.Sampling], Callable[..., sampler.Rollout]]
     rollout: Any
     greedy: Any
     score: Any
@@ -227,6 +229,7 @@ def build(
         rules,
         (there, rules_there),
         plan=make_plan(c, sharding.shards(mesh), prompts_per_update, samples),
+        drawing=drawing,
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),
         score=jit(

@@ -4,12 +4,13 @@ Accuracy of run directories and models, side by side, on the problems that a run
 avg@k, pass@k, maj@k with 95% intervals; by difficulty, length, truncation and entropy. Prompts are made as the
 configuration says: of --config, or of the first run directory. With --server=http://localhost:8000 a vLLM or SGLang
 makes the responses, with the --model that it serves, or with each policy in turn where --server_weights names a folder
-that both see.
+that both see. It runs on the mesh of the configuration, and on several processes as `entropy_rl.train` does.
 """
 
 import dataclasses
 import functools
 import json
+import math
 import sys
 from collections.abc import Sequence
 
@@ -50,35 +51,62 @@ class Plan:
 
 
 def opened(plan: Plan, source: str) -> tuple:
-    """(tokenizer, draw) of a policy; draw makes its responses here, or has the plan's server make them."""
+    """(tokenizer, draw) of a policy; draw makes its responses on the mesh here, or has the plan's server make them."""
     import entropy_rl
-    from entropy_rl import server
+    from entropy_rl import engine, policy, server
     from entropy_rl.model.source import open_model
 
     c = plan.config
-    how = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
-    if plan.server and not plan.server_weights:
-        cfg, tokenizer, _ = open_model(source)  # its weights are not read
+    if plan.server:
+        if plan.server_weights:
+            own = entropy_rl.load(source, c.model.dtype)
+            cfg, tokenizer = own.cfg, own.tokenizer
+        else:
+            cfg, tokenizer, _ = open_model(source)  # its weights are not read
+        there = server.connect(plan.server, plan.server_weights)
+        if plan.server_weights:
+            there.give(cfg, own.params, tokenizer)
+        how = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
+        return tokenizer, functools.partial(server.rollout, there, tokenizer, cfg.eos_ids, **how)
+
+    mesh = mesh_of(c)
+    if policy.is_run(source):
+        cfg, tokenizer, params = policy.read_run(source, mesh)
+        e = engine.build(c, cfg, tokenizer, mesh)
     else:
-        policy = entropy_rl.load(source, c.model.dtype)
-        cfg, tokenizer = policy.cfg, policy.tokenizer
-    if not plan.server:
-        return tokenizer, functools.partial(policy.rollout, **how)
-    there = server.connect(plan.server, plan.server_weights)
-    if plan.server_weights:
-        there.give(cfg, policy.params, tokenizer)
-    return tokenizer, functools.partial(server.rollout, there, tokenizer, cfg.eos_ids, **how)
+        cfg, tokenizer, weights = open_model(source)
+        e = engine.build(c, cfg, tokenizer, mesh)
+        params = weights(e.params_sharding)
+
+    def draw(*asked, n, sampling):
+        with e.on_mesh():
+            return e.drawing(n, sampling)(params, *asked)
+
+    return tokenizer, draw
+
+
+def mesh_of(c: ConfigDict):
+    """The configuration's mesh, or the one device that there is."""
+    import jax
+
+    from entropy_rl.model import sharding
+
+    return sharding.make_mesh(**c.mesh.to_dict()) if jax.device_count() > 1 else sharding.make_mesh()
 
 
 def run(plan: Plan) -> str:
     """Evaluates, writes the report into `plan.out`, and returns its tables."""
     import jax
 
-    from entropy_rl import evaluation, evaluation_report, sampler
+    from entropy_rl import distributed, evaluation, evaluation_report, sampler
     from entropy_rl.data import Prompts, Sources
+    from entropy_rl.model import sharding
     from entropy_rl.rewards import Grader
 
     c, results = plan.config, []
+    mesh = mesh_of(c)
+    shards = math.lcm(sharding.shards(mesh), sharding.shards(sharding.sampling_mesh(mesh, c.rollout.tensor)))
+    rounded = lambda batch: -(-batch // shards) * shards  # a batch is filled up where there are fewer problems
     sources = Sources(c)
     sampling = sampler.Sampling(plan.temperature, plan.top_p).check()
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
@@ -93,17 +121,17 @@ def run(plan: Plan) -> str:
                 ask = functools.partial(
                     evaluation.respond, problems=problems, prompts=prompts, tokenizer=tokenizer, grader=grader
                 )
-                answered = ask(greedy, batch=min(c.eval.batch, len(problems)), key=jax.random.key(0), first=-1)
+                answered = ask(greedy, batch=rounded(min(c.eval.batch, len(problems))), key=jax.random.key(0), first=-1)
                 samples: list = [[] for _ in problems]
                 if plan.k:
-                    batch = max(1, min(c.eval.batch // plan.k, len(problems)))
+                    batch = rounded(max(1, min(c.eval.batch // plan.k, len(problems))))
                     samples = ask(sampled, batch=batch, key=jax.random.key(plan.seed), first=0)
                 results.append(evaluation_report.Result(name, task, [a for a, *_ in answered], samples))
             del draw, greedy, sampled
     about = {"policies": dict(plan.policies), "k": plan.k, "temperature": plan.temperature, "top_p": plan.top_p}
     about |= {"server": plan.server, "seed": plan.seed}
     about |= {"config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
-    return evaluation_report.write(plan.out, results, about)
+    return evaluation_report.write(plan.out, results, about) if distributed.first() else ""
 
 
 def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
@@ -119,7 +147,7 @@ def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
             raise ValueError(f"--workdir: {path} is not there; give the directory of a run")
         saved = json.loads(path.read_text())
         with c.unlocked():
-            for section in ("data", "rollout", "reward", "eval"):
+            for section in ("mesh", "data", "rollout", "reward", "eval"):
                 c[section].update(saved.get(section, {}))
             c.seed, c.model.dtype = saved["seed"], saved["model"]["dtype"]
     return c
@@ -164,10 +192,16 @@ def main(argv) -> None:
     if not sources:
         raise app.UsageError("give --workdir or --model, or both")
     logging.set_verbosity(logging.INFO)
-    from entropy_rl import host  # after the flags are known to be right: what follows brings in jax and transformers
+    # after the flags are known to be right: these bring in jax and transformers
+    import jax
 
-    host.prepare()
+    from entropy_rl import distributed, host
+
     try:
+        distributed.initialize()
+        if not distributed.first():
+            logging.set_verbosity(logging.WARNING)
+        host.prepare()
         c = configuration(_WORKDIR.value[0] if _WORKDIR.value else None, _CONFIG.value)
         if _TASKS.value:
             c = with_tasks(c, _TASKS.value)
@@ -177,14 +211,17 @@ def main(argv) -> None:
             c.eval.batch = _BATCH.value or c.eval.batch
             c.rollout.max_tokens = _MAX_TOKENS.value or c.rollout.max_tokens
             c.data.root = _DATA_ROOT.value or c.data.root
+            c.rollout.server = c.rollout.server_weights = ""  # of the run; --server is this evaluation's
+            if jax.device_count() == 1:
+                c.rollout.tensor = 0
         out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
         check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
         sampled = _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
         plan = Plan(names_of(sources), c, out, *sampled, _SERVER.value, _SERVER_WEIGHTS.value)
-        print(run(plan))
+        if table := run(plan):
+            print(f"{table}\n\nin {out}: responses.jsonl, results.json, table.md, plot.png")
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(f"\nin {out}: responses.jsonl, results.json, table.md, plot.png")
 
 
 if __name__ == "__main__":

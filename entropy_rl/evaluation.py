@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from entropy_rl import engine, sampler
+from entropy_rl import sampler
 from entropy_rl.data import Problem, Prompts
 from entropy_rl.engine import Engine
 from entropy_rl.estimators import bootstrap, maj_at_k, pass_at_k, wilson
@@ -98,12 +98,7 @@ def in_training(
 ) -> Callable[[Any, Grader], dict[str, Any]]:
     """(params, grader) -> the row of metrics of all sets: greedy, and `eval.samples` samples where that is above 0."""
     k, shards = c.eval.samples, math.lcm(sharding.shards(e.mesh), sharding.shards(e.sampling[0]))
-    sampled = None
-    if k:
-        w = c.copy_and_resolve_references()
-        with w.unlocked():
-            w.rollout.temperature, w.rollout.top_p, w.rollout.top_k = c.eval.temperature, c.eval.top_p, 0
-        sampled = engine.build(w, e.cfg, e.tokenizer, e.mesh, samples=k).rollout
+    sampled = e.drawing(k, sampler.Sampling(c.eval.temperature, c.eval.top_p).check()) if k else None
 
     def examine(params, grader: Grader) -> dict[str, Any]:
         row: dict[str, Any] = {}

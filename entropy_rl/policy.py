@@ -7,12 +7,13 @@ import functools
 import json
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
@@ -216,7 +217,7 @@ def _score(model, params, tokens_BxS, mask_BxS, temperature):
 
 def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
-    if not (epath.Path(source) / "checkpoints").is_dir():
+    if not is_run(source):
         cfg, params, tokenizer = load_model(source)
         return Policy(cfg, params, tokenizer, engine.compute_dtype(dtype))
     return load_run(source, dtype)
@@ -224,14 +225,27 @@ def load(source: str, dtype: str = "float32") -> Policy:
 
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
+    cfg, tokenizer, params = read_run(workdir, sharding.make_mesh(devices=jax.local_devices()[:1]))
+    return Policy(cfg, jax.device_put(params, jax.local_devices()[0]), tokenizer, engine.compute_dtype(dtype))
+
+
+def is_run(source: str) -> bool:
+    """Whether a source is a run directory."""
+    return (epath.Path(source) / "checkpoints").is_dir()
+
+
+def read_run(workdir: str, mesh: Mesh) -> tuple[ModelConfig, Any, Any]:
+    """(ModelConfig, tokenizer, parameters on the mesh) of a run directory's newest sound checkpoint.
+
+    Raises ValueError where nothing has been saved yet.
+    """
     config = config_lib.default()
     with config.unlocked():  # over the defaults: a run of an earlier version lacks what came since
         config.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
         config.rollout.tensor = 0
     cfg, tokenizer, _ = engine.load(config)
-    e = engine.build(config, cfg, tokenizer, sharding.make_mesh(devices=jax.local_devices()[:1]))
+    e = engine.build(config, cfg, tokenizer, mesh)
     restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
-    params = jax.device_put(restored[0].params, jax.local_devices()[0])
-    return Policy(cfg, params, tokenizer, engine.compute_dtype(dtype))
+    return cfg, tokenizer, restored[0].params

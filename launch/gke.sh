@@ -8,9 +8,11 @@
 #   launch/gke.sh [--dry-run] delete  CLUSTER            # ends the bill
 #
 # The job restarts where it is preempted or a node fails (exit codes 75, 42 and 127 to 255), RESTARTS times at most.
-# From the environment: ZONE, PROJECT, TYPE (v5p-128, v5litepod-256, v6e-256, …), SLICES (1), SPOT=1, RESTARTS.
+# From the environment: ZONE, PROJECT, TYPE (v5p-128, v5litepod-256, v6e-256, …), SLICES (1), SPOT=1, RESTARTS,
+# MODULE (entropy_rl.train).
 set -euo pipefail
 
+MODULE=${MODULE:-entropy_rl.train}
 DRY=""
 if [[ ${1:-} == --dry-run ]]; then
   DRY=1
@@ -63,7 +65,7 @@ case $step in
     do_it xpk workload create "--cluster=$cluster" "--workload=$name" "${PLACE[@]}" "--tpu-type=$TYPE" \
       "--num-slices=${SLICES:-1}" "--docker-image=$image" "--max-restarts=${RESTARTS:-20}" \
       --restart-on-exit-codes=75 --termination-grace-period-seconds=300 \
-      "--command=exec python -m entropy_rl.train $(printf '%q ' "$@")"
+      "--command=exec python -m $MODULE $(printf '%q ' "$@")"
     ;;
   stop)
     [[ $# == 2 ]] || die "stop takes a cluster and a name"

@@ -6,16 +6,18 @@
 # The workdir lies on a file system that all nodes share. Five minutes before the time limit, and where the job is
 # preempted, every process gets SIGTERM, saves and leaves with 75; the job then queues itself again and goes on.
 #
-# From the environment: NODES (1), GPUS (8, of a node), HOURS (24), PARTITION, ACCOUNT, NAME, PYTHON (.venv/bin/python).
+# From the environment: NODES (1), GPUS (8, of a node), HOURS (24), PARTITION, ACCOUNT, NAME, PYTHON (.venv/bin/python),
+# MODULE (entropy_rl.train).
 set -euo pipefail
 
 PREEMPTED=75
+MODULE=${MODULE:-entropy_rl.train}
 
 # within the job: one step, and once more where it was preempted
 if [[ -n ${SLURM_JOB_ID:-} && ${ENTROPY_RL_SUBMITTED:-} == 1 ]]; then
   status=0
   # nobody is killed because another leaves first with 75; whom a dead one leaves waiting is told by the heartbeat
-  srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m entropy_rl.train "$@" || status=$?
+  srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m "$MODULE" "$@" || status=$?
   if [[ $status == "$PREEMPTED" ]]; then
     exec scontrol requeue "$SLURM_JOB_ID"
   fi

@@ -12,10 +12,12 @@
 # (RESTARTS times at most) on the slice that is there or on a new one, and goes on from its last checkpoint.
 #
 # From the environment: ZONE, TYPE (v5p-128, v5litepod-256, v6e-256, …), RUNTIME (v2-alpha-tpuv5, v2-alpha-tpuv5-lite,
-# v2-alpha-tpuv6e), PROJECT (gcloud's own by default), SPOT=1 for capacity that may be taken away, RESTARTS.
+# v2-alpha-tpuv6e), PROJECT (gcloud's own by default), SPOT=1 for capacity that may be taken away, RESTARTS, MODULE
+# (entropy_rl.train; entropy_rl.evaluate takes its own flags).
 set -euo pipefail
 
 PREEMPTED=75
+MODULE=${MODULE:-entropy_rl.train}
 WAIT_SECONDS=${WAIT_SECONDS:-30}
 RESTARTS=${RESTARTS:-20}
 DRY=""
@@ -105,7 +107,7 @@ run() {
   shift
   flags=$(printf '%q ' "$@")
   status=0
-  on_all "$name" "cd entropy_rl && .venv/bin/python -m entropy_rl.train $flags" || status=$?
+  on_all "$name" "cd entropy_rl && .venv/bin/python -m $MODULE $flags" || status=$?
   return "$status"
 }
 

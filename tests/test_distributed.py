@@ -99,11 +99,14 @@ FLAGS = [
 ]
 
 
-def local(processes, devices, workdir, *more, **how):
+def local(processes, devices, workdir, *more):
+    return launched(processes, devices, "--", *FLAGS, f"--workdir={workdir}", *more)
+
+
+def launched(processes, devices, *more):
     env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
-    options = [f"--processes={processes}", f"--devices={devices}"]
-    command = [sys.executable, "launch/local.py", *options, "--", *FLAGS, f"--workdir={workdir}", *more]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, **how)
+    command = [sys.executable, "launch/local.py", f"--processes={processes}", f"--devices={devices}", *more]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process, code=0):
@@ -137,6 +140,14 @@ def test_two_processes_train_as_one_does(tmp_path):
                 np.testing.assert_allclose(b[key], a[key], rtol=2e-3, atol=2e-5, err_msg=f"{a['step']} {key}")
     texts = lambda run: [json.loads(x)["response"] for x in (run / "samples.jsonl").read_text().splitlines()]
     assert texts(tmp_path / "one") == texts(tmp_path / "two")
+    # both evaluate what one wrote
+    for processes, devices in ((1, 4), (2, 2)):
+        out = tmp_path / f"by{processes}"
+        flags = [f"--workdir={tmp_path / 'one'}", f"--out={out}", "--k=2", "--problems=6", "--batch=8"]
+        finish(launched(processes, devices, "--module=entropy_rl.evaluate", "--", *flags))
+    told = [sorted((tmp_path / by / "responses.jsonl").read_text().splitlines()) for by in ("by1", "by2")]
+    drop = lambda line: {k: v for k, v in json.loads(line).items() if k != "entropy"}
+    assert len(told[0]) == 18 and [drop(x) for x in told[0]] == [drop(x) for x in told[1]]
     # what two wrote, one reads, on another layout, and the other way round
     finish(
         local(

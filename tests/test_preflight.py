@@ -1,6 +1,7 @@
 """Preflight: what is read from a compiled program's text, what is counted, and one small topology compiled for."""
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -255,3 +256,19 @@ def test_a_small_run_compiled_for_four_chips():
     # the weights come three times, gathered in whatever way the compiler took, but for the table's look-up
     assert update["collective_bytes"] > 3 * 358e6 * 2 * 3 / 4
     assert rollout["decode"]["time"]["step"] < rollout["prefill"]["time"]["step"]
+
+
+def test_the_readmes_table_is_that_of_the_reports():
+    """`results/preflight`: what was compiled fits and is busy, and collectives do not grow with the pod."""
+    files = sorted((ROOT / "results/preflight").glob("*.json"))
+    command = [sys.executable, "results/preflight/table.py", *map(str, files)]
+    table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert table.strip() in (ROOT / "README.md").read_text()
+    reports = {path.stem: json.loads(path.read_text()) for path in files}
+    for name in ("7b-v5e-16x16", "7b-v5p-4x4x4", "32b-v5p-4x4x4", "14b-v6e-16x16"):
+        assert reports[name]["fits"] and reports[name]["mfu"] >= 0.4, name
+    sent = []
+    for name in ("7b-weak-v5p-2x2x4", "7b-v5p-4x4x4", "7b-weak-v5p-4x8x8"):
+        assert reports[name]["fits"] and reports[name]["pieces"] == 4
+        sent.append(sum(reports[name]["programs"][part]["collective_bytes"] for part in ("update", "score")))
+    assert all(more < 1.15 * less for less, more in itertools.pairwise(sent))
