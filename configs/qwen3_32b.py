@@ -18,6 +18,6 @@ from entropy_rl import papers
 
 def get_config(method: str = "forking"):
     c = papers.beyond_80_20(method, "Qwen/Qwen3-32B")
-    c.mesh.fsdp, c.mesh.tensor, c.train.micro_batches, c.rollout.slots = 128, 2, 4, 1024
+    c.mesh.fsdp, c.train.micro_batches, c.rollout.slots = 256, 2, 1024
     c.rollout.tensor = 4
     return c

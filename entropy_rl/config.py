@@ -49,7 +49,7 @@ def default() -> ConfigDict:
     c.rollout.slots = 0  # responses decoded at a time; 0: as many as memory has room for
     c.rollout.server = ""  # http://host:8000 of a vLLM or SGLang that makes the responses; "": they are made here
     c.rollout.server_weights = ""  # a folder that both see, through which it is given the policy at every step
-    c.rollout.tensor = 0  # weights as in training; t: gathered once a rollout, over groups of t devices that share them
+    c.rollout.tensor = 0  # weights as in training; t: gathered once a rollout, in groups of t devices that share them
     c.rollout.refills = 0  # dynamic sampling: rollouts more, at most, to replace groups all right or all wrong
 
     c.reward = ConfigDict()
