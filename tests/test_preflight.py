@@ -235,11 +235,13 @@ def preflight(file, topology, *more, code=0):
 
 @pytest.mark.slow
 def test_gpus_by_numbers():
-    found = json.loads(preflight("configs/qwen2_5_7b.py", "h100:64", "--json", code=1))
+    found = json.loads(preflight("configs/qwen2_5_7b.py", "h100:64", "--json"))
+    assert found["fits"]
     assert found["parameters"] == pytest.approx(7.6156e9 * 4 / 64, rel=1e-3)
     assert found["optimiser"] == pytest.approx(2 * found["parameters"], rel=1e-3)
     assert 0.3 < found["mfu"] < 0.7
-    assert "nothing was compiled" in preflight("configs/qwen2_5_7b.py", "h100:64", code=1)
+    text = preflight("configs/qwen2_5_7b.py", "h100:8", "--config.mesh.fsdp=8", code=1)
+    assert "nothing was compiled" in text and "rollout.slots=1024" in text
 
 
 @pytest.mark.slow
