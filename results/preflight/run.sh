@@ -30,10 +30,10 @@ run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config
 run 32b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_32b.py
 run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192 \
   --config.rollout.slots=1024
-# weak scaling, 4 sequences a chip, one layout: with the run on v5p:4x4x4 above
-for shape in 2x2x4:16 4x8x8:256; do
+# weak scaling, 4 sequences a chip, one layout: parameters over 16 chips
+for shape in 2x2x4:16 4x4x4:64 4x8x8:256; do
   chips=${shape#*:}
-  run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py "--config.mesh.fsdp=$chips" \
+  run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py --config.mesh.fsdp=16 \
     "--config.rollout.prompts=$((chips * 4))" "--config.eval.batch=256"
 done
 # the other papers' runs as their configs have them, Qwen3's with responses of 20480 tokens
