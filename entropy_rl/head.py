@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 Array = jax.Array
 ROWS, VOCAB, WIDTH = ("data", "fsdp"), "tensor", "fsdp"  # the mesh axes of the batch, of V, and of D at rest
 
-REST = "rest_of_chunks"  # what the loop over parts of a chunk is called in a compiled program
+# The names of the two loops in a jaxpr and in a compiled program: preflight counts how often they run.
+CHUNKS, REST = "head_chunks", "head_rest_of_chunks"
 
 
 def logp_and_entropy(
@@ -98,7 +99,8 @@ def _over_chunks(active_N, chunk, body, carry):
     count = jnp.sum(active_N)
     done = (count + large - 2 * small - 1) // large if large > 2 * small else count // large
     at = lambda start, size: jax.lax.dynamic_slice_in_dim(order, start, size)
-    carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
+    with jax.named_scope(CHUNKS):
+        carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
     rest = (jnp.maximum(count - done * large, 0) + small - 1) // small
     with jax.named_scope(REST):
         return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)

@@ -18,6 +18,7 @@ from entropy_rl.model import decode
 from entropy_rl.model.transformer import KV, Transformer
 
 Array = jax.Array
+STEPS = "decode_steps"  # the name of the loop over a chunk's steps: preflight counts how often it runs
 
 
 class Rollout(NamedTuple):
@@ -251,7 +252,8 @@ def advance(
 
     more = lambda carry: (carry[0] < steps) & jnp.any(carry[1].alive)
     slots = slots._replace(alive=slots.alive & alive_W)
-    _, slots, drawn = jax.lax.while_loop(more, step, (0, slots, drawn))
+    with jax.named_scope(STEPS):
+        _, slots, drawn = jax.lax.while_loop(more, step, (0, slots, drawn))
     return slots, drawn
 
 

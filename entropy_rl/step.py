@@ -22,6 +22,7 @@ from entropy_rl.token_transforms import TokenGrads, TokenInfo
 
 Array = jax.Array
 Rows = Any  # an array, on the host or on devices
+PIECES = "update_pieces"  # the name of a loop over an update's pieces: preflight counts how often it runs
 
 
 class Batch(NamedTuple):
@@ -187,7 +188,8 @@ def score(model: Transformer, temperature: float, micro_batches: int, params, ba
         return p.stats(params, 0)
     put = lambda i, out: tuple(p.put(x, i, piece) for x, piece in zip(out, p.stats(params, i), strict=True))
     zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
-    return jax.lax.fori_loop(0, p.count, put, (zeros, zeros))
+    with jax.named_scope(PIECES):
+        return jax.lax.fori_loop(0, p.count, put, (zeros, zeros))
 
 
 def pull_back(p: Pieces, params, g: TokenGrads):
@@ -201,7 +203,8 @@ def pull_back(p: Pieces, params, g: TokenGrads):
         return piece(0)
     # XLA for TPUs (libtpu 0.0.42) stops at an all-reduce that it would move out of this loop and cannot: the barrier
     add = lambda i, total: jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(piece(i)))
-    return jax.lax.fori_loop(0, p.count, add, jax.tree.map(jnp.zeros_like, params))
+    with jax.named_scope(PIECES):
+        return jax.lax.fori_loop(0, p.count, add, jax.tree.map(jnp.zeros_like, params))
 
 
 def edit(

@@ -62,7 +62,7 @@ def test_every_collective_is_in_the_budget(layout):
     W, A, head_bytes = weights(), 4 * positions * CFG.d_model, 4 * CFG.vocab_size * CFG.d_model / 2
     spent: dict[tuple, float] = {}
     heads = 0.0
-    for one in collectives.find(hlo.read(text), lambda _: 1):
+    for one in collectives.find(hlo.read(text), None):
         assert "opt_state" not in one.label, one
         back = "transpose(" in one.label
         scoring = "branch" in one.label
@@ -120,7 +120,7 @@ def test_nothing_is_as_large_as_logits(layout):
 def collectives_of(called: programs.Called) -> list[collectives.Collective]:
     with engine.on_mesh(*called.on, jnp.float32):
         text = called.f.lower(*called.args).compile().as_text()
-    return collectives.find(hlo.read(text), lambda _: 1)
+    return collectives.find(hlo.read(text), None)
 
 
 def sent_by_decoding(shape, tensor: int, tied=False) -> list[float]:

@@ -1,19 +1,18 @@
 """Products counted in a jaxpr, every loop as often as it runs: what compiled programs tell only once a loop."""
 
 import math
-from collections.abc import Callable
-
 from jax.extend import core
 
-from entropy_rl.head import REST
-
-Trips = Callable[[str], int]  # the function that wrote a loop without a static length -> how often it runs
+from entropy_rl.preflight.trips import Trips, trips_of
 
 
 def count(jaxpr, trips: Trips) -> float:
     """FLOPs of all chips together: 2 for a multiplication and an addition; products alone.
 
     Of a condition the dearer branch counts. A kernel counts its grid, by half: the triangle under a causal mask.
+
+    Raises:
+        ValueError: a loop with products in it whose length is data and which has no name in `trips`.
     """
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -24,24 +23,16 @@ def count(jaxpr, trips: Trips) -> float:
             total += p["length"] * count(p["jaxpr"].jaxpr, trips)
         elif name == "while":
             once = count(p["body_jaxpr"].jaxpr, trips)
-            total += once and trips(author(eqn)) * once
+            total += once and trips_of(str(eqn.source_info.name_stack), trips) * once
         elif name == "cond":
             total += max(count(branch.jaxpr, trips) for branch in p["branches"])
         elif name == "shard_map":
             total += p["mesh"].size * count(p["jaxpr"], trips)
         elif name == "pallas_call":
-            total += math.prod(p["grid_mapping"].grid) * count(p["jaxpr"], lambda _: 1) / 2
+            total += math.prod(p["grid_mapping"].grid) * count(p["jaxpr"], None) / 2
         else:
             total += sum(count(inner, trips) for inner in _inner(p))
     return total
-
-
-def author(eqn) -> str:
-    """The function of this package that a loop stands in, or the part of it that has a name."""
-    if REST in str(eqn.source_info.name_stack):
-        return REST
-    frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else []
-    return next((f.function_name for f in frames if "/entropy_rl/" in f.file_name), "")
 
 
 def _dot(eqn) -> float:

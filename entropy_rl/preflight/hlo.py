@@ -1,17 +1,15 @@
 """A compiled program's text, read: what runs, how often, the memory that it moves, its largest buffers.
 
-Every instruction counts as often as it runs: a loop's body as often as the loop's bound says, or, where that is not a
-constant, as often as the function that wrote the loop is known to run it.
+Every instruction counts as often as it runs: a loop's body as often as the loop's bound, or, if that is not a constant,
+as often as `trips` has it for the `jax.named_scope` that the loop was written in.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from entropy_rl.head import REST
-
-Trips = Callable[[str], float]  # the function that wrote a loop without a constant bound -> how often it runs
+from entropy_rl.preflight.trips import Trips, trips_of
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"\b(pred|token|opaque|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
@@ -59,14 +57,17 @@ Computation = dict[str, Instruction]
 
 
 class Program(NamedTuple):
-    """Computations by name, the entry's name, and who wrote what stands at a stack frame."""
+    """Computations by name, and the entry's name."""
 
     computations: dict[str, Computation]
     entry: str
-    authors: dict[int, str]
 
     def walk(self, trips: Trips) -> Iterator[tuple[float, Instruction, Computation]]:
-        """(how often, instruction, its computation) of everything that runs, a fusion as one instruction."""
+        """(how often, instruction, its computation) of everything that runs, a fusion as one instruction.
+
+        Raises:
+            ValueError: a loop whose bound is no constant and which has no name in `trips`.
+        """
 
         def visit(name: str, times: float):
             for i in self.computations[name].values():
@@ -76,19 +77,12 @@ class Program(NamedTuple):
                 inner = times
                 if i.opcode == "while":
                     bound = self._bound(i)
-                    inner *= trips(self.author(i)) if bound is None else bound
+                    inner *= trips_of(i.label.removesuffix("/while"), trips) if bound is None else bound
                 for called in i.called:
                     if called in self.computations and inner:
                         yield from visit(called, inner)
 
         return visit(self.entry, 1.0)
-
-    def author(self, i: Instruction) -> str:
-        """The function of this package that an instruction comes from, or the part of it that has a name."""
-        if f"/{REST}/" in i.label:
-            return REST
-        found = re.search(r"stack_frame_id=(\d+)", i.rest)
-        return self.authors.get(int(found[1]), "") if found else ""
 
     def inside(self, i: Instruction) -> Computation:
         """What a fusion holds; nothing for anything else."""
@@ -171,7 +165,7 @@ class Program(NamedTuple):
     def largest(self, n: int = 6) -> list[tuple[float, str, str]]:
         """(bytes, type, name) of the n largest results in the chip's memory, those of one name once."""
         found: dict[tuple[str, str], float] = {}
-        for _, i, _ in self.walk(lambda _: 1):
+        for _, i, _ in self.walk(None):
             if i.opcode in _STILL or i.opcode.endswith(("-done", "-start")):
                 continue
             for part in parts(i.type):
@@ -193,7 +187,7 @@ def read(text: str) -> Program:
             entry = head[2] if head[1] else entry
         elif current is not None and (found := _INSTRUCTION.match(line)):
             current[found[2]] = _instruction(found[2], found[3], bool(found[1]))
-    return Program(computations, entry, _authors(text))
+    return Program(computations, entry)
 
 
 def _instruction(name: str, body: str, root: bool) -> Instruction:
@@ -239,31 +233,3 @@ def size(text: str, in_memory: bool = False) -> float:
             width = _BYTES[dtype] if dtype in _BYTES else int(bits[0]) / 8 if bits else 4
             total += width * math.prod(int(d) for d in dims.split(",") if d)
     return total
-
-
-def _authors(text: str) -> dict[int, str]:
-    """Stack frame -> the innermost function of this package in it."""
-
-    def table(title: str) -> dict[str, str]:
-        part = text.partition(f"\n{title}\n")[2].partition("\n\n")[0]
-        return dict(re.findall(r"^(\d+) (.*)$", part, re.M))
-
-    def number(key: str, row: str) -> str:
-        found = re.search(rf"\b{key}=(\d+)", row)
-        return found[1] if found else "0"
-
-    files, functions = table("FileNames"), table("FunctionNames")
-    places = {}
-    for key, row in table("FileLocations").items():
-        own = "/entropy_rl/" in files[number("file_name_id", row)]
-        places[key] = functions[number("function_name_id", row)].strip('"').split(".")[-1] if own else ""
-    stack = {}
-    for key, row in table("StackFrames").items():  # parents are written one too high; the outermost has none
-        stack[int(key)] = places[number("file_location_id", row)], int(number("parent_frame_id", row)) - 1
-
-    def author(frame: int) -> str:
-        while frame in stack and not stack[frame][0]:
-            frame = stack[frame][1]
-        return stack[frame][0] if frame in stack else ""
-
-    return {frame: author(frame) for frame in stack}

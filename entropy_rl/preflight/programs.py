@@ -162,25 +162,19 @@ def batch(c: ConfigDict, e: engine_lib.Engine) -> step.Batch:
     return step.Batch(asked, asked, answered, answered, valid, real, real, real, real, real, uid, packed)
 
 
-def trips(run: Run):
-    """How often the loops run whose length is data, by the function that wrote them; all responses are full.
-
-    Any other such loop, of which there is none around the model, counts once.
-    """
+def trips(run: Run) -> dict[str, float]:
+    """How often the loops run whose length is data, by their scopes' names, when all responses are full."""
     c, e = run.c, run.e
     T = c.rollout.max_tokens
     pieces = e.plan.micro if e.plan.layout == "packed" else c.train.micro_batches
     sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
     positions = sequences * T / pieces / sharding.shards(e.mesh)
-    table: dict[str, float] = {
-        "score": pieces,
-        "pull_back": pieces,
-        "advance": steps_of(run),
-        "_over_chunks": positions / head.chunk_of(e.model.dtype),
-        "logp_and_entropy": positions / head.chunk_of(e.model.dtype),  # the same loop, in the pass back
+    return {
+        step.PIECES: pieces,
+        sampler.STEPS: steps_of(run),
+        head.CHUNKS: positions / head.chunk_of(e.model.dtype),
         head.REST: 1,
     }
-    return lambda author: table.get(author, 1.0)
 
 
 def bytes_per_chip(tree: Any) -> float:
