@@ -25,7 +25,7 @@ def head_memory() -> None:
     import jax
     import jax.numpy as jnp
 
-    from entropy_rl import head
+    from entropy_rl.model import head
 
     D, V = 576, common.VOCAB
     print("MB of the head, forward and backward, float32, D 576, V 49152\n")

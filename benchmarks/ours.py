@@ -18,11 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl import config, engine, head, host, rollouts, sampler, step
-from entropy_rl.model import hf_config
+from entropy_rl import config
+from entropy_rl.model import head, hf_config
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
+from entropy_rl.runtime import host
+from entropy_rl.sampling import batching as rollouts
+from entropy_rl.sampling import slots as sampler
+from entropy_rl.training import engine, step
 
 
 def open_shape(name: str):
@@ -127,7 +131,8 @@ def rollout(a) -> dict:
 
 def whole_step(a) -> dict:
     """RL steps as `entropy_rl.train` makes them: its own clock's rows, those after the first two (compilation)."""
-    from entropy_rl import jsonl, loop
+    from entropy_rl import loop
+    from entropy_rl.record import jsonl
 
     c = config.default()
     c.model.source, c.data.task, c.data.held_out_modulus = a.model, a.questions, 0

@@ -6,7 +6,7 @@ find out which one is right.
 
     python -m entropy_rl.train --config=configs/quickstart.py:grpo --workdir=runs/quickstart
 
-Methods after the colon: every name in entropy_rl/recipes.py.
+Methods after the colon: every name in entropy_rl/config/recipes.py.
 """
 
 from entropy_rl import config

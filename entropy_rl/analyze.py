@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from entropy_rl import covariance, jsonl, law
+from entropy_rl import covariance, law
+from entropy_rl.record import jsonl
 
 _ROWS = 10  # of the printed table
 

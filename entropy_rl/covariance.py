@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from entropy_rl import masked
+from entropy_rl.stats import masked
 
 TOP_SHARES = {"top_0.02pct": 2e-4, "top_0.2pct": 2e-3, "top_2pct": 0.02, "top_20pct": 0.2, "top_50pct": 0.5, "all": 1.0}
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from entropy_rl import masked
-from entropy_rl.head import logp_and_entropy
-from entropy_rl.masked import fraction_below, quantile, response_mean
+from entropy_rl.model.head import logp_and_entropy
+from entropy_rl.stats import masked
+from entropy_rl.stats.masked import fraction_below, quantile, response_mean
 
 __all__ = [
     "cross_entropy",

@@ -53,8 +53,10 @@ class Plan:
 def opened(plan: Plan, source: str) -> tuple:
     """(tokenizer, draw) of a policy; draw makes its responses on the mesh here, or has the plan's server make them."""
     import entropy_rl
-    from entropy_rl import engine, policy, server
+    from entropy_rl import policy
     from entropy_rl.model.source import open_model
+    from entropy_rl.sampling import client as server
+    from entropy_rl.training import engine
 
     c = plan.config
     if plan.server:
@@ -98,10 +100,13 @@ def run(plan: Plan) -> str:
     """Evaluates, writes the report into `plan.out`, and returns its tables."""
     import jax
 
-    from entropy_rl import distributed, evaluation, evaluation_report, sampler
     from entropy_rl.data import Prompts, Sources
+    from entropy_rl.evaluation import report as evaluation_report
+    from entropy_rl.evaluation import respond as evaluation
     from entropy_rl.model import sharding
     from entropy_rl.rewards import Grader
+    from entropy_rl.runtime import distributed
+    from entropy_rl.sampling import slots as sampler
 
     c, results = plan.config, []
     mesh = mesh_of(c)
@@ -195,7 +200,7 @@ def main(argv) -> None:
     # after the flags are known to be right: these bring in jax and transformers
     import jax
 
-    from entropy_rl import distributed, host
+    from entropy_rl.runtime import distributed, host
 
     try:
         distributed.initialize()

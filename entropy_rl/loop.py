@@ -18,14 +18,19 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from entropy_rl import advantages, evaluation, experience, law, metrics, server, warmup
 from entropy_rl import config as config_lib
-from entropy_rl import engine as engine_lib
-from entropy_rl import step as step_lib
-from entropy_rl.checkpoint import Checkpoints
+from entropy_rl import law
 from entropy_rl.data import Prompts, Sources
-from entropy_rl.preemption import EXIT_CODE, Preemption
+from entropy_rl.evaluation import respond as evaluation
+from entropy_rl.objective import advantages
+from entropy_rl.record import metrics
+from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.rewards import Grader
+from entropy_rl.runtime.preemption import EXIT_CODE, Preemption
+from entropy_rl.sampling import client as server
+from entropy_rl.training import engine as engine_lib
+from entropy_rl.training import experience, warmup
+from entropy_rl.training import step as step_lib
 
 
 def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> None:

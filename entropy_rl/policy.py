@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import engine, head, rollouts, sampler
-from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.data import encode_prompts
-from entropy_rl.model import sharding
+from entropy_rl.model import head, sharding
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, head_weight, positions
+from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.sampling import batching as rollouts
+from entropy_rl.sampling import slots as sampler
+from entropy_rl.training import engine
 
 _BUCKET = 32  # prompt lengths are rounded up to a multiple, so that few shapes are compiled
 

@@ -23,7 +23,8 @@ def main(argv) -> None:
     # of the libraries' own talk, only what is a warning
     handler.addFilter(lambda record: record.levelno > python_logging.INFO or _HERE in record.pathname)
     # after the flags are known to be right: these bring in jax and transformers
-    from entropy_rl import distributed, host, loop
+    from entropy_rl import loop
+    from entropy_rl.runtime import distributed, host
 
     try:
         distributed.initialize()

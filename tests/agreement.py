@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from entropy_rl import distributed
+from entropy_rl.runtime import distributed
 
 
 def work(items: list[int]) -> list[int]:

@@ -11,8 +11,11 @@ import numpy as np
 import optax
 from test_step import CFG, G, N, P, T, batch, method, params, token_state
 
-from entropy_rl import checkpoint, config, distributed, engine, step
+from entropy_rl import config
 from entropy_rl.model import sharding
+from entropy_rl.record import checkpoint
+from entropy_rl.runtime import distributed
+from entropy_rl.training import engine, step
 
 METHOD = "clip_cov"
 

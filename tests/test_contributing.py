@@ -7,8 +7,8 @@ import types
 
 from token_transforms import test_matrix as matrix
 
-from entropy_rl import recipes
 from entropy_rl import token_transforms as tt
+from entropy_rl.config import recipes
 
 PAGE = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"
 
@@ -35,7 +35,7 @@ def test_the_worked_example_runs(monkeypatch):
     ran = [check() for name, check in list(tests.items()) if name.startswith("test_")]
     assert ran
 
-    entry = eval("{" + page["entropy_rl/recipes.py"] + "}", vars(recipes))
+    entry = eval("{" + page["entropy_rl/config/recipes.py"] + "}", vars(recipes))
     ((name, recipe),) = entry.items()
     assert name not in recipes.RECIPES
     tt.build(recipe["transforms"])

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from entropy_rl import entropy as ent
-from entropy_rl.head import logp_and_entropy
+from entropy_rl.model.head import logp_and_entropy
 
 
 def logits(seed, *shape, scale=3.0):

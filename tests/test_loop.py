@@ -15,8 +15,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
-from entropy_rl import config, jsonl, loop, metrics, step
-from entropy_rl.checkpoint import Checkpoints
+from entropy_rl import config, loop
+from entropy_rl.record import jsonl, metrics
+from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.training import step
 
 UNTIMED = ("time", "throughput")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
-from entropy_rl import host
+from entropy_rl.runtime import host
 
 Array = jax.Array
 Kernel = Callable[..., Array]  # (q, k, v, segment_BxS, window) -> [B, S, H, h], on one device

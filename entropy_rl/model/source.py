@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import jax
 
-from entropy_rl.host import cache_folder
 from entropy_rl.model.gguf import load_gguf
 from entropy_rl.model.hf import load_params, load_tokenizer, read_config, save_folder
+from entropy_rl.runtime.host import cache_folder
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

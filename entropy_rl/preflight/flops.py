@@ -1,6 +1,7 @@
 """Products counted in a jaxpr, every loop as often as it runs: what compiled programs tell only once a loop."""
 
 import math
+
 from jax.extend import core
 
 from entropy_rl.preflight.trips import Trips, trips_of

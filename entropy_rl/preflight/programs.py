@@ -12,12 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl import engine as engine_lib
-from entropy_rl import head, rollouts, sampler, step
-from entropy_rl.model import decode, sharding
+from entropy_rl.model import decode, head, sharding
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import ModelConfig
-from entropy_rl.packing import Packed
+from entropy_rl.sampling import batching as rollouts
+from entropy_rl.sampling import slots as sampler
+from entropy_rl.training import engine as engine_lib
+from entropy_rl.training import step
+from entropy_rl.training.packing import Packed
 
 
 class Run(NamedTuple):

@@ -10,9 +10,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from entropy_rl import engine as engine_lib
 from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, programs
 from entropy_rl.preflight.advice import advice
+from entropy_rl.training import engine as engine_lib
 
 _GB = 1e9
 _TIMES = ("flops", "bytes", "time", "collective_bytes", "collectives")  # the keys of `times`

@@ -73,7 +73,7 @@ class Grader:
             RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
             ValueError: a kind that cannot be had (unknown, or its library is missing).
         """
-        from entropy_rl import distributed  # JAX, which the workers, who have this package too, do without
+        from entropy_rl.runtime import distributed  # JAX, which the workers, who have this package too, do without
 
         if not items:
             return []

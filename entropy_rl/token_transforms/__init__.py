@@ -13,7 +13,7 @@ from typing import Any
 
 import optax
 
-from entropy_rl.registry import check_spec, split_spec
+from entropy_rl.objective.registry import check_spec, split_spec
 from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_bonus
 from entropy_rl.token_transforms.base import Masked, TokenGrads, TokenInfo, TokenMask
 from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from entropy_rl import masked
+from entropy_rl.stats import masked
 from entropy_rl.token_transforms.base import stateful
 
 

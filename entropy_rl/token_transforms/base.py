@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from entropy_rl import masked
+from entropy_rl.stats import masked
 
 
 class TokenGrads(NamedTuple):

@@ -1,8 +1,8 @@
 """Clip-Cov: a few tokens of high covariance, drawn at random, do not push the policy (arXiv 2505.22617, eq. 11)."""
 
-from entropy_rl import masked
 from entropy_rl.covariance import token_covariance
-from entropy_rl.selection import count, random_scores, select
+from entropy_rl.stats import masked
+from entropy_rl.stats.selection import count, random_scores, select
 from entropy_rl.token_transforms.base import TokenMask, check_fraction, mask
 
 

@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from entropy_rl import masked
-from entropy_rl.selection import as_ratio, count, select
+from entropy_rl.stats import masked
+from entropy_rl.stats.selection import as_ratio, count, select
 from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
 
 

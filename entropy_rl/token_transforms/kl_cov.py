@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from entropy_rl import masked
 from entropy_rl.covariance import token_covariance
-from entropy_rl.divergence import kl_estimate
-from entropy_rl.selection import count, select
+from entropy_rl.stats import masked
+from entropy_rl.stats.divergence import kl_estimate
+from entropy_rl.stats.selection import count, select
 from entropy_rl.token_transforms.base import check_fraction, stateless
 
 

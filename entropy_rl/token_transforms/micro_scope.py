@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from entropy_rl import blocks
+from entropy_rl.stats import blocks
 from entropy_rl.token_transforms.base import TokenGrads, TokenMask, mask, prepare, stateless
 
 

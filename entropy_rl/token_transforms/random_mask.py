@@ -1,7 +1,7 @@
 """Random controls: is it which tokens are stopped, or how many? (arXiv 2511.05993 asks it of Clip-Cov.)"""
 
-from entropy_rl import masked
-from entropy_rl.selection import count, random_scores, select
+from entropy_rl.stats import masked
+from entropy_rl.stats.selection import count, random_scores, select
 from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from entropy_rl.divergence import KINDS, kl_estimate
+from entropy_rl.stats.divergence import KINDS, kl_estimate
 from entropy_rl.token_transforms.base import require, stateless
 
 

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import optax
 
-from entropy_rl.divergence import clamped
+from entropy_rl.stats.divergence import clamped
 from entropy_rl.token_transforms.base import stateless
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from reference.batches import random_tokens
 
-from entropy_rl import blocks
 from entropy_rl import token_transforms as tt
+from entropy_rl.stats import blocks
 
 SPECS = [("kl_cov", {"fraction": 0.1}), ("clip_cov", {"fraction": 0.1, "low": 0.0})]
 RARE = [("kl_cov", {"fraction": 2e-4})]

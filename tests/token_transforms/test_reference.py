@@ -7,7 +7,7 @@ from reference import batches
 from reference import transforms as ref
 
 from entropy_rl import token_transforms as tt
-from entropy_rl.selection import random_scores
+from entropy_rl.stats.selection import random_scores
 
 CASES = [
     ("clip_cov", {"fraction": 0.1, "low": 0.1}),

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from reference.batches import random_tokens
 
-from entropy_rl import objectives
 from entropy_rl import token_transforms as tt
+from entropy_rl.objective import surrogates as objectives
 
 
 def apply(made, grads, tokens):

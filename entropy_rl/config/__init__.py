@@ -1,0 +1,12 @@
+"""The configuration of a run: every field with its unit, methods by name, and the checks made before any work."""
+
+from entropy_rl.config.defaults import (
+    apply_recipe,
+    check,
+    check_mesh,
+    default,
+    named,
+    transforms_of,
+)
+
+__all__ = ["apply_recipe", "check", "check_mesh", "default", "named", "transforms_of"]

@@ -1,0 +1,213 @@
+"""Surrogate objectives: a loss for each token, and the gradient that the token transforms then edit.
+
+B sequences, T response positions. An objective is a factory that returns
+
+    f(logp_BxT, tokens) -> (loss_BxT, clipped_BxT)
+
+with the unweighted loss of each token (minimised) and a bool array that is true where the clip has stopped the
+token's gradient. r = exp(logp − old_logp) is the ratio; the log-ratio is held within ±20 so that losses and
+gradients stay finite. `token_weight` states the normaliser.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.stats import masked
+from entropy_rl.stats.divergence import clamped
+from entropy_rl.token_transforms.base import TokenGrads, TokenInfo, prepare
+
+Objective = Callable[[Array, TokenInfo], tuple[Array, Array]]
+
+AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum-norm")
+
+
+def _check_range(name: str, low: float, high: float) -> None:
+    if not (0 <= low <= 1 and high >= 0):
+        raise ValueError(
+            f"algo.objective: {name}: got low={low!r}, high={high!r}; "
+            "low is from 0 to 1 and high at least 0: the ratio is held in [1 - low, 1 + high]"
+        )
+
+
+def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
+    free = -advantage * ratio
+    held = -advantage * jnp.clip(ratio, 1 - low, 1 + high)
+    clipped = held > free  # the larger loss counts; where they tie, they are the same function
+    return jnp.where(clipped, lax.stop_gradient(held), free), clipped
+
+
+def ppo_clip(low: float = 0.2, high: float = 0.2, dual: float | None = None) -> Objective:
+    """PPO's clipped surrogate: max(−r·A, −clip(r, 1 − low, 1 + high)·A) (arXiv 1707.06347, eq. 7).
+
+    Args:
+      low: ε_low. 1 together with high = 1 is what the official Clip-Cov runs call no clip.
+      high: ε_high; 0.28 is DAPO's clip-higher.
+      dual: c > 1 bounds the loss of A < 0 by −c·A (arXiv 1912.09729); None: no bound.
+    """
+    _check_range("ppo_clip", low, high)
+    if dual is not None and dual <= 1:
+        raise ValueError(f"algo.objective: ppo_clip: dual {dual!r}, must be above 1, or None for no bound")
+
+    def objective(logp_BxT, tokens):
+        ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
+        loss_BxT, clipped_BxT = _ppo(ratio_BxT, tokens.advantage, low, high)
+        if dual is not None:
+            bound_BxT = -dual * tokens.advantage
+            stopped_BxT = (tokens.advantage < 0) & (loss_BxT > bound_BxT)
+            loss_BxT = jnp.where(stopped_BxT, bound_BxT, loss_BxT)
+            clipped_BxT |= stopped_BxT
+        return loss_BxT, clipped_BxT
+
+    return objective
+
+
+def policy_gradient() -> Objective:
+    """The importance-weighted policy gradient −r·A without clip: what the official KL-Cov runs use."""
+
+    def objective(logp_BxT, tokens):
+        loss_BxT = -tokens.advantage * jnp.exp(clamped(logp_BxT - tokens.old_logp))
+        return loss_BxT, jnp.zeros(loss_BxT.shape, bool)
+
+    return objective
+
+
+def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
+    """GSPO in its token form (arXiv 2507.18071): PPO-clip on the sequence's ratio s = exp(mean_t log r_t).
+
+    Each token uses s · π / sg(π), so all tokens of a response are clipped or none.
+
+    Args:
+      low: ε_low.
+      high: ε_high.
+    """
+    _check_range("gspo", low, high)
+
+    def objective(logp_BxT, tokens):
+        valid_BxT = tokens.mask > 0
+        log_ratio_BxT = jnp.where(valid_BxT, lax.stop_gradient(logp_BxT) - tokens.old_logp, 0.0)
+        length_Bx1 = jnp.maximum(jnp.sum(valid_BxT, axis=1, keepdims=True), 1)
+        log_s_Bx1 = jnp.sum(log_ratio_BxT, axis=1, keepdims=True) / length_Bx1
+        ratio_BxT = jnp.exp(clamped(log_s_Bx1 + logp_BxT - lax.stop_gradient(logp_BxT)))
+        return _ppo(ratio_BxT, tokens.advantage, low, high)
+
+    return objective
+
+
+def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
+    """CISPO: −sg(clip(r, 1 − low, 1 + high)) · A · logp (arXiv 2506.13585). It stops no token's gradient.
+
+    Args:
+      low: 1 means no lower bound on the weight, as the paper runs it.
+      high: 4 holds the weight at 5.
+    """
+    _check_range("cispo", low, high)
+
+    def objective(logp_BxT, tokens):
+        ratio_BxT = lax.stop_gradient(jnp.exp(clamped(logp_BxT - tokens.old_logp)))
+        loss_BxT = -jnp.clip(ratio_BxT, 1 - low, 1 + high) * tokens.advantage * logp_BxT
+        return loss_BxT, jnp.zeros(loss_BxT.shape, bool)
+
+    return objective
+
+
+def ce_gppo(low: float = 0.2, high: float = 0.2, beta_low: float = 0.5, beta_high: float = 1.0) -> Objective:
+    """CE-GPPO: PPO whose clipped tokens keep a bounded gradient (arXiv 2509.20712). It stops no token's gradient.
+
+    A < 0 and r < 1 − low: −β_low (1 − low) (r / sg r) A. A > 0 and r > 1 + high: −β_high (1 + high) (r / sg r) A.
+    Else −r A.
+
+    Args:
+      low: ε on the low side.
+      high: ε on the high side.
+      beta_low: β₁, 0.5 to 0.75 in the paper.
+      beta_high: β₂.
+    """
+    _check_range("ce_gppo", low, high)
+
+    def objective(logp_BxT, tokens):
+        ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
+        one_BxT = jnp.exp(logp_BxT - lax.stop_gradient(logp_BxT))
+        low_BxT = (tokens.advantage < 0) & (ratio_BxT < 1 - low)
+        high_BxT = (tokens.advantage > 0) & (ratio_BxT > 1 + high)
+        ratio_BxT = jnp.where(low_BxT, beta_low * (1 - low) * one_BxT, ratio_BxT)
+        ratio_BxT = jnp.where(high_BxT, beta_high * (1 + high) * one_BxT, ratio_BxT)
+        return -ratio_BxT * tokens.advantage, jnp.zeros(ratio_BxT.shape, bool)
+
+    return objective
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    f.__name__: f for f in (ce_gppo, cispo, gspo, policy_gradient, ppo_clip)
+}
+
+
+def build(spec: Any) -> Objective:
+    """The objective that `algo.objective` names: a name, or a pair (name, options).
+
+    Raises:
+      ValueError: unknown name or option.
+    """
+    name, options = split_spec(spec, "algo.objective")
+    return check_spec(OBJECTIVES, name, options, "algo.objective")(**options)
+
+
+def token_weight(mask_BxT: Array, aggregation: str = "token-mean", max_tokens: int | None = None) -> Array:
+    """Each token's weight in the loss, f32[B, T]: loss = Σ weight · token loss. All 0 on an empty mask.
+
+    With N valid tokens, n_b of them in response b, and R responses that have any:
+      token-mean: 1 / N.
+      sequence-mean-token-mean: 1 / (R · n_b).
+      sequence-mean-token-sum-norm: 1 / (R · max_tokens), the constant normaliser of Dr.GRPO (2503.20783).
+
+    Raises:
+      ValueError: unknown aggregation, or no max_tokens where it is needed.
+    """
+    valid_BxT = mask_BxT > 0
+    length_Bx1 = jnp.sum(valid_BxT, axis=1, keepdims=True)
+    responses = jnp.maximum(jnp.sum(length_Bx1 > 0), 1)
+    if aggregation == "token-mean":
+        return masked.token_mean_weight(mask_BxT)
+    if aggregation == "sequence-mean-token-mean":
+        return valid_BxT / (responses * jnp.maximum(length_Bx1, 1)).astype(jnp.float32)
+    if aggregation == "sequence-mean-token-sum-norm":
+        if max_tokens is None or max_tokens < 1:
+            raise ValueError(
+                f"algo.aggregation: {aggregation!r} needs max_tokens, the longest response in tokens, "
+                f"got {max_tokens!r}"
+            )
+        return valid_BxT / (responses.astype(jnp.float32) * max_tokens)
+    raise ValueError(f"algo.aggregation: got {aggregation!r}, choose one of {', '.join(AGGREGATIONS)}")
+
+
+def token_gradient(
+    objective: Objective, tokens: TokenInfo, correction_BxT: Array | None = None
+) -> tuple[Array, TokenGrads, Array]:
+    """The loss Σ weight · token loss and its exact gradient with respect to logp.
+
+    `tokens.weight` None means mask / N; `tokens.clipped` is not read.
+
+    Args:
+      objective: what a factory of this module returned.
+      tokens: statistics of the batch. What stands at masked tokens is not read.
+      correction_BxT: f32[B, T] factor on each token's loss, detached (`importance_weights`); None: 1.
+
+    Returns:
+      loss f32[], TokenGrads (entropy gradient 0), clipped bool[B, T]. Zeros on an empty mask.
+    """
+    valid_BxT = tokens.mask > 0
+    tokens = prepare(tokens)
+    weight_BxT = tokens.weight
+    if correction_BxT is not None:
+        weight_BxT = weight_BxT * lax.stop_gradient(jnp.where(valid_BxT, correction_BxT, 0.0))
+
+    def loss_and_clipped(logp_BxT):
+        loss_BxT, clipped_BxT = objective(logp_BxT, tokens)
+        return jnp.sum(weight_BxT * jnp.where(valid_BxT, loss_BxT, 0.0)), clipped_BxT & valid_BxT
+
+    (loss, clipped_BxT), grad_BxT = jax.value_and_grad(loss_and_clipped, has_aux=True)(tokens.logp)
+    return loss, TokenGrads(grad_BxT, jnp.zeros_like(grad_BxT)), clipped_BxT

@@ -1,0 +1,33 @@
+"""SIGTERM as a flag: the loop finishes what it is at, saves, and leaves with code 75 (try again)."""
+
+import signal
+
+from entropy_rl.runtime import distributed
+
+EXIT_CODE = 75  # EX_TEMPFAIL: schedulers restart on it
+
+
+class Preemption:
+    """A context in which SIGTERM asks the run to stop at the next boundary, instead of killing it."""
+
+    _asked = False
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def _request(self, signum, frame):
+        self._asked = True
+
+    @property
+    def requested(self) -> bool:
+        """SIGTERM has come, to any process of the run; all have to ask together."""
+        return distributed.anyone(self._asked)
+
+    def check(self) -> None:
+        """Raises SystemExit(75) where SIGTERM has come; call it where nothing would be lost."""
+        if self.requested:
+            raise SystemExit(EXIT_CODE)
+
+    def __exit__(self, *exc):
+        signal.signal(signal.SIGTERM, self._before)

@@ -1,0 +1,134 @@
+"""The kernels for whole rows against the plain attention: the TPU's interpreted, the GPU's call without its kernel."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+
+from entropy_rl.model import attention, sharding
+from entropy_rl.model.transformer import Group, ModelConfig, Transformer, attend, init_params, visible
+from entropy_rl.training import engine
+
+B, S, H, K, h = 2, 200, 4, 2, 128
+SPLASH = functools.partial(attention.splash, interpret=True)
+CALL = functools.partial(attention.cudnn, implementation="xla")
+SEGMENT = jnp.asarray([[1] * 70 + [2] * 120 + [0] * 10, [0] * 30 + [1] * 170])  # packed; padded on the left
+POSITION = jnp.asarray([[*range(70), *range(120), *[0] * 10], [*[0] * 30, *range(170)]])
+
+
+def plain(q, k, v, window):
+    return attend(q, ((k, v),), (visible(POSITION, SEGMENT, POSITION, SEGMENT, window),))
+
+
+def qkv(dtype=jnp.float32, S=S):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=(B, S, n, h)), dtype) for n in (H, K, K, H)]
+
+
+@pytest.mark.parametrize("kernel", [SPLASH, CALL], ids=["splash", "cudnn"])
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_kernel_agrees_with_plain_attention_and_its_gradient(kernel, window):
+    *rows, g = qkv()
+    real = (SEGMENT > 0)[:, :, None, None]
+
+    def both(f):
+        loss = lambda q, k, v: jnp.sum(jnp.where(real, f(q, k, v), 0) * g)
+        return jax.jit(lambda *x: (jnp.where(real, f(*x), 0), jax.grad(loss, (0, 1, 2))(*x)))(*rows)
+
+    got, got_grad = both(lambda *x: attention.rows(kernel, *x, SEGMENT, window))
+    want, want_grad = both(lambda *x: plain(*x, window))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    for a, b in zip(got_grad, want_grad, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def device(platform, **more):
+    return types.SimpleNamespace(platform=platform, **more)
+
+
+@pytest.mark.parametrize(
+    "on, dtype, head_dim, kernel",
+    [
+        (device("tpu"), "float32", 128, attention.splash),
+        (device("gpu", compute_capability="8.0"), "bfloat16", 128, attention.cudnn),
+        (device("gpu", compute_capability="12.0"), "float16", 64, attention.cudnn),
+        (device("gpu", compute_capability="8.0"), "float32", 128, None),
+        (device("gpu", compute_capability="8.0"), "bfloat16", 256, None),
+        (device("gpu", compute_capability="8.0"), "bfloat16", 60, None),
+        (device("gpu", compute_capability="7.5"), "float16", 128, None),  # a T4
+        (device("gpu", compute_capability="gfx90a"), "bfloat16", 128, None),  # AMD's
+        (device("cpu"), "bfloat16", 128, None),
+    ],
+)
+def test_the_kernel_is_chosen_by_what_the_device_can_do(on, dtype, head_dim, kernel):
+    assert attention.kernel_for(on, jnp.dtype(dtype), head_dim) is kernel
+
+
+def test_auto_is_bfloat16_where_it_is_native():
+    found = [engine.compute_dtype("auto", device("gpu", compute_capability=x)) for x in ("7.5", "8.6", "gfx90a")]
+    assert found == [jnp.float32, jnp.bfloat16, jnp.float32]
+    assert engine.compute_dtype("auto", device("tpu")) == jnp.bfloat16
+    assert engine.compute_dtype("auto", device("cpu")) == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 4)])
+def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
+    """Lowered for CUDA, which needs none: packed rows forward and back, kv heads that `tensor` does not divide too."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # cuDNN is not installed here
+    *rows, g = qkv(jnp.bfloat16, S=199)
+    segment = SEGMENT[:, :199]
+    loss = lambda *x: jnp.sum((attention.rows(attention.cudnn, *x, segment, 40) * g).astype(jnp.float32))
+    with jax.set_mesh(sharding.make_mesh(*shape)):
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*rows).lower(lowering_platforms=("cuda",)).as_text()
+    text = text.replace("\\22", '"')  # quotes within a call's settings
+    for wanted in (
+        "@__cudnn$fmhaScaleBiasSoftmax(",
+        "@__cudnn$fmhaScaleBiasSoftmaxBackward(",
+        '"mask_type": "CAUSAL"',
+        '"sliding_window_length": 40',
+    ):
+        assert wanted in text
+    assert f"tensor<{B}x{H}x256x256x" not in text  # nobody holds the scores
+
+
+def test_a_group_by_a_kernel_is_the_same_model():
+    """The prompts on the left with padding, three responses to each, of different lengths."""
+    cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
+    params, group = init_params(cfg, jax.random.key(0)), Group(5, 3)
+    prompt_mask = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    mask = (jnp.arange(7)[None] < jnp.asarray([7, 3, 0, 2, 7, 1])[:, None]).astype(int)
+    segment = group.paste(prompt_mask, mask)
+    start = jnp.repeat(prompt_mask.sum(axis=1), 3)[:, None]
+    position = group.paste(jnp.maximum(jnp.cumsum(prompt_mask, axis=1) - 1, 0), start + jnp.arange(7)[None])
+    tokens = jax.random.randint(jax.random.key(1), segment.shape, 0, 64)
+    real = (segment > 0)[:, :, None]
+
+    def loss(params, kernel):
+        hidden, _ = Transformer(cfg, kernel=kernel).apply({"params": params}, tokens, position, segment, group=group)
+        return jnp.sum(jnp.where(real, hidden, 0) ** 2 * jnp.arange(32.0)[None, None]), hidden
+
+    grads = jax.grad(loss, has_aux=True)
+    (got_grad, got), (want_grad, want) = grads(params, CALL), grads(params, None)
+    np.testing.assert_allclose(jnp.where(real, got - want, 0), 0, atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got_grad, want_grad)
+
+
+def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model():
+    cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
+    params = init_params(cfg, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (B, S), 0, 64)
+    of = lambda kernel: Transformer(cfg, kernel=kernel).apply({"params": params}, tokens, POSITION, SEGMENT)[0]
+    calls = []
+
+    def spy(*args):
+        calls.append(args[0].shape)
+        return CALL(*args)
+
+    got, want = of(spy), of(None)
+    assert set(calls) == {(B, S, 4, 8)}
+    np.testing.assert_allclose(jnp.where((SEGMENT > 0)[:, :, None], got - want, 0), 0, atol=2e-5)

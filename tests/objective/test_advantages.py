@@ -1,0 +1,93 @@
+"""Advantages against NumPy, group by group, with rows that could not be scored."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropy_rl.objective import advantages
+
+G = 4
+
+
+def numpy_group(name, r, everything, k=0.4):
+    """The advantages of one group's valid rewards; `everything` holds all valid rewards of the batch."""
+    if name == "signed":
+        return np.where(r > 0.5, 0.1, -1.0)
+    pool = everything if name == "reinforce_pp" else r
+    if np.ptp(pool) == 0:
+        return np.zeros(r.size)
+    if name == "dr_grpo":
+        return r - r.mean()
+    if name == "rloo":
+        return np.array([r[i] - np.delete(r, i).mean() for i in range(r.size)])
+    if name == "quantile":
+        baseline = min(v for v in r if np.mean(r <= v) >= k - 1e-9)
+        return (r - baseline) / (r.std(ddof=1) + 1e-6)
+    return (r - pool.mean()) / (pool.std(ddof=1) + 1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("name", sorted(advantages.ADVANTAGES))
+def test_every_advantage_is_numpys(name, binary):
+    advantage = jax.jit(advantages.build(name), static_argnums=2)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        reward = (rng.integers(0, 2, 24) if binary else rng.normal(size=24)).astype(np.float32)
+        valid = rng.random(24) < 0.8
+        reward[~valid] = np.nan  # nothing may read it
+        out = np.asarray(advantage(reward, valid, G))
+        assert not np.any(out[~valid])
+        for g in range(0, 24, G):
+            rows = np.arange(g, g + G)[valid[g : g + G]]
+            if rows.size:
+                expected = numpy_group(name, reward[rows].astype(np.float64), reward[valid].astype(np.float64))
+                np.testing.assert_allclose(out[rows], expected, rtol=1e-4, atol=1e-5)
+
+
+BASELINED = sorted(set(advantages.ADVANTAGES) - {"signed"})
+
+
+@pytest.mark.parametrize("name", BASELINED)
+def test_no_signal_is_exactly_zero(name):
+    f = advantages.build(name)
+    tenth = jnp.full(12, 0.1)  # its mean over three is not 0.1 in float32
+    for reward, valid, size in ((tenth, jnp.ones(12), 3), (tenth, jnp.zeros(12), 3), (jnp.ones(12), jnp.ones(12), 12)):
+        assert not np.any(f(reward, valid, size)), (reward, valid, size)
+    if name != "reinforce_pp":
+        assert not np.any(f(jnp.arange(6.0), jnp.ones(6), 1)), "a group of one"
+        assert not np.any(f(jnp.arange(6.0), jnp.array([1, 0, 0, 0, 0, 1]), 3)), "one scored of each group"
+
+
+def test_reinforce_pp_with_baseline_centres_by_group_and_scales_by_batch():
+    reward = jnp.array([1.0, 0.0, 1.0, 1.0, 5.0, 3.0])
+    out = advantages.build(("reinforce_pp", {"baseline": True}))(reward, jnp.ones(6), 2)
+    centred = np.array([0.5, -0.5, 0, 0, 1, -1])
+    np.testing.assert_allclose(out, centred / centred.std(ddof=1), rtol=1e-5)
+
+
+def test_the_quantile_baseline_of_right_and_wrong_is_the_papers():
+    """2509.22611: up to an accuracy of 1 − K only right answers push, above it only wrong ones do."""
+    for right in range(1, 10):
+        out = np.asarray(advantages.quantile(jnp.arange(10) < right, jnp.ones(10), 10, k=0.4))
+        assert (out[:right].any(), out[right:].any()) == ((True, False) if right <= 6 else (False, True))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [0.1, -1, 0]), ({"right": 1.0, "wrong": 0.0}, [1, 0, 0]), ({"right": 0.0, "wrong": -1.0}, [0, -1, 0])],
+)
+def test_signed_rewards(options, expected):
+    out = advantages.build(("signed", options))(jnp.array([1.0, 0.0, 1.0]), jnp.array([1, 1, 0]), 1)
+    np.testing.assert_allclose(out, expected)
+
+
+def test_what_a_config_may_not_say():
+    with pytest.raises(ValueError, match=r"algo.advantage: unknown name 'gae'"):
+        advantages.build("gae")
+    with pytest.raises(ValueError, match=r"algo.advantage: grpo has no option 'k'; legal options: none"):
+        advantages.build(("grpo", {"k": 0.4}))
+    with pytest.raises(ValueError, match=r"algo.advantage: quantile has no option 'valid_B'; legal options: k"):
+        advantages.build(("quantile", {"valid_B": 1}))
+    with pytest.raises(ValueError, match=r"group_size: 4 does not divide the 6 rewards"):
+        advantages.grpo(jnp.zeros(6), jnp.ones(6), 4)

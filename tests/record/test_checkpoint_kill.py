@@ -1,0 +1,141 @@
+"""Checkpoints under SIGKILL, sudden death before the commit and a full disk, each in a process of its own."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from entropy_rl.record.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+# 16 MB a step, every bit of it known from the step's number.
+PRELUDE = """
+import os, resource, sys
+import jax.numpy as jnp
+from entropy_rl.record.checkpoint import Checkpoints
+
+def make_state(step):
+    return {f"w{i}": jnp.full((1 << 20,), step + i / 7, jnp.float32) for i in range(4)}
+
+checkpoints = Checkpoints(sys.argv[1], keep=int(sys.argv[2]))
+
+def save(step):
+    checkpoints.save(step, make_state(step), {"position": step * 10})
+    print("saved", step, flush=True)
+"""
+
+SAVE_FOR_EVER = """
+step = (checkpoints.latest() or 0) + 1
+while True:
+    save(step)
+    step += 1
+"""
+
+DIE_IN_FINALIZE = """
+import orbax.checkpoint as ocp
+save(1)
+ocp.PyTreeCheckpointHandler.finalize = lambda *args, **kwargs: os._exit(9)
+save(2)
+"""
+
+DIE_BEFORE_MANIFEST = """
+from entropy_rl.record import checkpoint
+save(1)
+checkpoint._put = lambda *args: os._exit(9)
+save(2)
+"""
+
+FULL_DISK = """
+save(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+save(2)
+"""
+
+
+def command(script: str, directory: Path, keep: int = 2) -> list[str]:
+    return [sys.executable, "-c", PRELUDE + script, str(directory), str(keep)]
+
+
+ENV = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def run(script: str, directory: Path, keep: int = 2) -> tuple[int, str, str]:
+    done = subprocess.run(
+        command(script, directory, keep), capture_output=True, text=True, env=ENV, timeout=120, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def assert_holds_step(directory: Path, step: int) -> None:
+    """`step` is what a restore gives, bit for bit, and the next save leaves no trace of the death."""
+    checkpoints = Checkpoints(directory)
+    abstract = {f"w{i}": jax.ShapeDtypeStruct((1 << 20,), np.float32) for i in range(4)}
+    state, meta = checkpoints.restore(abstract)
+    assert meta == {"position": step * 10, "step": step}
+    for i in range(4):
+        np.testing.assert_array_equal(state[f"w{i}"], np.full(1 << 20, step + i / 7, np.float32))
+    checkpoints.save(step + 1, state, {})
+    assert sorted(int(path.name) for path in directory.iterdir()) == checkpoints.steps()
+
+
+def kill_at_random(parent: Path, count: int, seed: int) -> None:
+    """Kills `count` processes which only save, each at its own moment; the newest step must hold."""
+    rng = random.Random(seed)
+    parent.mkdir(exist_ok=True)
+    logs = [parent / f"{i}.log" for i in range(count)]
+    processes = []
+    try:
+        for i, log in enumerate(logs):
+            with log.open("w") as out:
+                processes.append(subprocess.Popen(command(SAVE_FOR_EVER, parent / str(i)), stdout=out, env=ENV))
+        for log, process in zip(logs, processes, strict=True):
+            while not log.read_text():
+                assert process.poll() is None, "died before its first save"
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0.0, 0.3))
+            process.kill()
+            process.wait()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for i, log in enumerate(logs):
+        announced = int(log.read_text().split()[-1])
+        newest = Checkpoints(parent / str(i)).latest()
+        # One more than announced where the kill fell between the commit and the print.
+        assert newest in (announced, announced + 1)
+        assert_holds_step(parent / str(i), newest)
+
+
+def test_row_1_sigkill_during_a_save(tmp_path):
+    kill_at_random(tmp_path, count=5, seed=0)
+
+
+@pytest.mark.slow
+def test_row_1_sigkill_during_a_save_twenty_times(tmp_path):
+    for batch in range(5):
+        kill_at_random(tmp_path / str(batch), count=4, seed=1 + batch)
+
+
+@pytest.mark.parametrize("script", [DIE_IN_FINALIZE, DIE_BEFORE_MANIFEST], ids=["finalize", "manifest"])
+def test_row_2_death_before_the_commit(tmp_path, script):
+    code, out, err = run(script, tmp_path)
+    assert (code, out) == (9, "saved 1\n"), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert_holds_step(tmp_path, 1)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_rows_6_and_10_a_full_disk(tmp_path, keep):
+    code, out, err = run(FULL_DISK, tmp_path, keep)
+    assert code == 1, err
+    assert out == "saved 1\n"
+    assert "File too large" in err
+    assert_holds_step(tmp_path, 1)

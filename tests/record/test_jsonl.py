@@ -1,0 +1,102 @@
+"""A run's record in a bucket: one that refuses to append and to rename, at an address of gs://."""
+
+import os
+
+import pytest
+from etils import epath
+from etils.epath import backend, gpath
+
+from entropy_rl.record import jsonl, metrics
+
+RUN = "gs://bucket/runs/a"
+
+
+class Bucket(type(backend.os_backend)):
+    """A folder behind the addresses of a bucket, without what a bucket does not have."""
+
+    def __init__(self, folder):
+        self.folder, self.puts = str(folder), []
+
+    def here(self, path) -> str:
+        return os.path.join(self.folder, os.fspath(path).removeprefix("gs://"))
+
+    def open(self, path, mode):
+        if "a" in mode or "+" in mode:
+            raise NotImplementedError(f"a bucket does not append: {path}")
+        if "w" in mode:
+            self.puts.append(os.path.basename(path))
+        return super().open(self.here(path), mode)
+
+    def glob(self, path):
+        raise NotImplementedError
+
+    def rename(self, path, dst):
+        raise NotImplementedError(f"a bucket does not rename: {path}")
+
+    replace = rename
+
+
+def mapped(name):
+    of = getattr(type(backend.os_backend), name)
+    return lambda self, path, *args, **more: of(self, self.here(path), *args, **more)
+
+
+for name in ("exists", "isdir", "listdir", "makedirs", "mkdir", "remove", "stat"):
+    setattr(Bucket, name, mapped(name))
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    found = Bucket(tmp_path)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", found)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    return found
+
+
+def fill(log, steps):
+    for step in steps:
+        log.write({"step": step, "reward/mean": step / 7})
+        log.sample([{"step": step, "response": "a\nb"}] * 2)
+
+
+def steps(name):
+    return [row["step"] for row in jsonl.read(f"{RUN}/{name}")]
+
+
+def test_a_record_is_put_in_numbered_parts_once_each(bucket):
+    log = metrics.RunLog(RUN, None)
+    log.config({"seed": 0})
+    fill(log, range(1, 12))
+    assert steps("metrics.jsonl") == [*range(1, 12)]
+    assert steps("samples.jsonl") == sorted([*range(1, 12)] * 2)
+    assert "metrics.jsonl.000011" in bucket.puts and len(bucket.puts) == len(set(bucket.puts))
+    assert [row["reward/mean"] for row in log.history()][:2] == [1 / 7, 2 / 7]
+    assert metrics.check_config(RUN, {"seed": 0}) == []
+
+
+def test_what_is_past_a_checkpoint_is_written_again(bucket):
+    fill(metrics.RunLog(RUN, None), range(1, 6))
+    log = metrics.RunLog(RUN, 3)
+    assert steps("metrics.jsonl") == [1, 2, 3] and steps("samples.jsonl") == [1, 1, 2, 2, 3, 3]
+    fill(log, range(4, 7))
+    assert steps("metrics.jsonl") == [*range(1, 7)]
+    with pytest.raises(ValueError, match="expected an int above 6"):
+        log.write({"step": 6})
+    assert jsonl.read(f"{RUN}/metrics.jsonl")[-1]["reward/mean"] == 6 / 7
+    metrics.RunLog(RUN, None)
+    assert steps("metrics.jsonl") == []
+
+
+def test_no_part_is_no_file(bucket):
+    assert not jsonl.exists(epath.Path(RUN) / "metrics.jsonl")
+    with pytest.raises(FileNotFoundError, match="metrics.jsonl: no object"):
+        jsonl.read(f"{RUN}/metrics.jsonl")
+
+
+def test_the_bucket_refuses_as_a_bucket_does(bucket):
+    path = epath.Path(RUN) / "x"
+    path.parent.mkdir(parents=True)
+    path.write_text("1")
+    for wrong in (lambda: path.open("a"), lambda: path.rename(path), lambda: path.replace(path)):
+        with pytest.raises(NotImplementedError, match="a bucket does not"):
+            wrong()

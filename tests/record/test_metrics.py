@@ -1,0 +1,239 @@
+"""The record of a run: exact rows, nulls, torn lines, resume, and the check of the configuration."""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropy_rl.record import jsonl
+from entropy_rl.record.metrics import (
+    EVAL_PATTERN,
+    METRIC_KEYS,
+    RunLog,
+    check_config,
+    config_hash,
+    progress,
+)
+
+CONFIG = {
+    "seed": 0,
+    "data": {"path": "a.jsonl", "sha256": "11"},
+    "train": {"steps": 60, "batch": 32},
+    "checkpoint": {"every": 10, "keep": 2},
+    "eval": {"every": 5, "tasks": ["chain_sum"]},
+    "log": {"every": 1},
+}
+
+
+def written(workdir: Path, steps: range) -> Path:
+    log = RunLog(workdir, resume_step=None)
+    for step in steps:
+        log.write({"step": step, "reward/mean": step / 7})
+        log.sample([{"step": step, "text": "é\n\ud800"}, {"step": step, "text": "b"}])
+    return workdir / "metrics.jsonl"
+
+
+def steps_in(path: Path) -> list[int]:
+    return [row["step"] for row in jsonl.read(path)]
+
+
+def test_a_row_holds_every_key_of_the_contract_in_its_order(tmp_path):
+    row = {"step": 0, "extra/b": 1, "eval/sums/accuracy": 0.5, "reward/mean": 1.0, "eval/gsm/accuracy": None}
+    returned = RunLog(tmp_path, None).write(row)
+    (read,) = jsonl.read(tmp_path / "metrics.jsonl")
+    evals = ["eval/sums/accuracy", "eval/gsm/accuracy"]
+    at = METRIC_KEYS.index(EVAL_PATTERN)
+    assert list(read) == [*METRIC_KEYS[:at], *evals, *METRIC_KEYS[at + 1 :], "extra/b"]
+    assert read == returned
+    assert {k for k, v in read.items() if v is not None} == {
+        "step",
+        "time",
+        "reward/mean",
+        "eval/sums/accuracy",
+        "extra/b",
+    }
+    assert abs(read["time"] - time.time()) < 3600
+
+
+def test_floats_keep_every_bit(tmp_path):
+    f32 = np.float32(0.1)
+    values = {
+        "reward/mean": jnp.float32(0.1),
+        "reward/std": 0.1,
+        "entropy/mean": np.float64(1 / 3),
+        "kl/old": jnp.bfloat16(1.5),
+        "grad/skipped": jnp.int32(3),
+        "law/a": jnp.array(True),
+        "law/b": 5e-324,
+    }
+    RunLog(tmp_path, None).write({"step": 1} | values)
+    (row,) = jsonl.read(tmp_path / "metrics.jsonl")
+    assert np.float32(row["reward/mean"]).tobytes() == f32.tobytes()
+    assert (row["reward/std"], row["entropy/mean"], row["kl/old"], row["law/b"]) == (0.1, 1 / 3, 1.5, 5e-324)
+    assert type(row["grad/skipped"]) is int
+    assert row["law/a"] is True
+
+
+def test_what_is_not_finite_is_null_and_the_file_is_strict_json(tmp_path):
+    log = RunLog(tmp_path, None)
+    log.write({"step": 1, "reward/mean": jnp.nan, "kl/old": jnp.float32(jnp.inf), "law/a": -math.inf})
+    log.sample([{"step": 1, "logp": jnp.array([-1.5, -jnp.inf]), "more": {"x": (float("nan"), "s", None)}}])
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        for line in (tmp_path / name).read_text().splitlines():
+            json.loads(line, parse_constant=pytest.fail)
+    (row,) = jsonl.read(tmp_path / "metrics.jsonl")
+    assert (row["reward/mean"], row["kl/old"], row["law/a"]) == (None, None, None)
+    (sample,) = jsonl.read(tmp_path / "samples.jsonl")
+    assert sample == {"step": 1, "logp": [-1.5, None], "more": {"x": [None, "s", None]}}
+
+
+@pytest.mark.parametrize("value, got", [(jnp.ones(2), "list"), ("0.5", "str"), ({"a": 1}, "dict")])
+def test_a_metric_is_one_number(tmp_path, value, got):
+    with pytest.raises(ValueError, match=f"metric 'reward/mean': got {got}, expected one number"):
+        RunLog(tmp_path, None).write({"step": 1, "reward/mean": value})
+
+
+@pytest.mark.parametrize("row", [{}, {"step": 2}, {"step": 1}, {"step": 3.0}, {"step": True}])
+def test_steps_are_ints_that_rise(tmp_path, row):
+    log = RunLog(tmp_path, None)
+    log.write({"step": jnp.int32(2)})
+    with pytest.raises(ValueError, match="expected an int above 2"):
+        log.write(row)
+    assert steps_in(tmp_path / "metrics.jsonl") == [2]
+
+
+def test_a_sample_needs_its_step(tmp_path):
+    with pytest.raises(ValueError, match=r"samples.jsonl: every sample needs its step"):
+        RunLog(tmp_path, None).sample([{"text": "a"}])
+
+
+def test_resume_drops_rows_past_its_step_and_keeps_the_others_byte_for_byte(tmp_path, caplog):
+    path = written(tmp_path, range(1, 8))
+    before = path.read_bytes().splitlines(keepends=True)
+    log = RunLog(tmp_path, resume_step=4)
+    assert path.read_bytes() == b"".join(before[:4])
+    assert steps_in(tmp_path / "samples.jsonl") == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert "metrics.jsonl: 3 rows past step 4 dropped" in caplog.text
+    with pytest.raises(ValueError, match="step is 4, expected an int above 4"):
+        log.write({"step": 4})
+    log.write({"step": 5})
+    assert steps_in(path) == [1, 2, 3, 4, 5]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl"]
+
+
+def test_a_run_that_starts_from_nothing_drops_what_is_there(tmp_path):
+    path = written(tmp_path, range(1, 4))
+    RunLog(tmp_path, None).write({"step": 1})
+    assert steps_in(path) == [1]
+
+
+def test_row_27_a_line_torn_at_any_byte_is_dropped_and_said(tmp_path, caplog):
+    path = written(tmp_path, range(1, 4))
+    whole = path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    for cut in [*range(1, last, 37), last - 1]:
+        path.write_bytes(whole[:-cut])
+        caplog.clear()
+        assert steps_in(path) == [1, 2]
+        assert "metrics.jsonl, line 3: torn" in caplog.text
+        assert caplog.records[0].levelno == logging.WARNING
+    RunLog(tmp_path, resume_step=3).write({"step": 3})
+    assert steps_in(path) == [1, 2, 3]
+
+
+def test_a_whole_line_that_is_broken_is_an_error_not_a_gap(tmp_path):
+    path = written(tmp_path, range(1, 4))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
+        jsonl.read(path)
+
+
+KILLED_IN_APPEND = """
+import sys
+from entropy_rl.record.metrics import RunLog
+log = RunLog(sys.argv[1], None)
+text = "x" * (1 << 26)
+for step in range(1, 1000):
+    log.write({"step": step, "reward/mean": step / 7})
+    print(step, flush=True)
+    log.sample([{"step": step, "text": text}])
+"""
+
+
+def test_row_27_sigkill_in_mid_append(tmp_path):
+    command = [sys.executable, "-c", KILLED_IN_APPEND, str(tmp_path)]
+    root = str(Path(__file__).parents[2])
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        for _ in range(2):
+            assert process.stdout.readline()
+        time.sleep(0.1)  # most likely inside the 64 MB write
+        process.kill()
+    steps = steps_in(tmp_path / "metrics.jsonl")
+    assert steps == list(range(1, len(steps) + 1))
+    samples = [row["step"] for row in jsonl.read(tmp_path / "samples.jsonl")]
+    assert samples in (steps, steps[:-1])
+    RunLog(tmp_path, resume_step=1).write({"step": 2})
+    assert steps_in(tmp_path / "metrics.jsonl") == [1, 2]
+    assert steps_in(tmp_path / "samples.jsonl") == [1]
+
+
+def test_row_14_another_config_is_refused_with_a_diff(tmp_path):
+    RunLog(tmp_path, None).config(CONFIG)
+    now = json.loads(json.dumps(CONFIG))
+    now["seed"] = 1
+    now["data"]["sha256"] = "22"
+    now["train"]["batch"] = 64
+    now["train"]["group"] = 8
+    del now["eval"]["tasks"]
+    expected = [
+        "data.sha256: '11' in the run, '22' now",
+        "eval.tasks: ['chain_sum'] in the run, '(absent)' now",
+        "seed: 0 in the run, 1 now",
+        "train.batch: 32 in the run, 64 now",
+        "train.group: '(absent)' in the run, 8 now",
+    ]
+    with pytest.raises(ValueError, match="started with another configuration") as caught:
+        check_config(tmp_path, now)
+    for line in expected:
+        assert line in str(caught.value)
+    assert check_config(tmp_path, now, force=True) == expected
+    assert config_hash(now) != config_hash(CONFIG)
+
+
+def test_row_14_free_keys_may_change(tmp_path):
+    RunLog(tmp_path, None).config(CONFIG)
+    now = CONFIG | {
+        "train": {"batch": 32, "steps": 100},
+        "checkpoint": {"every": 1, "keep": 5},
+        "eval": {"every": 1, "tasks": ("chain_sum",)},
+        "log": {"every": 7},
+    }
+    assert check_config(tmp_path, now) == []
+    assert config_hash(now) == config_hash(CONFIG)
+    with pytest.raises(ValueError, match=r"train.steps: 60 in the run, 100 now"):
+        check_config(tmp_path, now, free=("checkpoint.*", "eval.*", "log.*"))
+
+
+def test_no_config_is_a_new_run_and_a_broken_one_an_error(tmp_path):
+    assert check_config(tmp_path, CONFIG) == []
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(ValueError, match=r"config.json: not JSON"):
+        check_config(tmp_path, CONFIG)
+
+
+def test_progress_is_one_line(tmp_path):
+    row = {"reward/mean": 0.51234, "entropy/mean": 0.1666, "throughput/rollout_tokens_per_s": 1234.6}
+    line = progress(row, done=12, total=60, seconds_per_step=1.25)
+    assert line == "step 12/60  reward 0.512  entropy 0.167  1235 tokens/s  1m00s left"
+    line = progress(RunLog(tmp_path, None).write({"step": 0}), done=0, total=100, seconds_per_step=77.0)
+    assert line == "step 0/100  reward -  entropy -  - tokens/s  2h08m left"
