@@ -45,7 +45,7 @@ def build(a):
     c.mesh.data, c.train.layout, c.model.remat, c.model.dtype = 1, "group", a.remat, a.dtype
     config.apply_recipe(c, a.method)
     cfg, tokenizer, weights = open_shape(a.shape)
-    e = engine.build(c, cfg, tokenizer, engine.make_mesh(c))
+    e = engine.build(c, cfg, tokenizer, engine.mesh_of(c))
     return e, jax.block_until_ready(weights(e.params_sharding))
 
 

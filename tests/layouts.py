@@ -12,9 +12,9 @@ import optax
 from test_step import CFG, G, N, P, T, batch, method, params, token_state
 
 from entropy_rl import config
-from entropy_rl.model import sharding
 from entropy_rl.record import checkpoint
 from entropy_rl.runtime import distributed
+from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.training import engine, step
 
 METHOD = "clip_cov"
@@ -26,7 +26,7 @@ def build(shape, tensor=0, cfg=CFG, slots=0) -> engine.Engine:
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.data.max_prompt_len, c.train.updates_per_rollout = P, 1
     c.rollout.tensor, c.rollout.slots = tensor, slots
-    return engine.build(c, cfg, None, sharding.make_mesh(*shape), method(METHOD), optax.sgd(1.0))
+    return engine.build(c, cfg, None, make_mesh(*shape), method(METHOD), optax.sgd(1.0))
 
 
 def flat(tree) -> np.ndarray:

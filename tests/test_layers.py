@@ -4,11 +4,30 @@ import ast
 import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "entropy_rl"
-ORDER = (
-    "stats runtime model entropy covariance law objective token_transforms rewards config data record sampling training "
-    "policy evaluation loop train evaluate analyze preflight"
-).split()
-LEVEL = {name: i for i, name in enumerate(ORDER)} | {"objective": 6, "token_transforms": 6}
+ORDER = [
+    "stats",
+    "runtime",
+    "model",
+    "entropy",
+    "covariance",
+    "law",
+    "objective",
+    "token_transforms",
+    "rewards",
+    "config",
+    "data",
+    "record",
+    "sampling",
+    "training",
+    "policy",
+    "evaluation",
+    "loop",
+    "train",
+    "evaluate",
+    "analyze",
+    "preflight",
+]
+LEVEL = {name: i for i, name in enumerate(ORDER)}
 
 
 def room(path: pathlib.Path) -> str:

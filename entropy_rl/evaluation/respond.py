@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from entropy_rl.data import Problem, Prompts
 from entropy_rl.evaluation.estimators import bootstrap, maj_at_k, pass_at_k, wilson
-from entropy_rl.model import sharding
 from entropy_rl.policy import responses
 from entropy_rl.rewards import Grader, extract_answer
+from entropy_rl.runtime.mesh import row_shards
 from entropy_rl.sampling import slots as sampler
 from entropy_rl.training.engine import Engine
 
@@ -97,7 +97,7 @@ def in_training(
     e: Engine, c: ConfigDict, prompts: Prompts, sets: Mapping[str, Sequence[Problem]]
 ) -> Callable[[Any, Grader], dict[str, Any]]:
     """(params, grader) -> the row of metrics of all sets: greedy, and `eval.samples` samples where that is above 0."""
-    k, shards = c.eval.samples, math.lcm(sharding.shards(e.mesh), sharding.shards(e.sampling[0]))
+    k, shards = c.eval.samples, math.lcm(row_shards(e.mesh), row_shards(e.sampling[0]))
     sampled = e.drawing(k, sampler.Sampling(c.eval.temperature, c.eval.top_p).check()) if k else None
 
     def examine(params, grader: Grader) -> dict[str, Any]:

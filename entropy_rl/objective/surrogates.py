@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import clamped
-from entropy_rl.token_transforms.base import TokenGrads, TokenInfo, prepare
 
 Objective = Callable[[Array, TokenInfo], tuple[Array, Array]]
 

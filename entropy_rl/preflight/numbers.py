@@ -12,6 +12,7 @@ from entropy_rl import config as config_lib
 from entropy_rl.model import sharding
 from entropy_rl.preflight import chips, flops, programs
 from entropy_rl.preflight.advice import advice
+from entropy_rl.runtime.mesh import AXES, mesh_shape, sampling_shape
 
 
 def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     reduced once for every piece in float32, and that the GPUs compute meanwhile. Attention counts by its plain
     form, which computes above the diagonal too.
     """
-    shape = sharding.mesh_shape(**c.mesh.to_dict(), count=topology.size)
-    *there, heads_over = other = sharding.sampling_shape(shape, c.rollout.tensor)
+    shape = mesh_shape(**c.mesh.to_dict(), count=topology.size)
+    *there, heads_over = other = sampling_shape(shape, c.rollout.tensor)
     config_lib.check_mesh(c, shape[0] * shape[1], there[0] * there[1])
     one = c.copy_and_resolve_references()
     with one.unlocked():
@@ -33,7 +34,7 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     run = programs.prepare(one, jax.local_devices()[:1])  # the whole batch on one device that holds nothing
     cfg, chip = run.cfg, topology.chip
     for key, sizes in (("mesh.tensor", shape), ("rollout.tensor", other)):
-        sharding.rules(cfg, AbstractMesh(sizes, sharding.AXES), key)
+        sharding.rules(cfg, AbstractMesh(sizes, AXES), key)
     with run.e.on_mesh():
         traced = [run.e.update.trace(*run.update_args)]
         if programs.scored(c):
@@ -71,8 +72,8 @@ def estimate(c: ConfigDict, topology: chips.Topology) -> dict[str, Any]:
     report: dict[str, Any] = {
         "topology": str(topology),
         "model": c.model.source,
-        "mesh": dict(zip(sharding.AXES, shape, strict=True)),
-        "sampling_mesh": dict(zip(sharding.AXES, (*there, heads_over), strict=True)),
+        "mesh": dict(zip(AXES, shape, strict=True)),
+        "sampling_mesh": dict(zip(AXES, (*there, heads_over), strict=True)),
         "layout": run.e.plan.layout,
         "remat": c.model.remat,
         "sequences_per_update": sequences,

@@ -15,6 +15,7 @@ from entropy_rl import config as config_lib
 from entropy_rl.model import decode, head, sharding
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import ModelConfig
+from entropy_rl.runtime.mesh import row_shards
 from entropy_rl.sampling import batching as rollouts
 from entropy_rl.sampling import slots as sampler
 from entropy_rl.training import engine as engine_lib
@@ -49,7 +50,7 @@ def prepare(c: ConfigDict, devices: list) -> Run:
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
             f"the model's {cfg.max_positions} positions"
         )
-    e = engine_lib.build(c, cfg, None, engine_lib.make_mesh(c, devices))
+    e = engine_lib.build(c, cfg, None, engine_lib.mesh_of(c, devices))
     key = jax.eval_shape(lambda: jax.random.key(0))
     first = jax.ShapeDtypeStruct((), jnp.bool_)
     return Run(c, cfg, e, (e.abstract_state, batch(c, e), key, first))
@@ -62,7 +63,7 @@ def scored(c: ConfigDict) -> bool:
 
 def slots(run: Run) -> int:
     """W: `rollout.slots`, or all responses of a step, where a run takes as many as fit."""
-    c, shards = run.c, sharding.shards(run.e.sampling[0])
+    c, shards = run.c, row_shards(run.e.sampling[0])
     B = c.rollout.prompts * c.rollout.samples
     W = min(c.rollout.slots or B, B)
     return B if W == B else max(shards, W // shards * shards)
@@ -170,7 +171,7 @@ def trips(run: Run) -> dict[str, float]:
     T = c.rollout.max_tokens
     pieces = e.plan.micro if e.plan.layout == "packed" else c.train.micro_batches
     sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
-    positions = sequences * T / pieces / sharding.shards(e.mesh)
+    positions = sequences * T / pieces / row_shards(e.mesh)
     return {
         step.PIECES: pieces,
         sampler.STEPS: steps_of(run),
@@ -194,7 +195,7 @@ def cache_bytes(run: Run) -> float:
     rows = N if W == B else W
     positions = (N + rows) * c.data.max_prompt_len + W * rollouts.places(c.rollout.max_tokens)
     one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
-    return positions * one / sharding.shards(mesh)
+    return positions * one / row_shards(mesh)
 
 
 def parameters(run: Run) -> float:

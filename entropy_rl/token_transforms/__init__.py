@@ -14,8 +14,9 @@ from typing import Any
 import optax
 
 from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_bonus
-from entropy_rl.token_transforms.base import Masked, TokenGrads, TokenInfo, TokenMask
+from entropy_rl.token_transforms.base import Masked, TokenMask
 from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction
 from entropy_rl.token_transforms.clip_cov import clip_cov
 from entropy_rl.token_transforms.entropy_bonus import entropy_bonus

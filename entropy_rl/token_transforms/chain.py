@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
-from entropy_rl.token_transforms.base import Masked, TokenGrads, TokenInfo, TokenMask, apply_factor, check_shapes
+from entropy_rl.token_transforms.base import Masked, TokenMask, apply_factor, check_shapes
 
 
 class ChainState(NamedTuple):

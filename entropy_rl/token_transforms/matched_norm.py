@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from entropy_rl.token_transforms.base import TokenGrads, stateful
+from entropy_rl.objective.tokens import TokenGrads
+from entropy_rl.token_transforms.base import stateful
 
 
 def _norm(grads: TokenGrads) -> Array:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from entropy_rl.objective.tokens import TokenGrads, prepare
 from entropy_rl.stats import blocks
-from entropy_rl.token_transforms.base import TokenGrads, TokenMask, mask, prepare, stateless
+from entropy_rl.token_transforms.base import TokenMask, mask, stateless
 
 
 def micro_scope(

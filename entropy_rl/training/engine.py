@@ -25,6 +25,7 @@ from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Transformer, abstract_params, init_params
 from entropy_rl.objective import surrogates as objectives
 from entropy_rl.runtime import distributed, host
+from entropy_rl.runtime.mesh import BATCH, make_mesh, row_shards, sampling_mesh
 from entropy_rl.sampling import batching as rollouts
 from entropy_rl.sampling import client as server
 from entropy_rl.sampling import slots as sampler
@@ -135,10 +136,10 @@ def optimizer(c: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(o.grad_clip), adamw() if o.name == "adamw" else optax.sgd(lr))
 
 
-def make_mesh(c: ConfigDict, devices=None) -> Mesh:
+def mesh_of(c: ConfigDict, devices=None) -> Mesh:
     """The mesh of the config; raises ValueError where batches do not spread evenly over it."""
-    mesh = sharding.make_mesh(**c.mesh.to_dict(), devices=devices)
-    config_lib.check_mesh(c, sharding.shards(mesh), sharding.shards(sharding.sampling_mesh(mesh, c.rollout.tensor)))
+    mesh = make_mesh(**c.mesh.to_dict(), devices=devices)
+    config_lib.check_mesh(c, row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
     return mesh
 
 
@@ -169,8 +170,8 @@ def build(
     model = Transformer(cfg, dtype, c.model.remat, unroll=device.platform == "cpu", kernel=kernel)
     rules = sharding.rules(cfg, mesh)
     params_sharding = sharding.param_shardings(cfg, mesh, rules)
-    rows, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
-    there = sharding.sampling_mesh(mesh, c.rollout.tensor)
+    rows, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, PartitionSpec())
+    there = sampling_mesh(mesh, c.rollout.tensor)
     rules_there = sharding.rules(cfg, there, "rollout.tensor", gathered=c.rollout.tensor > 0)
     prompts_per_update = c.rollout.prompts // c.train.updates_per_rollout
     rows_per_update = prompts_per_update * samples
@@ -195,9 +196,9 @@ def build(
         static_argnames=("model", "places"),
         out_shardings=decode.shardings(model, sharding.param_shardings(cfg, there, rules_there)),
     )
-    sampling_rows = NamedSharding(there, sharding.BATCH)
+    sampling_rows = NamedSharding(there, BATCH)
     layout = rollouts.Layout(
-        sharding.shards(there),
+        row_shards(there),
         prompts=lambda x: distributed.put(x, rows),
         slots=lambda x: distributed.put(x, sampling_rows),
         ready=ready,
@@ -246,7 +247,7 @@ def build(
         mesh,
         rules,
         (there, rules_there),
-        plan=make_plan(c, sharding.shards(mesh), prompts_per_update, samples),
+        plan=make_plan(c, row_shards(mesh), prompts_per_update, samples),
         drawing=drawing,
         rollout=drawing(samples, sampling),
         greedy=drawing(1, sampler.Sampling(temperature=0.0)),

@@ -112,15 +112,15 @@ def test_options_that_nothing_reads_are_refused():
 def test_batches_must_spread_over_the_mesh():
     c = config.default()
     with pytest.raises(ValueError, match=r"micro_batches = 2 must be a multiple of mesh.data × mesh.fsdp = 8"):
-        engine.make_mesh(c)
+        engine.mesh_of(c)
     c.mesh.data = 2  # of eight
-    assert engine.make_mesh(c).devices.size == 2
+    assert engine.mesh_of(c).devices.size == 2
     c.mesh.data = 9
     with pytest.raises(ValueError, match=r"mesh.data=9 × mesh.fsdp=1 × mesh.tensor=1 must be the number of devices, 8"):
-        engine.make_mesh(c)
+        engine.mesh_of(c)
     c.mesh.data, c.mesh.fsdp = 1, 0
     with pytest.raises(ValueError, match=r"mesh.fsdp=0 must be 1 or more"):
-        engine.make_mesh(c)
+        engine.mesh_of(c)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from entropy_rl.model import attention, sharding
+from entropy_rl.model import attention
 from entropy_rl.model.transformer import Group, ModelConfig, Transformer, attend, init_params, visible
+from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.training import engine
 
 B, S, H, K, h = 2, 200, 4, 2, 128
@@ -83,7 +84,7 @@ def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
     *rows, g = qkv(jnp.bfloat16, S=199)
     segment = SEGMENT[:, :199]
     loss = lambda *x: jnp.sum((attention.rows(attention.cudnn, *x, segment, 40) * g).astype(jnp.float32))
-    with jax.set_mesh(sharding.make_mesh(*shape)):
+    with jax.set_mesh(make_mesh(*shape)):
         text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*rows).lower(lowering_platforms=("cuda",)).as_text()
     text = text.replace("\\22", '"')  # quotes within a call's settings
     for wanted in (

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from entropy_rl.model import head, sharding
+from entropy_rl.model import head
+from entropy_rl.runtime.mesh import BATCH, make_mesh
 
 B, T, D, V = 3, 7, 8, 50
 
@@ -53,9 +54,9 @@ def test_a_mesh_changes_only_rounding(shape):
         return out, vjp((g[0], g[1]))
 
     want = jax.jit(run)(hidden, W)
-    mesh = sharding.make_mesh(*shape)
+    mesh = make_mesh(*shape)
     with jax.set_mesh(mesh):
-        placed = jax.device_put(hidden, P(sharding.BATCH[0])), jax.device_put(W, P("fsdp", "tensor"))
+        placed = jax.device_put(hidden, P(BATCH[0])), jax.device_put(W, P("fsdp", "tensor"))
         compiled = jax.jit(run).lower(*placed).compile()
         for a, b in zip(jax.tree.leaves(compiled(*placed)), jax.tree.leaves(want)):
             np.testing.assert_allclose(a, b, atol=2e-5)

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from entropy_rl.model import lookup, sharding
+from entropy_rl.model import lookup
+from entropy_rl.runtime.mesh import make_mesh
 
 V, D, B, S = 24, 16, 8, 5
 
@@ -24,7 +25,7 @@ def test_a_mesh_looks_up_the_same_and_keeps_the_table_where_it_is(shape):
 
     want = jax.jit(run)(table, tokens, g)
     np.testing.assert_array_equal(want[0], table[tokens])
-    mesh = sharding.make_mesh(*shape)
+    mesh = make_mesh(*shape)
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
         args = put(table, P("tensor", "fsdp")), put(tokens, P(lookup.ROWS)), put(g, P(lookup.ROWS))
@@ -38,6 +39,6 @@ def test_a_mesh_looks_up_the_same_and_keeps_the_table_where_it_is(shape):
 
 def test_rows_that_do_not_spread_are_looked_up_plainly():
     table = jnp.arange(V * D, dtype=jnp.float32).reshape(V, D)
-    with jax.set_mesh(sharding.make_mesh(1, 8, 1)):
+    with jax.set_mesh(make_mesh(1, 8, 1)):
         out = jax.jit(lambda t: lookup.embed(t, jnp.array([[3, 1]]), jnp.bfloat16))(table)
     assert out.dtype == jnp.bfloat16 and np.array_equal(out[0], table[np.array([3, 1])].astype(jnp.bfloat16))

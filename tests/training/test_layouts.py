@@ -17,6 +17,7 @@ import pytest
 from entropy_rl.model import sharding
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.record import checkpoint
+from entropy_rl.runtime.mesh import AXES, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
@@ -103,7 +104,7 @@ def test_a_rollout_layout_that_the_mesh_does_not_fall_into_is_refused():
     with pytest.raises(ValueError, match=r"rollout.tensor=3 must divide mesh.fsdp × mesh.tensor = 4"):
         layouts.build((2, 2, 2), tensor=3)
     with pytest.raises(ValueError, match=r"rollout.tensor=16 must divide"):
-        sharding.rules(layouts.CFG, jax.sharding.AbstractMesh((1, 1, 16), sharding.AXES), "rollout.tensor")
+        sharding.rules(layouts.CFG, jax.sharding.AbstractMesh((1, 1, 16), AXES), "rollout.tensor")
 
 
 class Chip(NamedTuple):
@@ -135,7 +136,7 @@ def test_nine_query_heads_are_not_split_in_two():
         vocab_size=49152, d_model=576, n_layers=1, n_heads=9, n_kv_heads=3, head_dim=64, d_ff=1536, tied=True
     )
     with pytest.raises(ValueError, match=r"mesh.tensor=2 must divide the model's n_heads=9; legal sizes: \[1, 3\]"):
-        sharding.rules(smollm2, sharding.make_mesh(1, 4, 2))
+        sharding.rules(smollm2, make_mesh(1, 4, 2))
 
 
 def test_two_key_value_heads_on_eight_devices_are_replicated():
@@ -145,7 +146,7 @@ def test_two_key_value_heads_on_eight_devices_are_replicated():
     place, segment = np.tile(np.arange(10, dtype=np.int32), (4, 1)), np.ones((4, 10), np.int32)
     params = jax.device_get(init_params(cfg, jax.random.key(0)))
     f = jax.jit(lambda p: Transformer(cfg).apply({"params": p}, tokens, place, segment)[0])
-    want, mesh = f(params), sharding.make_mesh(1, 1, 8)
+    want, mesh = f(params), make_mesh(1, 1, 8)
     rules = sharding.rules(cfg, mesh)
     shardings = sharding.param_shardings(cfg, mesh, rules)
     assert shardings["layers"]["k"].is_fully_replicated and not shardings["layers"]["q"].is_fully_replicated

@@ -170,7 +170,7 @@ def test_meshes_change_only_rounding(mesh, layout):
         c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.train.updates_per_rollout = N, G, T, 1
     results = []
     for shape, devices in (((1, 1, 1), jax.devices()[:1]), (mesh, jax.devices())):
-        m = engine.sharding.make_mesh(*shape, devices=devices)
+        m = engine.mesh_of(*shape, devices=devices)
         e = engine.build(c, CFG, None, m, method("clip_cov"), optax.sgd(1.0))
         with e.on_mesh():
             state = e.init(jax.device_put(params(), e.params_sharding))
@@ -216,7 +216,7 @@ def scored(mesh, micro):
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.train.updates_per_rollout, c.train.micro_batches = 1, micro
-    e = engine.build(c, CFG, None, engine.sharding.make_mesh(*mesh, devices=jax.devices()[: np.prod(mesh)]))
+    e = engine.build(c, CFG, None, engine.mesh_of(*mesh, devices=jax.devices()[: np.prod(mesh)]))
     with e.on_mesh():
         return jax.device_get(e.score(jax.device_put(params(), e.params_sharding), batch()))
 
@@ -268,7 +268,7 @@ def test_twenty_updates_follow_the_golden_curve_and_compile_once(layout):
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.train.updates_per_rollout, c.train.layout, c.data.max_prompt_len, c.optim.lr = 1, layout, P, 1e-3
-    e = engine.build(c, CFG, None, engine.sharding.make_mesh(1, devices=jax.devices()[:1]), method("clip_cov"))
+    e = engine.build(c, CFG, None, engine.mesh_of(1, devices=jax.devices()[:1]), method("clip_cov"))
     curve = []
     with e.on_mesh():
         state = e.init(jax.device_put(params(), e.params_sharding))

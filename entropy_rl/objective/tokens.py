@@ -1,0 +1,63 @@
+"""What flows from the objective through the token transforms: statistics of every token, and gradients.
+
+B sequences, T response positions.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from entropy_rl.stats import masked
+
+
+class TokenGrads(NamedTuple):
+    """The gradient of the loss with respect to each token's statistics.
+
+    Attributes:
+      logp: d loss / d logp, f32[B, T].
+      entropy: d loss / d entropy, f32[B, T].
+    """
+
+    logp: Array
+    entropy: Array
+
+
+class TokenInfo(NamedTuple):
+    """What a transform may look at: detached, f32[B, T] unless said.
+
+    Attributes:
+      logp: log π_θ(y_t), nats.
+      old_logp: log π_old(y_t), nats.
+      advantage: A_t.
+      entropy: H_t of π_θ at sampling temperature, nats.
+      mask: 1 on response tokens.
+      clipped: bool, PPO's min() already stopped this token's gradient.
+      old_entropy: H_t of π_old; filled where a recipe needs it.
+      ref_logp: log-probability under the reference policy; filled where a recipe needs it.
+      uid: u32[B], hash of (prompt, sample); None: the row number.
+      weight: the token's weight in the loss's mean; None: mask / N (token-mean).
+    """
+
+    logp: Array
+    old_logp: Array
+    advantage: Array
+    entropy: Array
+    mask: Array
+    clipped: Array
+    old_entropy: Array | None = None
+    ref_logp: Array | None = None
+    uid: Array = None  # type: ignore[assignment]  # `prepare` fills these two in
+    weight: Array = None  # type: ignore[assignment]
+
+
+def prepare(tokens: TokenInfo) -> TokenInfo:
+    """`tokens` detached, exactly 0 at masked tokens, with uid and weight filled in."""
+    tokens = jax.lax.stop_gradient(tokens)
+    valid_BxT = tokens.mask > 0
+    uid_B = jnp.arange(valid_BxT.shape[0], dtype=jnp.uint32) if tokens.uid is None else tokens.uid
+    weight_BxT = masked.token_mean_weight(tokens.mask) if tokens.weight is None else tokens.weight
+    per_token = tokens._asdict() | {"uid": None, "weight": weight_BxT}
+    shown = jax.tree.map(lambda x: jnp.where(valid_BxT, x, jnp.zeros_like(x)), per_token)
+    return TokenInfo(**shown | {"uid": uid_B})
