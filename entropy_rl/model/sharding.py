@@ -1,6 +1,6 @@
 """One table from logical axes to mesh axes, and the shardings that follow from it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,9 @@ from jax.sharding import AbstractMesh, Mesh
 from entropy_rl.model.transformer import ModelConfig, logical_axes
 from entropy_rl.runtime.mesh import FSDP, ROWS, TENSOR, replicated
 
-RULES = (
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]  # (logical axis, its mesh axis or axes)
+
+RULES: Rules = (
     ("batch", ROWS),
     ("layers", None),
     ("embed", FSDP),
@@ -21,7 +23,14 @@ RULES = (
 )
 
 
-def rules(cfg: ModelConfig, mesh: Mesh | AbstractMesh, key: str = "mesh.tensor", gathered: bool = False):
+class MeshRules(NamedTuple):
+    """A mesh with its table from logical axes to mesh axes."""
+
+    mesh: Mesh
+    rules: Rules
+
+
+def rules(cfg: ModelConfig, mesh: Mesh | AbstractMesh, key: str = "mesh.tensor", gathered: bool = False) -> Rules:
     """The table for this model: key/value heads replicate where `tensor`, the config's `key`, does not divide them.
 
     `gathered`: weights are whole but for `tensor`.

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from entropy_rl.model import attention
+from entropy_rl.model import attention, precision
 from entropy_rl.model.transformer import Group, ModelConfig, Transformer, attend, init_params, visible
 from entropy_rl.runtime.mesh import make_mesh
-from entropy_rl.training import engine
 
 B, S, H, K, h = 2, 200, 4, 2, 128
 SPLASH = functools.partial(attention.splash, interpret=True)
@@ -71,10 +70,10 @@ def test_the_kernel_is_chosen_by_what_the_device_can_do(on, dtype, head_dim, ker
 
 
 def test_auto_is_bfloat16_where_it_is_native():
-    found = [engine.compute_dtype("auto", device("gpu", compute_capability=x)) for x in ("7.5", "8.6", "gfx90a")]
+    found = [precision.compute_dtype("auto", device("gpu", compute_capability=x)) for x in ("7.5", "8.6", "gfx90a")]
     assert found == [jnp.float32, jnp.bfloat16, jnp.float32]
-    assert engine.compute_dtype("auto", device("tpu")) == jnp.bfloat16
-    assert engine.compute_dtype("auto", device("cpu")) == jnp.float32
+    assert precision.compute_dtype("auto", device("tpu")) == jnp.bfloat16
+    assert precision.compute_dtype("auto", device("cpu")) == jnp.float32
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 4)])
