@@ -26,8 +26,8 @@ from entropy_rl.model.transformer import (
 Array = jax.Array
 
 
-class Ready(NamedTuple):
-    """A model as `step` takes it, made once for many steps: see `ready`.
+class DecodeWeights(NamedTuple):
+    """A model as `step` takes it, made once for many steps: see `decode_weights`.
 
     Attributes:
       embed: [V, D] in the compute dtype.
@@ -45,7 +45,7 @@ class Ready(NamedTuple):
     sin: Any
 
 
-def ready(model: Transformer, params, *, places: int) -> Ready:
+def decode_weights(model: Transformer, params, *, places: int) -> DecodeWeights:
     """What every step would do again otherwise: weights in the compute dtype, RoPE of so many places.
 
     Left to the steps, a cosine is computed for every head of every layer, since XLA fuses it into what reads it.
@@ -54,18 +54,18 @@ def ready(model: Transformer, params, *, places: int) -> Ready:
     of = lambda i: jax.tree.map(lambda x: x[i], p["layers"])
     layers = [of(i) for i in range(model.cfg.n_layers)] if model.unroll else p["layers"]
     cos, sin = (x[0, :, 0] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
-    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
+    return DecodeWeights(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
 
 
-def shardings(model: Transformer, params_sharding) -> Ready:
-    """Where `ready` lies: as the parameters do, the tree of whose NamedShardings on the rollout's mesh is given."""
+def decode_sharding(model: Transformer, params_sharding) -> DecodeWeights:
+    """The sharding of `decode_weights`, from that of the parameters (NamedShardings on the mesh of the rollout)."""
     p = params_sharding
     layers = p["layers"]
     if model.unroll:
         one = jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(*s.spec[1:])), layers)
         layers = [one] * model.cfg.n_layers
     none = NamedSharding(p["embed"].mesh, PartitionSpec())
-    return Ready(p["embed"], p.get("head"), p["final_norm"], layers, none, none)
+    return DecodeWeights(p["embed"], p.get("head"), p["final_norm"], layers, none, none)
 
 
 def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
@@ -77,12 +77,12 @@ def prefill(model: Transformer, params, prompt_NxP: Array, mask_NxP: Array) -> t
     return hidden[:, -1], constrain(KV(key, value, position, mask_NxP))
 
 
-def empty(model: Transformer, slots: int, room: int) -> KV:
-    """A cache of `room` places a slot."""
+def empty(model: Transformer, slots: int, cache_len: int) -> KV:
+    """A cache of `cache_len` places a slot."""
     c, L = model.cfg, () if model.unroll else (model.cfg.n_layers,)
     repeat = lambda x: tuple(jnp.copy(x) for _ in range(c.n_layers)) if model.unroll else x
-    key = jnp.zeros((*L, slots, c.n_kv_heads, c.head_dim, room), model.dtype)
-    meta = jnp.zeros((slots, room), jnp.int32)
+    key = jnp.zeros((*L, slots, c.n_kv_heads, c.head_dim, cache_len), model.dtype)
+    meta = jnp.zeros((slots, cache_len), jnp.int32)
     return constrain(KV(repeat(key), repeat(key.swapaxes(-1, -2)), meta, meta))
 
 
@@ -112,9 +112,9 @@ def take(kv: KV, rows_W: Array) -> KV:
     return jax.shard_map(own, in_specs=(lies, rows), out_specs=lies, check_vma=False)(kv, rows_W)
 
 
-def grow(kv: KV, column: Array, room: int) -> KV:
+def grow(kv: KV, column: Array, cache_len: int) -> KV:
     """The cache with its places in the order in which they are written again, from place 0, and new ones after them."""
-    more = room - kv.segment.shape[1]
+    more = cache_len - kv.segment.shape[1]
 
     def along(axis):
         def turn(x):
@@ -148,7 +148,7 @@ def unstack(model: Transformer, kv: KV) -> KV:
 
 def step(
     model: Transformer,
-    ready: Ready,
+    weights: DecodeWeights,
     token_W: Array,
     position_W: Array,
     alive_W: Array,
@@ -159,7 +159,7 @@ def step(
     """One token a slot: (hidden [W, D] after the last norm, the cache with the token written at `column`).
 
     Args:
-      model, ready: the decoder, made ready for as many places as positions reach.
+      model, weights: the decoder, made ready for as many places as positions reach.
       token_W, position_W: i32, what is fed and its place in its sequence.
       alive_W: bool; what stands in other slots means nothing and is not written.
       prefix: the prompts' keys, each shared by W/N consecutive slots.
@@ -167,13 +167,13 @@ def step(
       column: i32[], the place that all slots write, whatever their ages: who sees what is told by position and segment.
     """
     c: ModelConfig = model.cfg
-    x = lookup.embed(ready.embed, token_W[:, None], model.dtype)
+    x = lookup.embed(weights.embed, token_W[:, None], model.dtype)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
     # not in a prompt's padding: that is segment 0 too
     see = lambda at, of: visible(position, jnp.ones_like(segment), at, of, c.sliding_window)[:, 0]
-    cos, sin = (jnp.take(table, position, axis=0)[:, :, None] for table in (ready.cos, ready.sin))
+    cos, sin = (jnp.take(table, position, axis=0)[:, :, None] for table in (weights.cos, weights.sin))
     ctx = Context(cos, sin, (see(*rows), see(cache.position, cache.segment)))
 
     def block(x, layer, past) -> Any:
@@ -182,12 +182,12 @@ def step(
     past = (prefix.key, prefix.value), (cache.key, cache.value)
     if model.unroll:
         new = []
-        for i, layer in enumerate(ready.layers):
+        for i, layer in enumerate(weights.layers):
             x, key_value = block(x, layer, tuple((key[i], value[i]) for key, value in past))
             new.append(key_value)
         key, value = zip(*new, strict=True)
     else:
-        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (ready.layers, past))
+        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (weights.layers, past))
     # The place hangs on the last layer's output (nothing is above infinity): so the cache is read before it is written,
     # which nothing else says, and XLA copied it. A CPU's compiler takes an optimization_barrier out too early.
     column = column + (x.ravel()[0] > jnp.inf)
@@ -200,4 +200,7 @@ def step(
         put(1)(cache.position, position),
         put(1)(cache.segment, segment),
     )
-    return rms_norm(x, ready.final_norm, c.norm_eps)[:, 0], cache
+    return rms_norm(x, weights.final_norm, c.norm_eps)[:, 0], cache
+
+
+Ready, ready, shardings = DecodeWeights, decode_weights, decode_sharding  # until the engine is rewritten

@@ -99,8 +99,8 @@ def rollout(run: Run) -> dict[str, Called]:
     def chunk(ready, old, alive):
         return sampler.advance(model, ready, old, alive, steps=steps_of(run), how=how)
 
-    lies = decode.shardings(model, sharding.param_shardings(run.cfg, *there))
-    make_ready = jax.jit(lambda params: decode.ready(model, params, places=P + T), out_shardings=lies)
+    lies = decode.decode_sharding(model, sharding.param_shardings(run.cfg, *there))
+    make_ready = jax.jit(lambda params: decode.decode_weights(model, params, places=P + T), out_shardings=lies)
     key = jax.eval_shape(lambda: jax.random.key(0))
     asked, uid = _ints(N, P), jax.ShapeDtypeStruct((N,), jnp.uint32)
     read_args = (params, *placed(here, (asked, asked, uid, key)))
