@@ -61,13 +61,13 @@ class Grader:
         self._kinds: set[str] = set()
         self._workers: list[_Worker | None] = [None] * workers
 
-    def grade(self, items: Sequence[Item], part: bool = False) -> list[float | None]:
+    def grade(self, items: Sequence[Item], *, local: bool = False) -> list[float | None]:
         """Rewards of (kind, response, answer) items, as `rewards.score` gives them; None: not scored.
 
         Args:
             items: a batch, the same on every process: they share the items out and give one another what they found.
-            part: they are only some of a batch, and this process grades them all, without a word to the others; the
-                caller looks at the whole, and calls `refuse` where need be.
+            local: the items are only this process's part of a batch: it grades them all, and exchanges nothing with
+                other processes. The caller calls `refuse` if no item of the whole batch was scored.
 
         Raises:
             RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
@@ -81,11 +81,11 @@ class Grader:
         if new := {kind for kind, _, _ in items} - self._kinds:
             self.close()  # kinds are prepared before the fences go up, so a new kind needs new workers
             self._kinds |= new
-        replies = self._replies(items) if part else distributed.share(items, self._replies)
+        replies = self._replies(items) if local else distributed.share(items, self._replies)
         causes = Counter(cause for _, cause, _ in replies if cause)
         self.causes += causes
         self._detail = next((detail for _, cause, detail in reversed(replies) if cause), self._detail)
-        if not part and all(reward is None for reward, _, _ in replies):
+        if not local and all(reward is None for reward, _, _ in replies):
             self.refuse(len(items), causes)
         return [reward for reward, _, _ in replies]
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl.data import Problem, Prompts, Source
 from entropy_rl.rewards import Grader
+from entropy_rl.rewards import parts as reward_parts
 from entropy_rl.runtime import distributed
 from entropy_rl.sampling import client as server
 from entropy_rl.sampling import slots as sampler
@@ -84,8 +85,8 @@ def collect(
             for b in rows:
                 texts[b] = e.tokenizer.decode(out.tokens[b, : out.mask[b].sum()], skip_special_tokens=True)
             if mine := [b for b in rows if distributed.mine(b)]:
-                items = [owners[b] for b in mine], [texts[b] for b in mine]
-                waiting.append((mine, pool.submit(verdicts, c, grader, *items, True)))
+                items = [(owners[b].kind, texts[b], owners[b].entry) for b in mine]
+                waiting.append((mine, pool.submit(reward_parts.verdicts, c.reward, grader, items, local=True)))
 
         out = e.rollout(params, prompt, mask, uid, key, done=grade)
         old_logp = out.logp
@@ -103,8 +104,8 @@ def collect(
     for part in scores.values():
         if np.isnan(part).all():
             grader.refuse(len(part))
-    parts = with_lengths(c, scores, out.mask.sum(axis=1))
-    reward, valid = total(c, parts)
+    parts = reward_parts.with_lengths(c.reward, scores, out.mask.sum(axis=1), c.rollout.max_tokens)
+    reward, valid = reward_parts.total(c.reward, parts)
     seconds = sampled - began, time.monotonic() - sampled
     return Experience(problems, prompt, mask, uid, out, old_logp, texts, parts, reward, valid, seconds)
 
@@ -129,60 +130,6 @@ def distinct_uids(problems: Sequence[Problem]) -> np.ndarray:
         times = seen[p.uid] = seen.get(p.uid, -1) + 1
         uids.append(zlib.crc32(b"%d %d" % (p.uid, times)) if times else p.uid)
     return np.array(uids, np.uint32)
-
-
-def weights(c: ConfigDict) -> dict[str, float]:
-    """The parts of the reward that count, with their weights."""
-    own = {name: part["weight"] for name, part in c.reward.own.to_dict().items()}
-    return {name: weight for name, weight in (c.reward.weights.to_dict() | own).items() if weight}
-
-
-def grade_parts(
-    c: ConfigDict, grader: Grader, owners: Sequence[Problem], texts: Sequence[str], length_B: np.ndarray
-) -> dict[str, np.ndarray]:
-    """name -> f32[B], every part of the reward with a weight, NaN where not scored.
-
-    Raises:
-        RuntimeError: of one part not a single response could be scored.
-    """
-    return with_lengths(c, verdicts(c, grader, owners, texts), length_B)
-
-
-def verdicts(
-    c: ConfigDict, grader: Grader, owners: Sequence[Problem], texts: Sequence[str], part: bool = False
-) -> dict[str, np.ndarray]:
-    """name -> f32[len(texts)], the parts that read the text; `part` as in `Grader.grade`."""
-    own = c.reward.own.to_dict()
-    found: dict[str, np.ndarray] = {}
-    for name in weights(c):
-        if name not in ("length", "overlong"):
-            kind = None if name == "answer" else "format" if name == "format" else own[name]["function"]
-            items = [(kind or p.kind, text, p.entry) for p, text in zip(owners, texts, strict=True)]
-            found[name] = np.array([np.nan if s is None else s for s in grader.grade(items, part)], np.float32)
-    return found
-
-
-def with_lengths(c: ConfigDict, found: dict[str, np.ndarray], length_B: np.ndarray) -> dict[str, np.ndarray]:
-    """All parts, in the order of `weights`: those found, and those that count tokens."""
-    T = c.rollout.max_tokens
-    of = {
-        "length": lambda: (length_B / T).astype(np.float32),
-        "overlong": lambda: soft_overlong(length_B, T, c.reward.overlong_cache),
-    }
-    return {name: of[name]() if name in of else found[name] for name in weights(c)}
-
-
-def soft_overlong(length_B: np.ndarray, max_tokens: int, cache: int) -> np.ndarray:
-    """f32[B]: DAPO's soft overlong punishment (2503.14476, eq. 13), 0 up to max_tokens − cache, −1 at max_tokens."""
-    return np.clip((max_tokens - cache - np.asarray(length_B, np.float32)) / cache, -1.0, 0.0).astype(np.float32)
-
-
-def total(c: ConfigDict, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(reward f32[B], valid bool[B]): the weighted sum, 0 and False where a part could not be scored."""
-    valid = np.all([np.isfinite(part) for part in parts.values()], axis=0)
-    by = weights(c)
-    summed = sum(np.float32(by[name]) * np.nan_to_num(part) for name, part in parts.items())
-    return np.where(valid, summed, 0.0).astype(np.float32), valid
 
 
 def degenerate(x: Experience) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""The reward's parts and dynamic sampling, on arrays."""
+"""Dynamic sampling, on arrays."""
 
 import numpy as np
 import pytest
 
 from entropy_rl import config
 from entropy_rl.data import Problem
-from entropy_rl.rewards import Grader
 from entropy_rl.sampling import slots as sampler
 from entropy_rl.training import experience
 
@@ -95,34 +94,6 @@ def test_refill_takes_no_problem_twice():
     twice.problems[1] = twice.problems[0]
     x, _ = experience.refill(rollout([WRONG, WRONG], 0), lambda round: twice, 1)
     assert experience.degenerate(x).tolist() == [False, True]
-
-
-def test_soft_overlong_punishment():
-    # Equation 13 of arXiv 2503.14476 with L_max 20, L_cache 5.
-    lengths = np.array([1, 15, 16, 18, 20])
-    np.testing.assert_allclose(experience.soft_overlong(lengths, 20, 5), [0, 0, -0.2, -0.6, -1.0], atol=1e-7)
-
-
-def test_parts_are_weighted_summed_and_masked_together(tmp_path, monkeypatch):
-    (tmp_path / "half_point.py").write_text("def give(response, entry):\n    return 0.5 if response else None\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    c = config.default()
-    c.rollout.max_tokens, c.reward.overlong_cache = 10, 5
-    c.reward.weights.update(answer=1.0, format=0.2, length=-0.1, overlong=1.0)
-    with c.unlocked():
-        c.reward.own.half = {"function": "half_point:give", "weight": 2.0}
-    config.check(c)
-    texts, length = ["\\boxed{7}", "7", "8", ""], np.array([2, 7, 10, 5])
-    owners = [Problem(0, "q", "7", "exact")] * 4
-    with Grader() as grader:
-        parts = experience.grade_parts(c, grader, owners, texts, length)
-    assert parts["answer"].tolist() == [1, 1, 0, 0] and parts["format"].tolist() == [1, 0, 0, 0]
-    np.testing.assert_allclose(parts["length"], [0.2, 0.7, 1.0, 0.5])
-    np.testing.assert_allclose(parts["overlong"], [0, -0.4, -1, 0], atol=1e-7)
-    np.testing.assert_array_equal(parts["half"], [0.5, 0.5, 0.5, np.nan])
-    reward, valid = experience.total(c, parts)
-    assert valid.tolist() == [True, True, True, False]
-    np.testing.assert_allclose(reward, [1 + 0.2 - 0.02 + 1, 1 - 0.07 - 0.4 + 1, -0.1 - 1 + 1, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
