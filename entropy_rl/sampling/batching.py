@@ -30,7 +30,7 @@ EVEN = 16  # they come in multiples of this: products over an odd number of plac
 
 _read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
 _admit = jax.jit(sampler.admit, static_argnames=("model", "n", "shared", "room", "how"))
-_ready: Callable[..., decode.Ready] = jax.jit(decode.ready, static_argnames=("model", "places"))
+_ready: Callable[..., decode.DecodeWeights] = jax.jit(decode.decode_weights, static_argnames=("model", "places"))
 _advance = jax.jit(sampler.advance, static_argnames=("model", "steps", "how"), donate_argnames="slots")
 
 
@@ -62,9 +62,9 @@ class Layout(NamedTuple):
     shards: int = 1
     prompts: Callable[[Any], Any] = jnp.asarray
     slots: Callable[[Any], Any] = jnp.asarray
-    ready: Callable[..., decode.Ready] = _ready
+    ready: Callable[..., decode.DecodeWeights] = _ready
     move: Callable[[sampler.Prompts], sampler.Prompts] = lambda prompts: prompts
-    moved: Callable[[float, decode.Ready], None] = lambda seconds, weights: None
+    moved: Callable[[float, decode.DecodeWeights], None] = lambda seconds, weights: None
     on_mesh: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
