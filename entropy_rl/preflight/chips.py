@@ -1,4 +1,4 @@
-"""What one chip can do: the one table of constants, with sources."""
+"""The abilities of one chip: the only table of constants, with sources."""
 
 import math
 import re
@@ -9,12 +9,12 @@ class Chip(NamedTuple):
     """Published figures of one chip.
 
     Attributes:
-        flops: a second, bfloat16, dense.
+        flops: per second, bfloat16, dense.
         memory: bytes that a program may use.
-        bandwidth: of the memory, bytes a second.
-        links: bytes a second out of the chip to the others of its slice, over all links, one way.
-        dims: of the torus; 0: every chip reaches every other through a switch.
-        source: where the figures stand.
+        bandwidth: of the memory, bytes per second.
+        links: bytes per second from the chip to the others of its slice, over all links, one way.
+        dims: of the torus; 0: every chip reaches every other one through a switch.
+        source: where the figures are published.
     """
 
     flops: float
@@ -29,8 +29,9 @@ _GCP = "https://cloud.google.com/tpu/docs/"
 _NV = "https://www.nvidia.com/en-us/data-center/"
 GIB = 2**30
 
-# A TPU's memory is what its compiler has for a program (jax 0.10.2, "exceeds available HBM"): of a v5e's 16 GiB, 15.75.
-# Google gives ICI as the sum of both directions: half of it is one way. NVIDIA gives NVLink so too.
+# The memory of a TPU is the part that its compiler gives to a program (jax 0.10.2, "exceeds available HBM"): 15.75 of a
+# v5e's 16 GiB. Google publishes the bandwidth of ICI as the sum of both directions, half of which is one way; NVIDIA
+# does the same for NVLink.
 CHIPS: dict[str, Chip] = {
     "v5e": Chip(197e12, 15.75 * GIB, 819e9, 400e9 / 2, 2, _GCP + "v5e"),
     "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 1200e9 / 2, 3, _GCP + "v5p"),
@@ -42,7 +43,12 @@ CHIPS: dict[str, Chip] = {
 
 
 class Topology(NamedTuple):
-    """So many chips of a kind. `shape` is that of a TPU's torus; a GPU's is (chips,)."""
+    """A number of chips of one kind, connected in a shape.
+
+    Attributes:
+        kind: a name in `CHIPS`.
+        shape: that of a TPU's torus; (chips,) for GPUs.
+    """
 
     kind: str
     shape: tuple[int, ...]
@@ -53,22 +59,33 @@ class Topology(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The number of chips."""
         return math.prod(self.shape)
 
     @property
     def is_tpu(self) -> bool:
         return self.chip.dims > 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"
 
 
 def parse(text: str) -> Topology:
-    """ "v5p:4x4x4" or "h100:8". ValueError: an unknown chip, or a shape that it does not come in."""
+    """The topology that a string such as "v5p:4x4x4" or "h100:8" names.
+
+    >>> parse("v5p:4x4x4")
+    Topology(kind='v5p', shape=(4, 4, 4))
+
+    Raises:
+        ValueError: If the chip is unknown or does not come in that shape.
+    """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
     if not match or match[1] not in CHIPS:
-        raise ValueError(f"--topology={text!r} must be CHIP:SHAPE, as v5p:4x4x4 or h100:8; chips: {', '.join(CHIPS)}")
-    found = Topology(match[1], tuple(int(n) for n in match[2].split("x")))
-    if len(found.shape) != max(1, found.chip.dims):
-        raise ValueError(f"--topology={text!r}: {found.kind} comes in shapes of {max(1, found.chip.dims)} numbers")
-    return found
+        raise ValueError(
+            f"--topology={text!r} must be CHIP:SHAPE, such as v5p:4x4x4 or h100:8; chips: {', '.join(CHIPS)}"
+        )
+    topology = Topology(match[1], tuple(int(n) for n in match[2].split("x")))
+    dims = max(1, topology.chip.dims)
+    if len(topology.shape) != dims:
+        raise ValueError(f"--topology={text!r}: {topology.kind} comes in shapes of {dims} numbers")
+    return topology

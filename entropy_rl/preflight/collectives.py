@@ -1,7 +1,7 @@
 """The collectives of a compiled program: kind, bytes, mesh axes, and the time that they take on the wires."""
 
-import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,111 +9,111 @@ from jax.sharding import Mesh
 
 from entropy_rl.preflight import hlo
 from entropy_rl.preflight.chips import Topology
+from entropy_rl.preflight.groups import first_group
+from entropy_rl.preflight.trips import Trips
 
-# Links wrap round, so that data goes both ways about a ring, from this extent on, and at its multiples.
+# A torus dimension wraps around, so that data travels both ways along a ring, if its extent is a multiple of this.
 _WRAPS = {"v5e": 16, "v6e": 16, "v5p": 4}
 
 
 class Collective(NamedTuple):
-    """One collective of the program.
+    """One collective of a program.
 
     Attributes:
         kind: one of `hlo.COLLECTIVES`.
         times: how often it runs.
-        bytes: of the whole: the larger of what goes in and what comes out, on one chip.
-        group: partition numbers of the chips that exchange with the first.
-        overlapped: the chip computes meanwhile: the program starts it and goes on, or it is part of a product.
-        label: what the source called it.
+        size: bytes of the whole: the larger of its operand and its result, on one chip.
+        group: partition numbers of the chips that exchange with the first one, itself included.
+        overlapped: the chip computes meanwhile: the collective is started and awaited later, or it runs in a fusion.
+        label: the path in the source.
     """
 
     kind: str
     times: float
-    bytes: float
+    size: float
     group: tuple[int, ...]
     overlapped: bool
     label: str
 
     def sent(self) -> float:
-        """Bytes out of one chip, each time, by the best algorithm on a ring."""
-        n = len(self.group)
+        """Bytes that leave one chip each time, by the best algorithm on a ring."""
+        members = len(self.group)
         if self.kind == "collective-permute":
-            return self.bytes
-        return self.bytes * (n - 1) / n * (2 if self.kind == "all-reduce" else 1)
+            return self.size
+        return self.size * (members - 1) / members * (2 if self.kind == "all-reduce" else 1)
 
 
-def find(program: hlo.Program, trips: hlo.Trips) -> list[Collective]:
-    """All collectives among more than one chip.
+def find(program: hlo.Program, trips: Trips) -> list[Collective]:
+    """All collectives between two or more chips.
 
-    The compiler for TPUs spreads one over the fusions that it goes on beside: these share its channel. A sum of which
-    each chip keeps a slice is written as an all-reduce in a fusion of that name.
+    The compiler for TPUs may spread one collective over several fusions that compute meanwhile. These have one channel,
+    and count once.
+
+    Raises:
+        ValueError: If a loop has no constant bound and its scope is not in `trips`.
     """
     found: dict[str, Collective] = {}
-    for times, i, _ in program.walk(trips):
-        for j in (i, *program.inside(i).values()):
-            kind = j.opcode.removesuffix("-start")
-            if kind not in hlo.COLLECTIVES or len(group := first_group(j.rest)) < 2:
-                continue
-            whole = max(map(hlo.size, hlo.parts(j.type))) if j.opcode.endswith("-start") else hlo.size(j.type)
-            whole *= len(group) if kind == "reduce-scatter" else 1
-            sliced = j is not i and "all-reduce-scatter" in i.called[0]
-            channel = re.search(r"channel_id=(\d+)", j.rest)
-            one = Collective(
-                "reduce-scatter" if sliced else kind,
-                times,
-                whole,
-                group,
-                overlapped=j.opcode.endswith("-start") or (j is not i and not sliced),
-                label=j.label,
-            )
-            found.setdefault(channel[1] if channel else j.name, one)
+    for times, instruction, _ in program.walk(trips):
+        for inner, collective in _of_instruction(program, instruction, times):
+            channel = re.search(r"channel_id=(\d+)", inner.rest)
+            found.setdefault(channel[1] if channel else inner.name, collective)
     return list(found.values())
 
 
-def first_group(rest: str) -> tuple[int, ...]:
-    """Partition 0's group, in any of the forms that groups are written in."""
-    ints = lambda text: [int(x) for x in text.split(",") if x.strip()]
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        ids = np.arange(math.prod(ints(found[2]))).reshape(ints(found[2]))
-        ids = ids.transpose(ints(found[3])) if found[3] else ids
-        return tuple(ids.reshape(ints(found[1]))[0].tolist())
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest):
-        axes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        ids, chosen = np.arange(math.prod(axes.values())), []
-        if order := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", found[2]):
-            ids = ids.reshape(ints(order[1]))
-            ids = (ids.transpose(ints(order[2])) if order[2] else ids).ravel()
-        split: list[int] = []
-        for name, n in axes.items():
-            part = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", found[3])
-            if part and part[1]:  # a part of an axis: what stands before it, its size, what is left
-                chosen.append(len(split) + 1)
-                split += [int(part[1]), int(part[2]), n // int(part[1]) // int(part[2])]
-            else:
-                if part:
-                    chosen.append(len(split))
-                split.append(n)
-        ids = ids.reshape(split)
-        return tuple(ids[tuple(slice(None) if k in chosen else 0 for k in range(len(split)))].ravel().tolist())
-    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,\s]*)\}", rest):
-        return tuple(ints(found[1]))
-    return ()
+def _of_instruction(
+    program: hlo.Program, instruction: hlo.Instruction, times: float
+) -> Iterator[tuple[hlo.Instruction, Collective]]:
+    """The collective that an instruction is, and those that it contains if it is a fusion."""
+    for inner in (instruction, *program.fused(instruction).values()):
+        kind = inner.opcode.removesuffix("-start")
+        group = first_group(inner.rest) if kind in hlo.COLLECTIVES else ()
+        if len(group) < 2:
+            continue
+        fused, started = inner is not instruction, inner.opcode.endswith("-start")
+        # a reduce-scatter is written as an all-reduce in a fusion of this name, of which each chip keeps a slice
+        sliced = fused and "all-reduce-scatter" in instruction.called[0]
+        yield (
+            inner,
+            Collective(
+                kind="reduce-scatter" if sliced else kind,
+                times=times,
+                size=_size(inner, kind, len(group)),
+                group=group,
+                overlapped=started or (fused and not sliced),
+                label=inner.label,
+            ),
+        )
 
 
-def axes(c: Collective, mesh: Mesh) -> str:
-    """The mesh axes along which the members of a group differ, as "fsdp" or "data+fsdp"."""
-    at = np.unravel_index(np.array(c.group), mesh.devices.shape)
-    return "+".join(name for name, places in zip(mesh.axis_names, at, strict=True) if len(set(places.tolist())) > 1)
+def _size(collective: hlo.Instruction, kind: str, members: int) -> float:
+    """Bytes of the whole on one chip. The result of a start is a tuple that contains the operand too."""
+    if collective.opcode.endswith("-start"):
+        result = max(map(hlo.size, hlo.members(collective.shape)))
+    else:
+        result = hlo.size(collective.shape)
+    return result * members if kind == "reduce-scatter" else result
 
 
-def seconds(c: Collective, mesh: Mesh, topology: Topology) -> float:
-    """Time on the wires, each time: along the torus dimensions that the group spans, both ways where they wrap."""
+def axes(collective: Collective, mesh: Mesh) -> str:
+    """The mesh axes along which the members of the group differ, such as "fsdp" or "data+fsdp"."""
+    positions = np.unravel_index(np.array(collective.group), mesh.devices.shape)
+    differ = (len(set(along.tolist())) > 1 for along in positions)
+    return "+".join(name for name, different in zip(mesh.axis_names, differ, strict=True) if different)
+
+
+def seconds(collective: Collective, mesh: Mesh, topology: Topology) -> float:
+    """Time on the wires each time that the collective runs.
+
+    The bytes are spread over the torus dimensions that the group spans, both ways along those that wrap around. Between
+    the chips of a switch all links serve; a permutation uses one link of a torus, one way.
+    """
     chip = topology.chip
-    if c.kind == "collective-permute" or not chip.dims:
-        return c.sent() / (chip.links / max(1, 2 * chip.dims))
-    places = np.array([mesh.devices.flat[k].coords for k in c.group])
+    if collective.kind == "collective-permute" or not chip.dims:
+        return collective.sent() / (chip.links / max(1, 2 * chip.dims))
+    coordinates = np.array([mesh.devices.flat[number].coords for number in collective.group])
     ways = 0
-    for k in range(places.shape[1]):
-        extent = len(set(places[:, k].tolist()))
-        if extent > 1:
-            ways += 2 if topology.shape[k] % _WRAPS[topology.kind] == 0 and extent == topology.shape[k] else 1
-    return c.sent() / (chip.links / (2 * chip.dims) * max(1, ways))
+    for dim, extent in enumerate(topology.shape):
+        spanned = len(set(coordinates[:, dim].tolist()))
+        if spanned > 1:
+            ways += 2 if extent % _WRAPS[topology.kind] == 0 and spanned == extent else 1
+    return collective.sent() / (chip.links / (2 * chip.dims) * max(1, ways))

@@ -1,7 +1,7 @@
-"""A compiled program's text, read: what runs, how often, the memory that it moves, its largest buffers.
+"""Reads the text of a compiled program: its computations, their instructions, and how often each of them runs.
 
-Every instruction counts as often as it runs: a loop's body as often as the loop's bound, or, if that is not a constant,
-as often as `trips` has it for the `jax.named_scope` that the loop was written in.
+The body of a loop runs as often as the loop's bound, or, if the bound is not a constant, as often as `trips` states for
+the `jax.named_scope` in which the loop was written.
 """
 
 import math
@@ -11,35 +11,34 @@ from typing import NamedTuple
 
 from entropy_rl.preflight.trips import Trips, trips_of
 
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+# Instructions that count as one, whatever computation they call.
+_WHOLE = frozenset(("fusion", "reduce", "sort", "scatter", "map", "reduce-window", "custom-call", "all-reduce"))
+
+SHAPE = re.compile(r"\b(pred|token|opaque|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")  # dtype, dimensions, layout
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}
-_SHAPE = re.compile(r"\b(pred|token|opaque|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _LISTED = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-_SLICES = ("dynamic-slice", "gather", "slice")
-_ONE = frozenset(("fusion", "reduce", "sort", "scatter", "map", "reduce-window", "custom-call", "all-reduce"))
-_STILL = frozenset(
-    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
-    + ("partition-id", "iota", "opt-barrier", "async-start", "async-update")
-)
 
 
 class Instruction(NamedTuple):
-    """One line.
+    """One line of a computation.
 
     Attributes:
-        name, opcode, root: of it.
-        type: its result's, as text.
-        operands: their names; a parameter's number, a constant's value.
-        rest: what follows the operands.
-        called: the computations that it calls.
+        name: unique in its computation.
+        shape: dtype, dimensions and layout of the result, as text; in brackets if it is a tuple.
+        opcode: the operation, such as "fusion".
+        operands: the operands' names; of a parameter its number, of a constant its value.
+        rest: the text after the operands: attributes and metadata.
+        called: names of the computations that it calls.
+        root: its result is that of the computation.
     """
 
     name: str
-    type: str
+    shape: str
     opcode: str
     operands: tuple[str, ...]
     rest: str
@@ -48,7 +47,7 @@ class Instruction(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What the source called it."""
+        """The path of named scopes and operations in the source; the instruction's name if it has none."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else self.name
 
@@ -57,130 +56,88 @@ Computation = dict[str, Instruction]
 
 
 class Program(NamedTuple):
-    """Computations by name, and the entry's name."""
+    """A compiled program.
+
+    Attributes:
+        computations: by name.
+        entry: the name of the computation that runs first.
+    """
 
     computations: dict[str, Computation]
     entry: str
 
     def walk(self, trips: Trips) -> Iterator[tuple[float, Instruction, Computation]]:
-        """(how often, instruction, its computation) of everything that runs, a fusion as one instruction.
+        """Everything that runs: (how often, the instruction, its computation). A fusion is one instruction.
 
         Raises:
-            ValueError: a loop whose bound is no constant and which has no name in `trips`.
+            ValueError: If a loop has no constant bound and its scope is not in `trips`.
         """
+        yield from self._walk(self.entry, 1.0, trips)
 
-        def visit(name: str, times: float):
-            for i in self.computations[name].values():
-                yield times, i, self.computations[name]
-                if i.opcode in _ONE:
-                    continue
-                inner = times
-                if i.opcode == "while":
-                    bound = self._bound(i)
-                    inner *= trips_of(i.label.removesuffix("/while"), trips) if bound is None else bound
-                for called in i.called:
-                    if called in self.computations and inner:
-                        yield from visit(called, inner)
+    def _walk(self, name: str, times: float, trips: Trips) -> Iterator[tuple[float, Instruction, Computation]]:
+        for instruction in self.computations[name].values():
+            yield times, instruction, self.computations[name]
+            if instruction.opcode in _WHOLE:
+                continue
+            inner = times * (self._trips(instruction, trips) if instruction.opcode == "while" else 1)
+            for called in instruction.called:
+                if called in self.computations and inner:
+                    yield from self._walk(called, inner, trips)
 
-        return visit(self.entry, 1.0)
+    def fused(self, instruction: Instruction) -> Computation:
+        """The computation of a fusion; empty for any other instruction."""
+        if instruction.opcode != "fusion" or not instruction.called:
+            return {}
+        return self.computations.get(instruction.called[0], {})
 
-    def inside(self, i: Instruction) -> Computation:
-        """What a fusion holds; nothing for anything else."""
-        return self.computations.get(i.called[0], {}) if i.opcode == "fusion" and i.called else {}
+    def _trips(self, loop: Instruction, trips: Trips) -> float:
+        bound = self._bound(loop)
+        return trips_of(loop.label.removesuffix("/while"), trips) if bound is None else bound
 
     def _bound(self, loop: Instruction) -> int | None:
-        """How often a loop runs that counts from 0 to a constant."""
+        """How often a loop runs if it counts from 0 to a constant, otherwise None."""
         name = re.search(r"condition=%?([\w.\-]+)", loop.rest)
         condition = self.computations[name[1]] if name else {}
-        (end,) = (i for i in condition.values() if i.root)
-        compare, names = end, list(end.operands)
-        if inner := self.inside(end):
-            (compare,) = (i for i in inner.values() if i.root)
-            own = [inner[n] for n in compare.operands if n in inner]
-            names = [end.operands[int(i.operands[0])] if i.opcode == "parameter" else i.name for i in own]
-            condition = condition | inner
-        if compare.opcode != "compare" or "direction=LT" not in compare.rest or len(names) != 2:
+        compare, last = self._comparison(condition)
+        if compare.opcode != "compare" or "direction=LT" not in compare.rest or last is None:
             return None
-        last = condition[names[1]]
         return int(last.operands[0]) if last.opcode == "constant" else None
 
-    def traffic(self, trips: Trips) -> float:
-        """Bytes read from and written to the chip's memory. Of what is only sliced, the slices count."""
-        total = 0.0
-        for times, i, around in self.walk(trips):
-            if i.opcode not in _STILL and not i.opcode.endswith("-done"):
-                total += times * self._moved(i, around)
-        return total
+    def _comparison(self, condition: Computation) -> tuple[Instruction, Instruction | None]:
+        """(what a condition returns, the right one of its two operands), looked up through a fusion."""
+        end = root_of(condition)
+        fused = self.fused(end)
+        if not fused:
+            return end, condition[end.operands[1]] if len(end.operands) == 2 else None
+        compare = root_of(fused)
+        operands = [fused[name] for name in compare.operands if name in fused]
+        if len(operands) != 2:
+            return compare, None
+        last = operands[1]
+        return compare, condition[end.operands[int(last.operands[0])]] if last.opcode == "parameter" else last
 
-    def _moved(self, i: Instruction, around: Computation) -> float:
-        operand = lambda name: size(around[name].type, True) if name in around else 0.0
-        if i.opcode in _SLICES:
-            return 2 * size(i.type, True)
-        if i.opcode == "dynamic-update-slice":
-            return 2 * operand(i.operands[1])
-        inner = self.inside(i)
-        numbered = {int(j.operands[0]): j.name for j in inner.values() if j.opcode == "parameter"}
-        written, read = size(i.type, True), 0.0
-        # A collective that goes on beside a fusion is handed through it, and counts where it starts.
-        beside = {j.name for j in inner.values() if j.opcode in COLLECTIVES} if "async_collective" in i.rest else set()
-        for j in inner.values() if beside else ():
-            if j.root and j.opcode == "tuple":
-                through = beside | set(numbered.values())
-                out = zip(j.operands, parts(i.type), strict=True)
-                written -= sum(size(part, True) for name, part in out if name in through)
-        for n, name in enumerate(i.operands):
-            whole, own = operand(name), numbered.get(n)
-            users = [j for j in inner.values() if own in j.operands]
-            if beside and all(j.root or j.name in beside for j in users):
-                continue
-            sliced = self._sliced(own, inner) if own else None
-            if sliced is not None:
-                whole = min(whole, sliced)
-            elif users and all(j.opcode == "dynamic-update-slice" and j.operands[0] == own for j in users):
-                update = sum(size(inner[j.operands[1]].type) for j in users if j.operands[1] in inner)
-                written, whole = max(0.0, written - whole + update), 0.0
-            read += whole
-        return read + written
 
-    def _sliced(self, name: str, inner: Computation) -> float | None:
-        """Bytes of what is read of a parameter that is only sliced, in fusions within too; None: it is read whole."""
-        total = 0.0
-        users = [j for j in inner.values() if name in j.operands]
-        for j in users:
-            if j.opcode in _SLICES:
-                total += size(j.type)
-                continue
-            if j.opcode != "fusion":
-                return None
-            nested = self.inside(j)
-            numbered = {int(k.operands[0]): k.name for k in nested.values() if k.opcode == "parameter"}
-            for n, operand in enumerate(j.operands):
-                if operand == name:
-                    part = self._sliced(numbered[n], nested) if n in numbered else None
-                    if part is None:
-                        return None
-                    total += part
-        return total if users else None
+def root_of(computation: Computation) -> Instruction:
+    """The instruction whose result is that of the computation."""
+    (root,) = (instruction for instruction in computation.values() if instruction.root)
+    return root
 
-    def largest(self, n: int = 6) -> list[tuple[float, str, str]]:
-        """(bytes, type, name) of the n largest results in the chip's memory, those of one name once."""
-        found: dict[tuple[str, str], float] = {}
-        for _, i, _ in self.walk(None):
-            if i.opcode in _STILL or i.opcode.endswith(("-done", "-start")):
-                continue
-            for part in parts(i.type):
-                if shape := _SHAPE.match(part.strip()):
-                    found[f"{shape[1]}[{shape[2]}]", i.label] = size(part, True)
-        top = sorted(found.items(), key=lambda kv: -kv[1])[:n]
-        return [(b, shape, label) for (shape, label), b in top]
+
+def parameters(computation: Computation) -> dict[int, str]:
+    """The names of a computation's parameters, by their numbers."""
+    return {int(i.operands[0]): i.name for i in computation.values() if i.opcode == "parameter"}
 
 
 def read(text: str) -> Program:
-    """The program that `compiled.as_text()` shows."""
+    """The program whose text `compiled.as_text()` returns.
+
+    Raises:
+        ValueError: If a line cannot be read.
+    """
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
-        if line == "}":  # lines of a kernel's own text may begin so
+        if line == "}":  # inside a computation, lines of a kernel's own text may look like the head of another
             current = None
         elif current is None and (head := _HEAD.match(line)):
             current = computations.setdefault(head[2], {})
@@ -203,6 +160,7 @@ def _instruction(name: str, body: str, root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int = 0) -> int:
+    """The position of the bracket that closes the first one opened at or after `start`."""
     depth = 0
     for found in re.finditer(r"[()]", text[start:]):
         depth += 1 if found[0] == "(" else -1
@@ -211,23 +169,35 @@ def _closing(text: str, start: int = 0) -> int:
     raise ValueError(f"no closing bracket in {text[start : start + 80]!r}")
 
 
-def parts(text: str) -> list[str]:
-    """The members of a tuple type, one level down; the type itself where it is no tuple."""
-    if not text.startswith("("):
-        return [text]
+def members(shape: str) -> list[str]:
+    """The members of a tuple, one level down; the shape itself if it is not a tuple.
+
+    >>> members("(f32[2]{0}, (s32[], pred[3]{0}))")
+    ['f32[2]{0}', ' (s32[], pred[3]{0})']
+    """
+    if not shape.startswith("("):
+        return [shape]
     found, depth, start = [], 0, 1
-    for at, char in enumerate(text):
+    for at, char in enumerate(shape):
         depth += (char in "([{") - (char in ")]}")
-        if (char == "," and depth == 1) or at == len(text) - 1:
-            found.append(text[start:at])
+        if (char == "," and depth == 1) or at == len(shape) - 1:
+            found.append(shape[start:at])
             start = at + 1
     return found
 
 
-def size(text: str, in_memory: bool = False) -> float:
-    """Bytes of a type, or of all of a tuple; `in_memory`: but for what is kept in the chip's scratch memory, S(n)."""
+def size(shape: str, in_memory: bool = False) -> float:
+    """Bytes of a shape, or of all members of a tuple.
+
+    >>> size("(bf16[6,128]{1,0}, f32[3]{0:S(1)})"), size("(bf16[6,128]{1,0}, f32[3]{0:S(1)})", in_memory=True)
+    (1548.0, 1536.0)
+
+    Args:
+        shape: as in the program's text.
+        in_memory: leave out the members in the chip's scratch memory, whose layout has an S(n).
+    """
     total = 0.0
-    for dtype, dims, layout in _SHAPE.findall(text):
+    for dtype, dims, layout in SHAPE.findall(shape):
         if not (in_memory and "S(" in layout):
             bits = re.search(r"\d+", dtype)
             width = _BYTES[dtype] if dtype in _BYTES else int(bits[0]) / 8 if bits else 4

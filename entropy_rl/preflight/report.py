@@ -10,7 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, programs
+from entropy_rl.preflight import chips, collectives, flops, hlo, numbers, programs, traffic
 from entropy_rl.preflight.advice import advice
 from entropy_rl.training import engine as engine_lib
 
@@ -121,7 +121,7 @@ def look_at(
         "activations": memory.temp_size_in_bytes,
         "resident": resident,
         "peak": peak + memory.temp_size_in_bytes + resident,
-        "largest": [list(x) for x in program.largest()],
+        "largest": [list(x) for x in traffic.largest(program)],
     }
     found |= times(_each(measure(run, topology, called.on[0], program, traced.jaxpr), steps))
     return found | {"compile_seconds": time.monotonic() - began}
@@ -131,7 +131,7 @@ def measure(run, topology, mesh: Mesh, program: hlo.Program, jaxpr) -> dict[str,
     """Per chip: FLOPs, bytes and seconds of each kind."""
     trips, chip = programs.trips(run), topology.chip
     done = flops.count(jaxpr.jaxpr, trips) / topology.size
-    moved = program.traffic(trips)
+    moved = traffic.bytes_moved(program, trips)
     sums: dict[str, Any] = {}
     overlapped = exposed = 0.0
     for one in collectives.find(program, trips):

@@ -1,4 +1,4 @@
-"""How often a loop runs whose length is data: by the name of the `jax.named_scope` that it was written in."""
+"""How often a loop runs whose length is data: looked up by the `jax.named_scope` in which it was written."""
 
 from collections.abc import Mapping
 
@@ -8,19 +8,22 @@ Trips = Mapping[str, float] | None  # name of the scope -> how often its loop ru
 def trips_of(scope: str, trips: Trips) -> float:
     """How often the loop in this scope runs.
 
+    >>> trips_of("jit(train_step)/update_pieces", {"update_pieces": 6})
+    6
+
     Args:
-        scope: the names that the loop was written under, "outer/…/name".
-        trips: the loops that are known.
+        scope: the path of names in which the loop was written, "outer/…/name".
+        trips: the known loops.
 
     Raises:
-        ValueError: the innermost name is none of those in `trips`.
+        ValueError: If the innermost name is not in `trips`.
     """
     if trips is None:
         return 1
     name = scope.rpartition("/")[2]
     if name not in trips:
         raise ValueError(
-            f"preflight cannot tell how often a loop runs whose length is data: it was written under {scope!r}. Put it "
-            f"into a jax.named_scope and its count into preflight/programs.py: trips, which has {', '.join(trips)}"
+            f"preflight cannot know how often a loop runs whose length is data: it was written under {scope!r}. Put it "
+            f"into a jax.named_scope and add its count to preflight/programs.py: trips, which has {', '.join(trips)}"
         )
     return trips[name]

@@ -69,12 +69,12 @@ def test_every_collective_is_in_the_budget(layout):
         back = "transpose(" in one.label
         scoring = "branch" in one.label
         # what slices a layer of the stack stands in the loop over layers
-        if one.label.startswith("state.params") and one.bytes == head_bytes:
+        if one.label.startswith("state.params") and one.size == head_bytes:
             heads += one.times  # where the compiler names what it gathers and not what for
             continue
         where = "layer" if re.search(r"/layers[/.]|Transformer\)+/while/body/", one.label) else "rest"
         key = where, "scoring" if scoring else "back" if back else "forward", one.kind, collectives.axes(one, mesh)
-        spent[key] = spent.get(key, 0) + one.bytes
+        spent[key] = spent.get(key, 0) + one.size
     small = 2 * 4 * N * G * T  # two of [B, T]
     forward = {("all-gather", "fsdp"): W, ("all-reduce", "tensor"): 2 * A}
     of_layer = {
@@ -133,7 +133,7 @@ def sent_by_decoding(shape, tensor: int, tied=False) -> list[float]:
     cfg = dataclasses.replace(CFG, tied=tied)
     e = engine.build(c, cfg, None, make_mesh(*shape))
     found = collectives_of(programs.rollout(programs.Run(c, cfg, e, ()))["decode"])
-    return [one.bytes * one.times for one in found if collectives.axes(one, e.sampling[0]) != "tensor"]
+    return [one.size * one.times for one in found if collectives.axes(one, e.sampling[0]) != "tensor"]
 
 
 def test_weights_that_were_gathered_are_read_where_they_lie():
@@ -153,6 +153,6 @@ def test_an_admission_moves_no_cache_across_the_mesh(shape, tensor):
     c.train.updates_per_rollout, c.rollout.slots, c.rollout.tensor = 1, 32, tensor
     e = engine.build(c, CFG, None, make_mesh(*shape))
     admit = programs.rollout(programs.Run(c, CFG, e, ()))["admit"]
-    sent = sum(one.bytes * one.times for one in collectives_of(admit))
+    sent = sum(one.size * one.times for one in collectives_of(admit))
     cache = programs.bytes_per_chip(admit.args[2].cache)
     assert 0 < sent < cache / 2, (sent, cache)
