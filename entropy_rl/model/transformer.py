@@ -11,6 +11,7 @@ packed rows number their sequences 1, 2, ….
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from entropy_rl.model import attention, lookup
 
 Array = jax.Array
+Params = Mapping[str, Any]  # a model's parameters by name; "layers" holds those of all layers, stacked
 _LECUN = nn.initializers.lecun_normal()
 
 
