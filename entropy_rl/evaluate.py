@@ -100,7 +100,7 @@ def run(plan: Plan) -> str:
     """Evaluates, writes the report into `plan.out`, and returns its tables."""
     import jax
 
-    from entropy_rl.data import Prompts, Sources
+    from entropy_rl.data import PromptEncoder, Sources
     from entropy_rl.evaluation import report as evaluation_report
     from entropy_rl.evaluation import respond as evaluation
     from entropy_rl.rewards import Grader
@@ -112,12 +112,12 @@ def run(plan: Plan) -> str:
     mesh = mesh_of(c)
     shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
     rounded = lambda batch: -(-batch // shards) * shards  # a batch is filled up where there are fewer problems
-    sources = Sources(c)
+    sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
     sampling = sampler.Sampling(plan.temperature, plan.top_p).check()
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         for name, source in plan.policies:
             tokenizer, draw = opened(plan, source)
-            prompts = Prompts(c.data, tokenizer, sources.train.train)
+            prompts = PromptEncoder(c.data, tokenizer, sources.train.train)
             sources.fit(prompts.fault, prompts.fault, c.data.bad_rows)
             greedy = functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0))
             sampled = functools.partial(draw, n=plan.k, sampling=sampling)

@@ -1,28 +1,31 @@
-"""Where the usual data sets are and what their fields are called: one row each.
+"""The usual data sets: where each is stored and the names of its fields.
 
-Rows are read by `files.read`, from the hub through the `datasets` library, or from a local copy of the same layout
-below `data.root` (what `hf download --repo-type dataset` leaves, in a folder owner/name).
+`files.read` reads their rows, either from the hub through the `datasets` library, or from a local copy of the same
+layout below `data.root` (a folder owner/name, as `hf download --repo-type dataset` leaves it).
 """
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """How the rows of a file or a data set become problems; each field can be set in `data.settings`.
+class Fields:
+    """How the rows of a file or a data set become problems; each attribute can be set in `data.settings`.
 
-    A field is named by its path: "answer", "reward_model.ground_truth", "prompt.0.content".
+    A field of a row is named by its path: "answer", "reward_model.ground_truth", "prompt.0.content".
 
     Attributes:
         hub: owner/name; "" for a file.
-        split, subset: of the hub's data set (its "configuration"); "" for a file.
-        question, answer: the fields of these.
+        split: the split of the hub's data set; "" for a file.
+        subset: the hub's "configuration"; "" for a file.
+        question: the field with the question.
+        answer: the field with the right answer.
         solution: the field with a worked solution, for the warm-up and for worked examples; "": none.
         difficulty: a field to report accuracy by; "": none.
-        kind: the verifier, a `kind` of `rewards.score`; for reasoning_gym:<task> and module:function the whole row is
-            the verifier's entry.
-        before, after: text around the question that is taken away: instructions, which `data.template` gives here.
-        answer_after: the answer is what follows the last of this in its field.
+        kind: the verifier, a `kind` of `rewards.score`; for reasoning_gym:<task> and module:function the verifier
+            receives the whole row as its entry.
+        before: text before the question that is removed: instructions, which here are part of `data.template`.
+        after: the same after the question.
+        answer_after: the answer is the text after the last occurrence of this in its field; "": the whole field.
     """
 
     hub: str = ""
@@ -44,9 +47,9 @@ _DAPO_BEFORE = (
 )
 _DAPO_AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'
 
-# The first holds each of its 17k problems a hundred times; repeated questions are dropped wherever they occur.
-DATASETS: dict[str, Layout] = {
-    "dapo-math-17k": Layout(
+# dapo-math-17k holds each of its 17k problems a hundred times; `files.read` drops repeated questions of any data set.
+DATASETS: dict[str, Fields] = {
+    "dapo-math-17k": Fields(
         "BytedTsinghua-SIA/DAPO-Math-17k",
         "train",
         question="prompt.0.content",
@@ -54,17 +57,17 @@ DATASETS: dict[str, Layout] = {
         before=_DAPO_BEFORE,
         after=_DAPO_AFTER,
     ),
-    "math-500": Layout("HuggingFaceH4/MATH-500", "test", question="problem", solution="solution", difficulty="level"),
-    "aime-2024": Layout("HuggingFaceH4/aime_2024", "train", question="problem", solution="solution"),
-    "aime-2025": Layout("math-ai/aime25", "test", question="problem"),
-    "amc-2023": Layout("math-ai/amc23", "test"),
-    "minerva": Layout("math-ai/minervamath", "test"),
-    "olympiadbench": Layout(
+    "math-500": Fields("HuggingFaceH4/MATH-500", "test", question="problem", solution="solution", difficulty="level"),
+    "aime-2024": Fields("HuggingFaceH4/aime_2024", "train", question="problem", solution="solution"),
+    "aime-2025": Fields("math-ai/aime25", "test", question="problem"),
+    "amc-2023": Fields("math-ai/amc23", "test"),
+    "minerva": Fields("math-ai/minervamath", "test"),
+    "olympiadbench": Fields(
         "Hothan/OlympiadBench", "train", "OE_TO_maths_en_COMP", answer="final_answer", difficulty="subfield"
     ),
-    "omni-math": Layout(
+    "omni-math": Fields(
         "KbsdJames/Omni-MATH", "test", question="problem", solution="solution", difficulty="difficulty"
     ),
-    "gsm8k": Layout("openai/gsm8k", "train", "main", solution="answer", answer_after="####"),
-    "gsm8k-test": Layout("openai/gsm8k", "test", "main", solution="answer", answer_after="####"),
+    "gsm8k": Fields("openai/gsm8k", "train", "main", solution="answer", answer_after="####"),
+    "gsm8k-test": Fields("openai/gsm8k", "test", "main", solution="answer", answer_after="####"),
 }

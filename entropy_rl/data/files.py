@@ -1,4 +1,4 @@
-"""Problems from JSONL, Parquet and Hugging Face data sets, every row looked at before anything else happens."""
+"""Problems from JSONL, Parquet and Hugging Face data sets; every row is checked before any other work."""
 
 import dataclasses
 import difflib
@@ -11,41 +11,46 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from entropy_rl.data.datasets import DATASETS, Layout
-from entropy_rl.data.tasks import Problem, hash_text
+from entropy_rl.data.datasets import DATASETS, Fields
+from entropy_rl.data.source import Problem, hash_text
 
 SUFFIXES = (".jsonl", ".parquet")
 _SHOWN = 3  # bad rows in an error message
-_FIELDS = ("question", "answer", "solution", "difficulty")
+_READ = ("question", "answer", "solution", "difficulty")  # attributes of `Fields` that name a field of a row
 _ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
 
 
 def is_stored(name: str) -> bool:
-    """Whether `data.task` names a file or a data set, and not a reasoning-gym task."""
+    """Whether `data.task` names a file or a data set rather than a reasoning-gym task."""
     return name in DATASETS or "/" in name or name.endswith(SUFFIXES)
 
 
 def read(name: str, settings: Mapping[str, str], root: str, bad_rows: str) -> list[tuple[Problem, str]]:
-    """The problems of a file or data set, each with the place it came from ("file, line 3").
+    """The problems of a file or data set.
 
     Args:
         name: a .jsonl or .parquet file, a name of `DATASETS`, or a hub name owner/name (`data.task`).
-        settings: fields of `Layout` that differ (`data.settings`).
+        settings: attributes of `Fields` that differ from the data set's own (`data.settings`).
         root: a folder with local copies of hub data sets; "": the hub (`data.root`).
-        bad_rows: "error" or "skip" (`data.bad_rows`): what is done about a row that is not JSON, not UTF-8, lacks a
-            field or a question, or gives a question another answer than an earlier row. Skipped ones are counted in
-            the log. A repetition of an earlier row is dropped either way.
+        bad_rows: "error" or "skip" (`data.bad_rows`), the treatment of a row that is not JSON, is not UTF-8, lacks a
+            field or a question, or gives a different answer to a question than an earlier row. Skipped rows are
+            counted in the log. A row that repeats an earlier one is dropped either way.
+
+    Returns:
+        (problem, the place that it came from, such as "file, line 3"), in the order of the rows.
 
     Raises:
-        ValueError: no such file, data set, split or setting; a bad row; no row left. Names file and line.
+        ValueError: If there is no such file, data set, split or setting, if a row is bad, or if no row is left. The
+            message names the file and the line.
+        ImportError: If the library that reads this format is not installed.
     """
-    layout = layout_of(name, settings)
+    fields = fields_of(name, settings)
     problems: dict[str, tuple[Problem, str]] = {}
     bad, repeated = BadRows(name, bad_rows), 0
-    for where, row, fault in _rows(name, layout, root):
+    for where, row, fault in _rows(name, fields, root):
         problem = None
         if not fault:
-            problem, fault = _problem(row, layout)
+            problem, fault = _problem(row, fields)
         if problem is None:
             bad.add(where, fault)
         elif problem.question not in problems:
@@ -61,13 +66,25 @@ def read(name: str, settings: Mapping[str, str], root: str, bad_rows: str) -> li
         raise ValueError(f"data.task={name!r} has no problem in it ({bad.count} rows, all bad)")
     found = list(problems.values())
     for part in ("solution", "difficulty"):
-        if getattr(layout, part) and not any(getattr(problem, part) for problem, _ in found):
-            raise ValueError(f"data.settings.{part}={getattr(layout, part)!r}: no row of {name} has such a field")
+        path = getattr(fields, part)
+        if path and not any(getattr(problem, part) for problem, _ in found):
+            raise ValueError(f"data.settings.{part}={path!r}: no row of {name} has such a field")
     return found
 
 
 class BadRows:
-    """Rows that are no problems: all of them in one error, or counted and left out."""
+    """Collects rows that cannot be used: reported in one error, or counted and left out.
+
+    Args:
+        name: the file or data set.
+        policy: "error" or "skip" (`data.bad_rows`).
+
+    Attributes:
+        count: bad rows so far.
+
+    Raises:
+        ValueError: If the policy is neither.
+    """
 
     def __init__(self, name: str, policy: str):
         if policy not in ("error", "skip"):
@@ -76,27 +93,36 @@ class BadRows:
         self._first: list[str] = []
 
     def add(self, where: str, why: str) -> None:
+        """Counts the row at the place `where`, which is bad for the reason `why`."""
         self.count += 1
         if len(self._first) < _SHOWN:
             self._first.append(f"{where}: {why}")
 
     def settle(self) -> None:
-        """Raises ValueError, or logs how many were skipped."""
+        """Ends the collection: logs the number of rows skipped.
+
+        Raises:
+            ValueError: If there are bad rows and the policy is "error".
+        """
         if not self.count:
             return
         text = "\n  ".join([f"data.task={self._name!r}: {self.count} bad rows", *self._first])
         if self._policy == "error":
-            raise ValueError(f"{text}\nMend them, or set data.bad_rows to 'skip'")
+            raise ValueError(f"{text}\nCorrect them, or set data.bad_rows to 'skip'")
         logging.warning("%s\n  skipped", text)
 
 
-def layout_of(name: str, settings: Mapping[str, str]) -> Layout:
-    """The layout of a file or data set with the settings in it. Raises ValueError for a setting that it lacks."""
+def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
+    """The fields of a file or data set, with the settings applied.
+
+    Raises:
+        ValueError: If a setting is unknown, or is not a text.
+    """
     if name.endswith(SUFFIXES):
-        base = Layout()
+        base = Fields()
     else:
-        base = DATASETS.get(name) or Layout(hub=name, split="train")
-    legal = [f.name for f in dataclasses.fields(Layout) if base.hub or f.name not in ("hub", "split", "subset")]
+        base = DATASETS.get(name) or Fields(hub=name, split="train")
+    legal = [f.name for f in dataclasses.fields(Fields) if base.hub or f.name not in ("hub", "split", "subset")]
     for key, value in settings.items():
         if key not in legal:
             near = ", ".join(difflib.get_close_matches(key, legal, 1) or legal)
@@ -106,15 +132,15 @@ def layout_of(name: str, settings: Mapping[str, str]) -> Layout:
     return dataclasses.replace(base, **settings)
 
 
-def _rows(name: str, layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
-    """(place, row, what is wrong with it or "")."""
-    if layout.hub:
-        yield from _hub_rows(layout, root)
+def _rows(name: str, fields: Fields, root: str) -> Iterator[tuple[str, Any, str]]:
+    """Yields (place, row, the reason why the row cannot be used or "")."""
+    if fields.hub:
+        yield from _hub_rows(fields, root)
         return
     path = epath.Path(name)
     if not path.exists():
         raise ValueError(f"data.task={name!r}: no such file")
-    yield from _jsonl_rows(path) if name.endswith(".jsonl") else _parquet_rows(path, layout)
+    yield from _jsonl_rows(path) if name.endswith(".jsonl") else _parquet_rows(path)
 
 
 def _jsonl_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
@@ -133,7 +159,7 @@ def _jsonl_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
                 yield where, row, "" if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
 
 
-def _parquet_rows(path: epath.Path, layout: Layout) -> Iterator[tuple[str, Any, str]]:
+def _parquet_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -149,66 +175,67 @@ def _parquet_rows(path: epath.Path, layout: Layout) -> Iterator[tuple[str, Any, 
         raise ValueError(f"data.task: {path} is not a sound Parquet file: {error}") from error
 
 
-def _hub_rows(layout: Layout, root: str) -> Iterator[tuple[str, Any, str]]:
+def _hub_rows(fields: Fields, root: str) -> Iterator[tuple[str, Any, str]]:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"{layout.hub} needs the datasets library: pip install datasets") from error
-    source = layout.hub
+        raise ImportError(f"{fields.hub} needs the datasets library: pip install datasets") from error
+    source = fields.hub
     if root:
-        folder = epath.Path(root) / layout.hub
+        folder = epath.Path(root) / fields.hub
         if not folder.is_dir():
-            raise ValueError(f"data.root={root!r} holds no copy of {layout.hub}: there is no folder {folder}")
+            raise ValueError(f"data.root={root!r} holds no copy of {fields.hub}: there is no folder {folder}")
         source = str(folder)
-    name = f"{layout.hub}{f' ({layout.subset})' if layout.subset else ''}"
-    quiet = datasets.utils.logging
-    before = quiet.is_progress_bar_enabled()
-    quiet.disable_progress_bar()
+    name = f"{fields.hub}{f' ({fields.subset})' if fields.subset else ''}"
+    progress = datasets.utils.logging
+    before = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
     try:
-        data = datasets.load_dataset(source, layout.subset or None, split=layout.split)
-    except Exception as error:  # of many types; each says what it missed: a split, a subset, the network
+        data = datasets.load_dataset(source, fields.subset or None, split=fields.split)
+    except Exception as error:  # of many types; the message names the cause: a split, a subset, the network
         hint = "" if root else "; without a network, set data.root to a folder with a copy in owner/name"
         raise ValueError(
-            f"data.task: {name}, split {layout.split!r} could not be loaded: {type(error).__name__}: {error}{hint}"
+            f"data.task: {name}, split {fields.split!r} could not be loaded: {type(error).__name__}: {error}{hint}"
         ) from error
     finally:
         if before:
-            quiet.enable_progress_bar()
-    needed = {getattr(layout, part).split(".")[0] for part in _FIELDS} - {""}
-    if needed <= set(data.column_names) and not _ENTRY_KINDS.fullmatch(layout.kind):
-        data = data.select_columns(sorted(needed))  # no picture is decoded for nothing
+            progress.enable_progress_bar()
+    needed = {getattr(fields, part).split(".")[0] for part in _READ} - {""}
+    if needed <= set(data.column_names) and not _ENTRY_KINDS.fullmatch(fields.kind):
+        data = data.select_columns(sorted(needed))  # so that no picture is decoded needlessly
     for number, row in enumerate(data, start=1):
-        yield f"{name} {layout.split}, row {number}", row, ""
+        yield f"{name} {fields.split}, row {number}", row, ""
 
 
-def _problem(row: dict, layout: Layout) -> tuple[Problem | None, str]:
-    """(problem, "") or (None, what is missing)."""
+def _problem(row: dict[str, Any], fields: Fields) -> tuple[Problem | None, str]:
+    """(problem, "") or (None, the reason why the row cannot be used)."""
     found: dict[str, Any] = {}
-    for part in _FIELDS:
-        path = getattr(layout, part)
+    for part in _READ:
+        path = getattr(fields, part)
         value = _field(row, path) if path else ""
         if value is None and part in ("solution", "difficulty"):
-            value = ""  # some rows may lack these; `read` asks that one has them
+            value = ""  # some rows may lack these; `read` requires that at least one has them
         if value is None:
             return None, f"no field {path!r} ({part}); it has {', '.join(sorted(map(str, row))) or 'none'}"
         found[part] = value
-    question = _text(found["question"]).removeprefix(layout.before).removesuffix(layout.after).strip()
+    question = _text(found["question"]).removeprefix(fields.before).removesuffix(fields.after).strip()
     answer, solution = _text(found["answer"]).strip(), _text(found["solution"]).strip()
-    if layout.answer_after:
-        answer = answer.rpartition(layout.answer_after)[2].strip()
+    if fields.answer_after:
+        answer = answer.rpartition(fields.answer_after)[2].strip()
     if not question:
-        return None, f"field {layout.question!r} has no question in it"
+        return None, f"field {fields.question!r} has no question in it"
     if not answer:
-        return None, f"field {layout.answer!r} has no answer in it"
+        return None, f"field {fields.answer!r} has no answer in it"
     if any("\ud800" <= c <= "\udfff" for c in question):
-        return None, f"field {layout.question!r} holds a lone surrogate, which no tokenizer takes"
-    entry: Any = row if _ENTRY_KINDS.fullmatch(layout.kind) else answer
+        return None, f"field {fields.question!r} holds a lone surrogate, which no tokenizer takes"
+    entry: Any = row if _ENTRY_KINDS.fullmatch(fields.kind) else answer
     return Problem(
-        hash_text(question, 4), question, entry, layout.kind, _text(found["difficulty"]), solution, answer
+        hash_text(question, 4), question, entry, fields.kind, _text(found["difficulty"]), solution, answer
     ), ""
 
 
 def _field(row: Any, path: str) -> Any:
+    """The value at a path such as "prompt.0.content", or None if there is none."""
     for key in path.split("."):
         if isinstance(row, dict):
             row = row.get(key)
@@ -220,7 +247,7 @@ def _field(row: Any, path: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):  # several answers, all of which are asked for
+    if isinstance(value, list):  # several answers, all of which are required
         return ", ".join(_text(v) for v in value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
@@ -228,7 +255,7 @@ def _text(value: Any) -> str:
 
 
 def digest(problems: list[Problem]) -> str:
-    """A hash of what the problems say, in their order: equal where the data are."""
+    """The number of problems and a hash of their contents in order: equal if the data are equal."""
     total = hashlib.blake2b(digest_size=8)
     for p in problems:
         total.update(json.dumps([p.question, p.entry, p.kind, p.solution], default=str).encode())

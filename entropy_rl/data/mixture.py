@@ -1,27 +1,26 @@
 """Several sources as one, with exact shares."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from entropy_rl.data.tasks import Problem
+from entropy_rl.data.source import Fault, Problem, Source, check_step
 
 
 class Mixture:
-    """A weighted mixture: of every W = Σ weights problems in a row, exactly `weight` come from each part.
+    """A weighted mixture: of any W = Σ weights consecutive problems, exactly `weight` come from each part.
 
-    Which part place i takes depends on i mod W alone, spread out as evenly as it goes, and every part goes on where
-    its own share of the places before ended: so a step can be asked for by itself.
+    The part that fills place i depends only on i mod W, and the parts' places are spread as evenly as possible. Each
+    part continues in its own order where its earlier places ended, so any step can be asked for directly.
 
     Args:
-        parts: name -> (source, weight), weights whole numbers above 0.
+        parts: name -> (source, weight); weights are whole numbers above 0.
 
     Raises:
-        ValueError: no part, or a weight that is no whole number.
+        ValueError: If there is no part, or a weight is not a whole number above 0.
     """
 
     name = "mixture"
 
-    def __init__(self, parts: Mapping[str, tuple[Any, int]]):
+    def __init__(self, parts: Mapping[str, tuple[Source, int]]):
         if not parts:
             raise ValueError("data.task='mixture' needs parts in data.mixture: name -> {task, settings, weight}")
         for name, (_, weight) in parts.items():
@@ -31,41 +30,47 @@ class Mixture:
         self._weights = {name: weight for name, (_, weight) in parts.items()}
         self._pattern = _spread(self._weights)
 
-    def train(self, step: int, n: int, round: int = 0, start: int | None = None) -> list[Problem]:
-        """n problems of the parts in turn, a pure function of (seed, step, round); see the sources' own."""
-        first = max(0, step - 1) * n if start is None else start
+    def train(self, step: int, n: int, refill_round: int = 0, start: int | None = None) -> list[Problem]:
+        """n problems from the parts in turn; see `Source.train`."""
+        check_step(step)
+        first = (step - 1) * n if start is None else start
         whole, rest = divmod(first, len(self._pattern))
         places = [self._pattern[(first + i) % len(self._pattern)] for i in range(n)]
         taken = {}
         for name, source in self.parts.items():
             if count := places.count(name):
                 begin = whole * self._weights[name] + self._pattern[:rest].count(name)
-                taken[name] = iter(source.train(step, count, round, begin))
+                taken[name] = iter(source.train(step, count, refill_round, begin))
         return [next(taken[name]) for name in places]
 
     def held_out(self, n: int) -> list[Problem]:
-        """Nothing as a whole: its parts hold out."""
+        """Raises ValueError: the parts hold problems out, the mixture as a whole does not."""
         raise ValueError("a mixture holds nothing out: evaluate its parts, or name sets in eval.sets")
 
+    def kept_out(self, n: int) -> list[Problem]:
+        """Raises ValueError, as `held_out` does."""
+        return self.held_out(n)
+
     def withhold(self, questions: frozenset[int]) -> int:
-        """Takes these questions out of every part's training; how many there were."""
+        """Removes these questions from every part's training; returns the number removed from all parts."""
         return sum(source.withhold(questions) for source in self.parts.values())
 
-    def fit(self, fault: Callable[[Problem], str | None], bad_rows: str) -> None:
-        """Every part's `fit`."""
+    def fit(self, fault: Fault, bad_rows: str) -> None:
+        """Calls `fit` of every part."""
         for source in self.parts.values():
             source.fit(fault, bad_rows)
 
     @property
     def digest(self) -> str:
-        """The parts' digests."""
+        """The digests of the parts."""
         return "; ".join(f"{name}: {source.digest}" for name, source in self.parts.items())
 
 
 def _spread(weights: Mapping[str, int]) -> list[str]:
-    """One window, every place given to the part that is furthest behind its share."""
+    """W part names: each place goes to the part that is furthest below its share so far."""
     pattern: list[str] = []
     total = sum(weights.values())
     for place in range(1, total + 1):
-        pattern.append(max(weights, key=lambda name: weights[name] * place - total * pattern.count(name)))
+        lag = {name: weight * place - total * pattern.count(name) for name, weight in weights.items()}
+        pattern.append(max(lag, key=lag.__getitem__))
     return pattern

@@ -1,23 +1,29 @@
-"""Problems of a file in an order that any step can be asked for: index arithmetic over a shuffle for each epoch.
+"""Problems of a file, in an order that any step can be asked for directly: index arithmetic over a shuffle per epoch.
 
-There is no iterator and so no state of one: a resumed run, or one of several processes, asks for its step.
+There is no iterator and so no state to save: a resumed run, or one of several processes, asks for the step it needs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 
 from entropy_rl.data import files
-from entropy_rl.data.tasks import MAX_ROUNDS, Problem, hash_text, question_key
+from entropy_rl.data.source import MAX_REFILLS, Fault, Problem, Source, check_step, hash_text, question_key
 
 
 class Stored:
     """The problems of a file or data set, split into training and held-out ones by a hash of the question.
 
     Args:
-        name: as `data.task`; see `files.read` for it and for `settings`, `root` and `bad_rows`.
-        seed: of the run; decides the order of training and not what is held out.
+        name: a file or a data set (`data.task`); see `files.read` for it and for settings, root and bad_rows.
+        settings: fields of `Fields` that differ from the data set's own (`data.settings`).
+        seed: the run's; determines the order of training but not which problems are held out.
         held_out_modulus: one question in this many is held out; 0: none, 1: all (a set for evaluation).
+        root: a folder with local copies of hub data sets; "": the hub.
+        bad_rows: "error" or "skip".
+
+    Raises:
+        ValueError: If the modulus is negative, or the file or data set cannot be read.
     """
 
     def __init__(
@@ -36,32 +42,26 @@ class Stored:
         self._rows = files.read(name, settings, root, bad_rows)
         self._split()
 
-    def train(self, step: int, n: int, round: int = 0, start: int | None = None) -> list[Problem]:
-        """n training problems, a pure function of (seed, step, round); each once an epoch where round is 0.
+    def train(self, step: int, n: int, refill_round: int = 0, start: int | None = None) -> list[Problem]:
+        """n training problems; see `Source.train`. Round 0 gives each problem once per epoch.
 
-        Two epochs can meet in one batch, and a problem then be in it twice.
-
-        Args:
-            step: from 1.
-            n: how many.
-            round: above 0: fresh ones for the same step, from an order of their own.
-            start: the place in the order of round 0 where this step begins; None: (step − 1)·n.
-
-        Raises:
-            ValueError: there are fewer than n.
+        Two epochs can meet in one batch, which may then contain a problem twice. Refill rounds have their own order.
         """
-        if step < 1:
-            raise ValueError(f"step is {step}; the steps of a file count from 1")
+        check_step(step)
         if n > len(self._train):
             raise ValueError(f"data.task={self.path!r} has {len(self._train)} training problems; {n} were asked for")
-        if round:
-            order, start = self._again, ((step - 1) * MAX_ROUNDS + round - 1) * n
+        if refill_round:
+            order, first = self._refill_order, ((step - 1) * MAX_REFILLS + refill_round - 1) * n
         else:
-            order, start = self._order, (step - 1) * n if start is None else start
-        return [self._train[order[i]] for i in range(start, start + n)]
+            order, first = self._order, (step - 1) * n if start is None else start
+        return [self._train[order[i]] for i in range(first, first + n)]
 
     def held_out(self, n: int) -> list[Problem]:
-        """n held-out problems, all where there are fewer: the same ones whatever the seed and the file's order."""
+        """n held-out problems, or all if there are fewer: the same ones whatever the seed and the file's order.
+
+        Raises:
+            ValueError: If no problem is held out.
+        """
         if not self._held_out:
             raise ValueError(
                 f"data.task={self.path!r} with data.held_out_modulus={self.held_out_modulus} holds out none of its "
@@ -69,16 +69,27 @@ class Stored:
             )
         return self._held_out[:n]
 
+    def kept_out(self, n: int) -> list[Problem]:
+        """All held-out problems, even if fewer are evaluated."""
+        return self.held_out(len(self._rows))
+
     def withhold(self, questions: frozenset[int]) -> int:
-        """Takes these questions (`question_key`) out of training and returns how many there were."""
+        """Removes these questions (`question_key`) from training; returns the number removed."""
         before = len(self._train)
-        kept = [(p, w) for p, w in self._rows if self._is_held_out(p) or question_key(p.question) not in questions]
-        self._rows = kept
+        self._rows = [
+            (problem, where)
+            for problem, where in self._rows
+            if self._is_held_out(problem) or question_key(problem.question) not in questions
+        ]
         self._split()
         return before - len(self._train)
 
-    def fit(self, fault: Callable[[Problem], str | None], bad_rows: str) -> None:
-        """Looks at every problem with `fault`, which says what is wrong or None; see `files.BadRows`."""
+    def fit(self, fault: Fault, bad_rows: str) -> None:
+        """Checks every problem with `fault`; problems with a fault are bad rows, see `files.BadRows`.
+
+        Raises:
+            ValueError: If bad_rows is "error" and there is a fault, or if no problem is left.
+        """
         bad, kept = files.BadRows(self.path, bad_rows), []
         for problem, where in self._rows:
             why = fault(problem)
@@ -97,6 +108,11 @@ class Stored:
         """A hash of all problems in their order."""
         return files.digest([problem for problem, _ in self._rows])
 
+    @property
+    def parts(self) -> Mapping[str, Source]:
+        """Itself, by its name."""
+        return {self.name: self}
+
     def _is_held_out(self, problem: Problem) -> bool:
         return self.held_out_modulus > 0 and problem.uid % self.held_out_modulus == 0
 
@@ -104,18 +120,20 @@ class Stored:
         problems = [problem for problem, _ in self._rows]
         self._train = [p for p in problems if not self._is_held_out(p)]
         self._held_out = sorted((p for p in problems if self._is_held_out(p)), key=lambda p: hash_text(p.question, 8))
-        self._order, self._again = (_shuffled(len(self._train), f"{what} {self.seed}") for what in ("train", "again"))
+        self._order = _shuffled(len(self._train), f"train {self.seed}")
+        self._refill_order = _shuffled(len(self._train), f"again {self.seed}")
 
 
-def _shuffled(n: int, what: str) -> Sequence[int]:
-    from grain import MapDataset  # here: it takes a second or two to import
+def _shuffled(n: int, seed_text: str) -> Sequence[int]:
+    from grain import MapDataset  # imported here because it takes a second or two
 
-    # Grain shuffles epoch e with seed + e: seeds far apart, or run 1 would begin with the second epoch of run 0.
-    return MapDataset.source(range(max(1, n))).shuffle(seed=hash_text(what, 4)).repeat()
+    # Grain shuffles epoch e with seed + e. A hash keeps seeds far apart: otherwise run 1 would begin with the second
+    # epoch of run 0.
+    return MapDataset.source(range(max(1, n))).shuffle(seed=hash_text(seed_text, 4)).repeat()
 
 
 def report_withheld(name: str, withheld: int) -> None:
-    """Says so where evaluation problems were found in training data."""
+    """Logs a warning if training data contained evaluation problems."""
     if withheld:
         logging.warning(
             "%s holds %d problems of the evaluation sets: training leaves them out (a run without these sets did not)",

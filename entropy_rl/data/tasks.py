@@ -1,62 +1,40 @@
 """Problems of a reasoning-gym task, as a pure function of (seed, step).
 
-reasoning-gym draws item i of a data set with seed s from Random(s + i). Each step therefore gets a range of
-2^32 such numbers to itself, and each run's seed a hashed block of them: steps never share a draw.
+reasoning-gym draws item i of a data set with seed s from Random(s + i). Each step therefore has its own range of 2^32
+such numbers, and each run's seed has its own hashed block of ranges: no two steps share a draw.
 """
 
 import dataclasses
 import difflib
-import hashlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-# Items are drawn from data sets of this size: some tasks lay out `size` items when they are made.
+from entropy_rl.data.source import Fault, Problem, Source, check_step, hash_text, question_key
+
+# Items are drawn from data sets of this size: some tasks lay out `size` items when they are created.
 _CHUNK = 256
-# Draws allowed for each problem asked for (times the modulus for held-out ones) before the space is called
-# too small. Drawing n distinct of a space of n alone takes about n·log n draws.
+# Draws allowed per requested problem (times the modulus for held-out ones) before the space is called too small.
+# Drawing n distinct problems from a space of exactly n takes about n·log n draws.
 _DRAWS_PER_PROBLEM = 50
 _STEP_RANGE = 2**32
 _ROUND_RANGE = 2**28
-MAX_ROUNDS = 15  # that a step may draw again
-
-
-class Problem(NamedTuple):
-    """One question with what its verifier needs.
-
-    Attributes:
-        uid: u32 hash of the question's text.
-        question: the text put to the model.
-        entry: the right answer, or the data set's entry: the `answer` that `rewards.score` takes.
-        kind: the `kind` that `rewards.score` takes, such as "reasoning_gym:<task>".
-        difficulty: what accuracy is reported by; "" where there is nothing to tell problems apart.
-        solution: a worked solution that came with it, or "".
-        answer: the right answer as text, to show and to end a worked solution with.
-    """
-
-    uid: int
-    question: str
-    entry: Any
-    kind: str
-    difficulty: str = ""
-    solution: str = ""
-    answer: str = ""
 
 
 class Task:
-    """A reasoning-gym task, split for good into training and held-out problems.
+    """A reasoning-gym task, with a fixed split into training and held-out problems.
 
-    A question is held out when uid % held_out_modulus == 0, which depends on its text alone: a training
-    problem can never be a held-out one, however small the space, whatever the seed.
+    A question is held out if uid % held_out_modulus == 0, which depends only on its text: a training problem can never
+    be a held-out one, however small the space and whatever the seed.
 
     Args:
         name: a reasoning-gym task, such as "chain_sum" (`data.task`).
         settings: fields of that task's configuration (`data.settings`).
-        seed: the run's seed; decides the training problems and not the held-out ones.
+        seed: the run's seed; determines the training problems but not the held-out ones.
         held_out_modulus: one question in this many is held out.
 
     Raises:
-        ValueError: unknown task, unknown setting, or a setting that the task refuses.
+        ValueError: If the task or a setting is unknown, or the task refuses a setting.
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], seed: int, held_out_modulus: int = 10):
@@ -72,42 +50,47 @@ class Task:
         self._block = hash_text(f"train {seed}", 8) << 64
         self._held_out: list[Problem] = []
         self._withheld: frozenset[int] = frozenset()
-        self._fault: Callable[[Problem], str | None] = lambda problem: None
-        self._dataset(0)  # the task's own checks, before any work
+        self._fault: Fault = _no_fault
+        self._dataset(0)  # runs the task's own checks before any work
 
-    def train(self, step: int, n: int, round: int = 0, start: int | None = None) -> list[Problem]:
-        """n different training problems, a pure function of (seed, step, round). ValueError if there are fewer.
-
-        Args:
-            step: from 0.
-            n: how many.
-            round: above 0: fresh ones for the same step, in the place of groups that teach nothing.
-            start: where files go on (see `Stored.train`); nothing to a task.
-        """
-        if step < 0:
-            raise ValueError(f"step is {step}; steps count from 0")
-        return self._collect(self._block + step * _STEP_RANGE + round * _ROUND_RANGE, n, held_out=False)
+    def train(self, step: int, n: int, refill_round: int = 0, start: int | None = None) -> list[Problem]:
+        """n different training problems; see `Source.train`. Ignores `start`: a task has no order."""
+        check_step(step)
+        return self._collect(self._block + step * _STEP_RANGE + refill_round * _ROUND_RANGE, n, held_out=False)
 
     def held_out(self, n: int) -> list[Problem]:
-        """The first n different held-out problems, whatever the seed. ValueError if there are fewer."""
+        """The first n different held-out problems, whatever the seed.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
         if len(self._held_out) < n:
             self._held_out = self._collect(0, n, held_out=True)
         return self._held_out[:n]
 
+    def kept_out(self, n: int) -> list[Problem]:
+        """The first n held-out problems: an evaluation of n uses no others."""
+        return self.held_out(n)
+
     def withhold(self, questions: frozenset[int]) -> int:
-        """Keeps these questions (`question_key`) out of training. Returns 0: nothing is drawn yet."""
+        """Keeps these questions (`question_key`) out of training. Returns 0: none has been drawn so far."""
         self._withheld |= questions
         return 0
 
-    def fit(self, fault: Callable[[Problem], str | None], bad_rows: str) -> None:
-        """With bad_rows "skip", draws another problem where `fault` finds one wrong; else that is an error later."""
+    def fit(self, fault: Fault, bad_rows: str) -> None:
+        """With bad_rows "skip", draws another problem in place of one with a fault; otherwise it fails when used."""
         if bad_rows == "skip":
             self._fault, self._held_out = fault, []
 
     @property
     def digest(self) -> str:
-        """What the problems come from: another version may draw others."""
+        """The version of reasoning-gym: another one may draw other problems."""
         return f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"
+
+    @property
+    def parts(self) -> Mapping[str, Source]:
+        """Itself, by its name."""
+        return {self.name: self}
 
     def _collect(self, first: int, n: int, held_out: bool) -> list[Problem]:
         limit = (n + 10) * _DRAWS_PER_PROBLEM * (self.held_out_modulus if held_out else 1)
@@ -138,7 +121,7 @@ class Task:
             for i in range(_CHUNK):
                 try:
                     entry = dataset[i]
-                except Exception as error:  # a generator's own limits, such as seeds of 32 bits
+                except Exception as error:  # the generator's own limits, such as 32-bit seeds
                     raise ValueError(f"data.task: {self.name} could not make a problem: {error}") from error
                 yield entry
 
@@ -149,8 +132,12 @@ class Task:
             raise ValueError(f"data.settings: {self.name} refuses {self.settings}: {error}") from error
 
 
-def _difficulty(entry: dict) -> str:
-    """`num_digits=2 num_terms=3`: the parameters of a task's difficulty as they are in this entry."""
+def _no_fault(problem: Problem) -> None:
+    return None
+
+
+def _difficulty(entry: Mapping[str, Any]) -> str:
+    """The values of the parameters of difficulty in this entry, such as `num_digits=2 num_terms=3`; "" if none."""
     metadata = entry.get("metadata", {})
     levels = metadata.get("difficulty")
     if not isinstance(levels, Mapping):
@@ -160,22 +147,11 @@ def _difficulty(entry: dict) -> str:
 
 
 def _find_task(name: str) -> tuple[Any, Any]:
-    # Imported here: it brings in sympy and matplotlib, seconds that nothing else needs.
-    import reasoning_gym  # noqa: F401  (fills the registry)
+    # Imported here: it imports sympy and matplotlib, which takes seconds and which nothing else needs.
+    import reasoning_gym  # noqa: F401  (fills DATASETS)
     from reasoning_gym.factory import DATASETS
 
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=3) or sorted(DATASETS)[:5] + ["…"]
         raise ValueError(f"data.task: reasoning-gym has no task {name!r}; near it: {', '.join(near)}")
     return DATASETS[name]
-
-
-def question_key(question: str) -> int:
-    """A hash of the question's words, by which a training problem is known to be an evaluation problem."""
-    return hash_text(" ".join(question.split()).casefold(), 8)
-
-
-def hash_text(text: str, n_bytes: int) -> int:
-    """An unsigned number of n_bytes bytes, the same in every process."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=n_bytes).digest()
-    return int.from_bytes(digest, "big")

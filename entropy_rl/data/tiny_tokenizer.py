@@ -1,7 +1,7 @@
-r"""A character tokenizer of 104 symbols, built in memory: nothing to download, nothing to train.
+r"""A character tokenizer of 104 symbols, built in memory: nothing is downloaded or trained.
 
-Each printable ASCII character is a token. So are `\boxed{` and the fixed words of a chain_sum question, which
-makes a prompt for two 2-digit terms nine tokens long.
+Each printable ASCII character is a token. So are `\boxed{` and the fixed words of a chain_sum question, so that the
+prompt for two 2-digit terms has nine tokens.
 """
 
 import string
@@ -15,10 +15,10 @@ _CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n\t
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A transformers tokenizer whose decode(encode(text)) is text, for printable ASCII, newline and tab.
+    """A transformers tokenizer that decodes an encoded text to the same text: printable ASCII, newline and tab.
 
-    Other characters become `<unk>`. Neither BOS nor EOS is added to a text. Vocabulary: 104, in this order:
-    pad 0, bos 1, eos 2, unk 3, whole pieces, characters.
+    Other characters become `<unk>`. Neither BOS nor EOS is added to a text. The vocabulary has 104 entries in this
+    order: pad 0, bos 1, eos 2, unk 3, pieces of several characters, characters.
     """
     vocabulary = {piece: i for i, piece in enumerate((*_SPECIAL, *_WHOLE, *_CHARACTERS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

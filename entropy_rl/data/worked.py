@@ -1,9 +1,9 @@
-r"""Worked solutions for the supervised warm-up, in several formats and with slips on purpose.
+r"""Worked solutions for the supervised warm-up, in several formats and with deliberate errors.
 
-A model taught several ways, some of them wrong, leaves reinforcement learning a choice to make: that choice
-is the entropy which the rest of this code watches. All texts end in `\boxed{answer}`.
+A model that is taught in several ways, some of them wrong, leaves a choice to reinforcement learning: this choice is
+the entropy that the rest of this code observes. All texts end in `\boxed{answer}`.
 
-For 47 + 85 the three formats are
+The three formats for 47 + 85 are
 
     digits with carries     7+5=12,4+8+1=13 \boxed{132}
     parts by place          120+12=132 \boxed{132}
@@ -13,37 +13,43 @@ For 47 + 85 the three formats are
 import random
 import re
 
-from entropy_rl.data.tasks import Problem
+from entropy_rl.data.source import Problem
 from entropy_rl.rewards.answer import extract_boxed
 
 
 def worked_solution(problem: Problem, rng: random.Random, error_rate: float, misread_rate: float = 0.0) -> str:
     r"""A worked solution ending in `\boxed{answer}`.
 
-    chain_sum: one of three formats, drawn from rng. Each arithmetic step is wrong with probability
-    error_rate, by one unit of its place, and the error is carried into the answer. gsm_symbolic: the entry's
-    own solution. A problem of a file with `data.settings.solution`: that text, with the answer added where it has no
-    box of its own.
+    The solution of a chain_sum problem has one of three formats, drawn from rng. Each arithmetic step is wrong with
+    probability error_rate, by one unit of its place, and the error carries over into the answer. With probability
+    misread_rate, the solution reads every minus as a plus: a model that learns from such texts has a choice to make
+    wherever there is a minus, and the choice is the same in every problem.
 
-    With probability misread_rate chain_sum's reads every minus as a plus. A model that learns from such texts has a
-    choice to make wherever there is a minus, and one that is the same in every problem.
+    The solution of a gsm_symbolic problem is the entry's own. So is that of a problem from a file with
+    `data.settings.solution`, with the answer added if it has no box.
 
     Args:
         problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic", or with a solution.
-        rng: the only source of randomness; the text is a pure function of (problem, rng's state, error_rate).
-        error_rate: probability of a slip at each step, in [0, 1].
+        rng: the only source of randomness; the text is a pure function of the arguments and the state of rng.
+        error_rate: probability of an error at each step, in [0, 1].
         misread_rate: probability of a solution that misreads, in [0, 1].
 
     Raises:
-        ValueError: the task has no worked solutions, or error_rate cannot be met.
+        ValueError: If the task has no worked solutions, or a rate is outside [0, 1] or above 0 for a solution that is
+            not generated.
     """
-    for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
+    given = ""  # the origin of a solution that is not generated
+    if problem.solution:
+        given = "a file"
+    elif problem.kind == "reasoning_gym:gsm_symbolic":
+        given = "gsm_symbolic"
+    rates = {"error_rate": error_rate, "misread_rate": misread_rate}
+    for key, rate in rates.items():
         if not 0 <= rate <= 1:
             raise ValueError(f"warmup.{key} is {rate}; it is a probability, from 0 to 1")
-    ready = "a file" if problem.solution else "gsm_symbolic" * (problem.kind == "reasoning_gym:gsm_symbolic")
-    for key, rate in (("error_rate", error_rate), ("misread_rate", misread_rate)):
-        if ready and rate:
-            raise ValueError(f"warmup.{key} is {rate}, but the solutions of {ready} are ready made; set it to 0")
+    for key, rate in rates.items():
+        if given and rate:
+            raise ValueError(f"warmup.{key} is {rate}, but the solutions of {given} are ready-made; set it to 0")
     if problem.solution:
         return _boxed(problem.solution, problem.answer)
     if problem.kind == "reasoning_gym:chain_sum":
@@ -55,7 +61,7 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
         return _gsm_symbolic(problem)
     raise ValueError(
         f"warmup.updates: {problem.kind} has no worked solutions to learn from; "
-        "set it to 0, take chain_sum, gsm_symbolic or a file with data.settings.solution as data.task, or name "
+        "set it to 0, use chain_sum, gsm_symbolic or a file with data.settings.solution as data.task, or name "
         "another source in warmup.task"
     )
 
@@ -68,7 +74,7 @@ def _gsm_symbolic(problem: Problem) -> str:
 
 
 def _boxed(solution: str, answer: str) -> str:
-    """The solution without GSM8K's marks (`#### 12`, `<<3*4=12>>`), ending in a box where it has none."""
+    """The solution without GSM8K's marks (`#### 12`, `<<3*4=12>>`), with a box at the end if it has none."""
     if extract_boxed(solution):
         return solution
     steps = re.sub(r"\s*####.*\Z", "", re.sub(r"<<[^<>]*>>", "", solution), flags=re.DOTALL).rstrip()
@@ -87,7 +93,7 @@ def _chain_sum(expression: str, rng: random.Random, error_rate: float) -> str:
 
 
 def _by_digits(x: int, y: int, rng: random.Random, error_rate: float) -> tuple[str, int]:
-    # Column by column on magnitudes, the larger on top; the sign is that of the larger.
+    # Column by column on magnitudes, with the larger number on top; the result has its sign.
     large, small = (x, y) if abs(x) >= abs(y) else (y, x)
     subtract = (large < 0) != (small < 0) and small != 0
     width = len(str(abs(large)))
@@ -136,7 +142,7 @@ def _by_counting(x: int, y: int, rng: random.Random, error_rate: float) -> tuple
 
 
 def _digits(x: int, width: int) -> list[int]:
-    """Digits of |x|, ones first."""
+    """The digits of |x|, ones first, padded with zeros to the width."""
     return [int(c) for c in reversed(str(abs(x)).zfill(width))]
 
 
@@ -148,7 +154,7 @@ def _slip(
     low: int | None = None,
     high: int | None = None,
 ) -> int:
-    """value, or with probability error_rate a value one unit off that stays within [low, high]."""
+    """The value, or with probability error_rate a value that is one unit off and stays within [low, high]."""
     if rng.random() >= error_rate:
         return value
     near = (value - unit, value + unit)

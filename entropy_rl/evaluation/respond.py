@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from entropy_rl.data import Problem, Prompts
+from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.evaluation.estimators import bootstrap, maj_at_k, pass_at_k, wilson
 from entropy_rl.policy import responses
 from entropy_rl.rewards import Grader, extract_answer
@@ -54,7 +54,14 @@ class Answered(NamedTuple):
 
 
 def respond(
-    draw: Draw, problems: Sequence[Problem], prompts: Prompts, tokenizer, grader: Grader, batch: int, key, first: int
+    draw: Draw,
+    problems: Sequence[Problem],
+    prompts: PromptEncoder,
+    tokenizer,
+    grader: Grader,
+    batch: int,
+    key,
+    first: int,
 ) -> list[list[Answered]]:
     """For each problem its graded responses, numbered from `first`.
 
@@ -94,7 +101,7 @@ def respond(
 
 
 def in_training(
-    e: Engine, c: ConfigDict, prompts: Prompts, sets: Mapping[str, Sequence[Problem]]
+    e: Engine, c: ConfigDict, prompts: PromptEncoder, sets: Mapping[str, Sequence[Problem]]
 ) -> Callable[[Any, Grader], dict[str, Any]]:
     """(params, grader) -> the row of metrics of all sets: greedy, and `eval.samples` samples where that is above 0."""
     k, shards = c.eval.samples, math.lcm(row_shards(e.mesh), row_shards(e.sampling[0]))

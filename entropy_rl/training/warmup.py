@@ -1,99 +1,142 @@
-"""The supervised warm-up on worked solutions, on the same step machinery: a group of one, and loss −log π."""
+"""The supervised warm-up on worked solutions, by the same train step: groups of one, and the loss −log π."""
 
 import random
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from entropy_rl import token_transforms
-from entropy_rl.data import Problem, Prompts, Source, worked_solution
-from entropy_rl.training import engine, step
+from entropy_rl.data import Problem, PromptEncoder, Source, worked_solution
+from entropy_rl.model.transformer import ModelConfig, Params
+from entropy_rl.objective.tokens import TokenInfo
+from entropy_rl.sampling.base import Prompts, Rollout
+from entropy_rl.training.batch import Batch
+from entropy_rl.training.engine import Engine
+from entropy_rl.training.update import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FIRST = 1 << 20  # the warm-up's problems come from steps that RL does not reach
 
 
-def negative_logp(logp_BxT, tokens):
+def negative_logp(logp_BxT: jax.Array, tokens: TokenInfo) -> tuple[jax.Array, jax.Array]:
     """The supervised objective: (−logp, nothing clipped)."""
     return -logp_BxT, jnp.zeros(logp_BxT.shape, bool)
 
 
-def run(c: ConfigDict, cfg, params, tokenizer, mesh, source: Source, prompts: Prompts, stop) -> tuple:
-    """Parameters after `warmup.updates` updates, and the mean loss (nats a token) of the last tenth of them.
+class Lessons:
+    """Worked solutions as batches, a pure function of (seed, update).
 
-    A pure function of the config and the parameters. `stop()` is looked at before every update; the warm-up is
-    then left with SystemExit.
+    Args:
+        warmup: the config section.
+        seed: the run's.
+        max_tokens: T, the room for a solution.
+        source: gives the problems.
+        encoder: makes tokens of them.
+        tokenizer: makes tokens of the solutions.
     """
+
+    def __init__(
+        self,
+        warmup: ConfigDict,
+        seed: int,
+        max_tokens: int,
+        source: Source,
+        encoder: PromptEncoder,
+        tokenizer: "PreTrainedTokenizerBase",
+    ):
+        self._warmup, self._seed, self._max_tokens = warmup, seed, max_tokens
+        self._source, self._encoder, self._tokenizer = source, encoder, tokenizer
+
+    def batch(self, i: int) -> Batch:
+        """Update i's batch: `warmup.batch` problems, each with a worked solution and the end of sequence."""
+        problems = self._source.train(_FIRST + i, self._warmup.batch)
+        uid = np.array([p.uid for p in problems], np.uint32)
+        made = Rollout.empty(len(problems), self._max_tokens)
+        for row, problem in enumerate(problems):
+            ids = self.solution(problem, i)
+            made.tokens[row, : len(ids)], made.mask[row, : len(ids)] = ids, 1
+        return Batch.of(Prompts(*self._encoder(problems), uid), made, uid=uid)
+
+    def solution(self, problem: Problem, i: int) -> list[int]:
+        """The tokens of a worked solution and the end of sequence.
+
+        Raises:
+            ValueError: The problem has no worked solution, or one that is too long.
+        """
+        rng = random.Random(f"{self._seed} {i} {problem.uid}")
+        text = worked_solution(problem, rng, self._warmup.error_rate, self._warmup.misread_rate)
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._tokenizer.eos_token_id]
+        if len(ids) > self._max_tokens:
+            raise ValueError(
+                f"rollout.max_tokens={self._max_tokens} is less than the {len(ids)} tokens of a worked solution: "
+                f"{text!r}"
+            )
+        return ids
+
+    def fault(self, problem: Problem) -> str | None:
+        """What keeps a problem out of the warm-up, or None."""
+        try:
+            self.solution(problem, 0)
+        except ValueError as error:
+            return str(error)
+        return self._encoder.fault(problem)
+
+
+def engine_of(c: ConfigDict, model_config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", mesh: Mesh) -> Engine:
+    """The engine of the warm-up: one update per batch, one response per prompt, AdamW on a falling rate."""
     lr = optax.cosine_decay_schedule(c.warmup.lr, c.warmup.updates, alpha=0.1)
-    opt = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.0))
-    w = c.copy_and_resolve_references()
-    with w.unlocked():
-        w.rollout.prompts, w.train.updates_per_rollout, w.train.micro_batches = c.warmup.batch, 1, 1
-        w.train.layout = c.warmup.layout
-    how = step.Method(negative_logp, token_transforms.build([]))
-    e = engine.build(w, cfg, tokenizer, mesh, how, opt, samples=1)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.0))
+    own = c.copy_and_resolve_references()
+    with own.unlocked():
+        own.rollout.prompts, own.train.updates_per_rollout, own.train.micro_batches = c.warmup.batch, 1, 1
+        own.train.layout = c.warmup.layout
+    method = Method(negative_logp, token_transforms.build([]))
+    return Engine(own, model_config, tokenizer, mesh, method, optimizer, samples=1)
+
+
+def run(
+    warmup: ConfigDict, max_skipped: int, engine: Engine, params: Params, lessons: Lessons, stop: Callable[[], None]
+) -> tuple[Params, float]:
+    """Makes `warmup.updates` updates: (the parameters, the mean loss in nats per token of the last tenth of them).
+
+    A pure function of the configuration and the parameters.
+
+    Args:
+        warmup: the config section.
+        max_skipped: `optim.max_skipped`.
+        engine: see `engine_of`.
+        params: the parameters; donated.
+        lessons: the batches.
+        stop: called before every update; raises SystemExit to leave the warm-up.
+
+    Raises:
+        RuntimeError: Too many gradients in a row were not finite.
+    """
     losses, started = [], time.monotonic()
-    with e.on_mesh():
-        state = e.init(params)
-        for i in range(c.warmup.updates):
+    with engine.on_mesh():
+        state = engine.init(params)
+        for i in range(warmup.updates):
             stop()
-            batch = step.lay_out(e.plan, worked_batch(c, source, prompts, tokenizer, i))
-            # packed rows take their statistics from a forward pass, which a first update would do without
-            state, metrics = e.update(state, batch, jax.random.key(0), batch.packed is None)
+            (batch,) = engine.parts(lessons.batch(i))
+            # packed rows take their statistics from a forward pass, which an on-policy update would leave out
+            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=batch.packed is None)
             losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
-            if int(state.skipped) > c.optim.max_skipped:
+            if int(state.skipped) > max_skipped:
                 raise RuntimeError(
                     f"warm-up update {i}: the gradient was not finite in {int(state.skipped)} updates in a row"
                 )
-            if (i + 1) % max(1, c.warmup.updates // 10) == 0:
-                seconds = time.monotonic() - started
-                logging.info(
-                    "warm-up %d/%d  loss %.3f  %.0fs left",
-                    i + 1,
-                    c.warmup.updates,
-                    losses[-1],
-                    seconds / (i + 1) * (c.warmup.updates - i - 1),
-                )
+            if (i + 1) % max(1, warmup.updates // 10) == 0:
+                left = (time.monotonic() - started) / (i + 1) * (warmup.updates - i - 1)
+                logging.info("warm-up %d/%d  loss %.3f  %.0fs left", i + 1, warmup.updates, losses[-1], left)
     last = losses[-max(1, len(losses) // 10) :]
     return state.params, float(np.mean(last))
-
-
-def worked_batch(c: ConfigDict, source: Source, prompts: Prompts, tokenizer, i: int) -> step.Batch:
-    """Update i's batch: `warmup.batch` problems, each with one worked solution and the end of sequence."""
-    problems = source.train(_FIRST + i, c.warmup.batch)
-    prompt, prompt_mask = prompts(problems)
-    T = c.rollout.max_tokens
-    tokens, mask = np.zeros((len(problems), T), np.int32), np.zeros((len(problems), T), np.int32)
-    for row, problem in enumerate(problems):
-        ids = worked_ids(c, problem, tokenizer, i)
-        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
-    zeros = np.zeros(tokens.shape, np.float32)
-    uid = np.array([p.uid for p in problems], np.uint32)
-    return step.Batch(
-        prompt, prompt_mask, tokens, mask, np.ones(len(problems), bool), zeros, zeros, zeros, zeros, zeros, uid
-    )
-
-
-def worked_ids(c: ConfigDict, problem: Problem, tokenizer, i: int) -> list[int]:
-    """Tokens of a worked solution and the end of sequence. ValueError: there is none, or it is too long."""
-    rng = random.Random(f"{c.seed} {i} {problem.uid}")
-    text = worked_solution(problem, rng, c.warmup.error_rate, c.warmup.misread_rate)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    if len(ids) > c.rollout.max_tokens:
-        raise ValueError(
-            f"rollout.max_tokens={c.rollout.max_tokens} is below the {len(ids)} tokens of a worked solution: {text!r}"
-        )
-    return ids
-
-
-def fault(c: ConfigDict, prompts: Prompts, tokenizer, problem: Problem) -> str | None:
-    """What keeps a problem out of the warm-up, or None."""
-    try:
-        worked_ids(c, problem, tokenizer, 0)
-    except ValueError as error:
-        return str(error)
-    return prompts.fault(problem)

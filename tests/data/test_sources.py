@@ -1,16 +1,13 @@
-"""Files, data sets and mixtures: their order, their faults, and what keeps training and evaluation apart."""
+"""Files, data sets and mixtures: their order, their faults, and the separation of training and evaluation."""
 
 import json
-import pathlib
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
 from entropy_rl import config
-from entropy_rl.data import DATASETS, Mixture, Prompts, Sources, Stored, Task, share, tiny_tokenizer, worked_solution
-from entropy_rl.data.tasks import question_key
+from entropy_rl.data import DATASETS, Mixture, PromptEncoder, Sources, Stored, Task, tiny_tokenizer, worked_solution
+from entropy_rl.data.source import question_key
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
@@ -43,7 +40,20 @@ def run_config(task, **changes):
     return c
 
 
-def test_each_problem_once_an_epoch_and_another_order_in_each(file):
+def sources_of(c):
+    return Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
+
+
+def no_fault(problem):
+    return None
+
+
+def fit(sources):
+    sources.fit(no_fault, no_fault, "error")
+    return sources
+
+
+def test_each_problem_once_per_epoch_and_another_order_in_each(file):
     stored = Stored(file, {}, seed=0, held_out_modulus=0)
     order = [q for step in range(1, 31) for q in questions(stored.train(step, 5))]  # 3 epochs of 50
     epochs = [order[:50], order[50:100], order[100:]]
@@ -57,7 +67,7 @@ def test_a_batch_that_does_not_divide_the_epoch_leaves_nothing_out(file):
     assert all(sorted(order[i : i + 50]) == sorted(order[:50]) for i in (50, 100))
 
 
-def test_any_step_can_be_asked_for_by_itself(file):
+def test_any_step_can_be_asked_for_directly(file):
     whole = Stored(file, {}, seed=3)
     steps = [whole.train(step, 6) for step in range(1, 40)]
     for step in (39, 7, 22):
@@ -65,53 +75,35 @@ def test_any_step_can_be_asked_for_by_itself(file):
     assert Stored(file, {}, seed=4).train(1, 6) != steps[0]
 
 
-def test_the_next_seeds_first_epoch_is_not_this_ones_second(file):
+def test_the_first_epoch_of_a_seed_is_not_the_second_of_the_seed_before(file):
     # Grain shuffles epoch e with seed + e.
     first, second = (Stored(file, {}, seed=seed, held_out_modulus=0) for seed in (0, 1))
     assert questions(first.train(2, 50)) != questions(second.train(1, 50))
 
 
 def test_the_order_is_the_one_that_runs_were_made_with(tmp_path):
-    """Golden: where a new version of grain shuffles otherwise, runs that go on with it see other problems."""
+    """Golden: if a new version of grain shuffles differently, a run that resumes with it sees other problems."""
     stored = Stored(write(tmp_path / "a.jsonl", sums(10)), {}, seed=0, held_out_modulus=0)
     assert [int(p.answer) - 1 for p in stored.train(1, 10)] == [1, 6, 2, 9, 5, 3, 0, 4, 7, 8]
 
 
-PROCESS = """
-import sys
-from entropy_rl.data import Stored, Mixture, Task, share
-path, process, processes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-mixed = Mixture({"file": (Stored(path, {}, 5), 2), "task": (Task("chain_sum", {}, 5), 1)})
-for step in (1, 2, 17):
-    for p in share(mixed.train(step, 12), process, processes):
-        print(step, p.question)
-"""
+def test_steps_count_from_one_in_every_source(file):
+    stored, task = Stored(file, {}, 0), Task("chain_sum", {}, 0)
+    for source in (stored, task, Mixture({"a": (stored, 1), "b": (task, 1)})):
+        assert len(source.train(1, 4)) == 4
+        with pytest.raises(ValueError, match="step is 0; steps count from 1"):
+            source.train(0, 4)
 
 
-def test_one_process_and_four_see_the_same_order(file):
-    """Real processes, each with its own hash seed, as Python has it."""
-
-    def lines(process, processes):
-        command = [sys.executable, "-W", "ignore", "-c", PROCESS, file, str(process), str(processes)]
-        root = pathlib.Path(__file__).parents[2]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout.splitlines()
-
-    whole, parts = lines(0, 1), [lines(i, 4) for i in range(4)]
-    for s in range(3):
-        assert whole[12 * s : 12 * s + 12] == [line for part in parts for line in part[3 * s : 3 * s + 3]]
-    with pytest.raises(ValueError, match="12 prompts cannot be shared by 5 processes"):
-        share(list(range(12)), 0, 5)
-
-
-def test_a_refill_brings_fresh_problems_as_a_function_of_step_and_round(file):
+def test_a_refill_gives_fresh_problems_as_a_function_of_step_and_round(file):
     for source in (Stored(file, {}, 0), Task("chain_sum", {}, 0), Mixture({"a": (Stored(file, {}, 0), 1)})):
-        rounds = [questions(source.train(3, 4, round)) for round in range(4)]
-        assert rounds == [questions(source.train(3, 4, round)) for round in range(4)]
+        rounds = [questions(source.train(3, 4, refill_round=i)) for i in range(4)]
+        assert rounds == [questions(source.train(3, 4, refill_round=i)) for i in range(4)]
         assert len({tuple(r) for r in rounds}) == 4
         assert questions(source.train(4, 4)) == questions(source.train(4, 4, 0))
 
 
-def test_held_out_problems_are_apart_and_the_same_for_every_seed(file, tmp_path):
+def test_held_out_problems_are_never_trained_on_and_the_same_for_every_seed(file, tmp_path):
     a, b = Stored(file, {}, 0, 5), Stored(file, {}, 1, 5)
     held_out = a.held_out(100)
     assert held_out == b.held_out(100) and a.held_out(3) == held_out[:3] and len(held_out) > 3
@@ -132,8 +124,8 @@ def test_a_mixtures_shares_are_exact_in_every_window(file):
     for i in range(0, 210, 7):
         assert Counter(p.kind for p in order[i : i + 7]) == {"math": 5, "reasoning_gym:chain_sum": 2}
     kinds = [p.kind for p in order]
-    assert kinds[:7] * 30 == kinds  # spread alike, and nowhere three of the rarer part's gaps too wide
-    # The file goes on in its own order, each problem once an epoch, whatever the step's size.
+    assert kinds[:7] * 30 == kinds  # every window has the same pattern
+    # The file continues in its own order, each problem once per epoch, whatever the size of a step.
     from_file = [p.question for p in order if p.kind == "math"]
     alone = [q for step in range(1, 16) for q in questions(stored.train(step, 10))]
     assert from_file == alone
@@ -174,7 +166,7 @@ def test_faults_of_a_whole_file(tmp_path):
         Stored(str(empty), {}, 0)
     with pytest.raises(ValueError, match="no such file"):
         Stored(str(tmp_path / "none.jsonl"), {}, 0)
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(ValueError, match=r"broken\.parquet is not a sound Parquet file"):
         Stored(str(tmp_path / "broken.parquet"), {}, 0)
     good = write(tmp_path / "good.jsonl", sums(3))
@@ -246,7 +238,7 @@ def test_data_sets_by_name_from_a_local_copy(tmp_path, monkeypatch):
 
 
 def test_every_data_set_of_the_table_reads_a_row_of_its_shape(tmp_path, monkeypatch):
-    """The layouts against rows as the data sets have them (their fields, texts of our own)."""
+    """The table against rows of the data sets' shapes (their fields, with texts made up here)."""
     from entropy_rl.data.files import _problem
 
     before, after = DATASETS["dapo-math-17k"].before, DATASETS["dapo-math-17k"].after
@@ -272,39 +264,39 @@ def test_every_data_set_of_the_table_reads_a_row_of_its_shape(tmp_path, monkeypa
         if problem.solution:
             assert worked_solution(problem, None, 0.0).count("\\boxed{2}") == 1
     assert worked_solution(_problem(shapes["gsm8k"], DATASETS["gsm8k"])[0], None, 0.0) == "It is 1+1=2.\n\\boxed{2}"
-    with pytest.raises(ValueError, match=r"warmup\.error_rate is 0\.1, but the solutions of a file are ready made"):
+    with pytest.raises(ValueError, match=r"warmup\.error_rate is 0\.1, but the solutions of a file are ready-made"):
         worked_solution(_problem(shapes["gsm8k"], DATASETS["gsm8k"])[0], None, 0.1)
 
 
-def test_prompts_over_length_are_known_before_anything_runs(tmp_path):
+def test_prompts_that_are_too_long_are_found_before_anything_runs(tmp_path):
     rows = [*sums(5), {"question": "What is " + "1 + " * 40 + "1?", "answer": 41}]
     c = run_config(write(tmp_path / "long.jsonl", rows), data__held_out_modulus=0, eval__every=0)
-    prompts = Prompts(c.data, tiny_tokenizer())
+    prompts = PromptEncoder(c.data, tiny_tokenizer())
     with pytest.raises(ValueError, match=r"long\.jsonl, line 6: data\.max_prompt_len is 64, but the prompt .* tokens"):
-        Sources(c).fit(prompts.fault, prompts.fault, "error")
-    sources = Sources(c)
+        sources_of(c).fit(prompts.fault, prompts.fault, "error")
+    sources = sources_of(c)
     sources.fit(prompts.fault, prompts.fault, "skip")
     assert len(sources.train.train(1, 5)) == 5
     with pytest.raises(ValueError, match="has 5 training problems"):
         sources.train.train(1, 6)
     with pytest.raises(ValueError, match="none of its 6 problems can be used"):
-        Sources(c).fit(lambda problem: "no", lambda problem: "no", "skip")
+        sources_of(c).fit(lambda problem: "no", lambda problem: "no", "skip")
     wide = Task("chain_sum", {"max_terms": 6}, 0)
-    short = Prompts(run_config("chain_sum", data__max_prompt_len=20).data, tiny_tokenizer())
+    short = PromptEncoder(run_config("chain_sum", data__max_prompt_len=20).data, tiny_tokenizer())
     wide.fit(short.fault, "skip")
     assert all(short.fault(p) is None for p in wide.train(1, 64))
 
 
 @pytest.mark.parametrize("every", [0, 10])
-def test_evaluation_problems_are_taken_out_of_training(tmp_path, caplog, every):
+def test_evaluation_problems_are_removed_from_training(tmp_path, caplog, every):
     train, test = write(tmp_path / "train.jsonl", sums(40)), write(tmp_path / "test.jsonl", sums(10, start=35))
     shouted = [row | {"question": f" {row['question'].upper()}"} for row in sums(2)]  # the same words
     more = write(tmp_path / "more.jsonl", shouted)
     c = run_config(train, data__held_out_modulus=0, eval__sets={"test": {"task": test}, "more": {"task": more}})
-    c.eval.problems, c.eval.every = 4, every  # those that are not looked at are kept out as well
-    sources = Sources(c)
+    c.eval.problems, c.eval.every = 4, every  # those that are not evaluated are kept out as well
+    sources = sources_of(c)
     with caplog.at_level("WARNING", "absl"):
-        sources.fit(lambda p: None, lambda p: None, "error")
+        fit(sources)
     assert "train holds 7 problems of the evaluation sets" in caplog.text
     assert len(sources.evals["test"]) == 4 and len(sources.evals["more"]) == 2
     trained = {question_key(q) for step in range(1, 30) for q in questions(sources.train.train(step, 16))}
@@ -312,8 +304,8 @@ def test_evaluation_problems_are_taken_out_of_training(tmp_path, caplog, every):
     assert not trained & {question_key(row["question"]) for row in sums(10, start=35) + shouted}
 
 
-def test_evaluation_of_a_task_in_a_file_that_is_trained_on(tmp_path):
-    """A procedural set in the evaluation, and rows drawn from the same task in the training file."""
+def test_a_training_file_that_contains_evaluation_problems_of_a_task(tmp_path):
+    """The evaluation set is procedural, and the training file has rows drawn from the same task."""
     held_out = Task("chain_sum", SUMS, 0).held_out(5)
     rows = sums(20) + [{"question": p.question, "answer": p.answer} for p in held_out]
     c = run_config(
@@ -322,16 +314,14 @@ def test_evaluation_of_a_task_in_a_file_that_is_trained_on(tmp_path):
         eval__sets={"sums": {"task": "chain_sum", "settings": SUMS}},
     )
     c.eval.problems = 5
-    sources = Sources(c)
-    sources.fit(lambda p: None, lambda p: None, "error")
+    sources = fit(sources_of(c))
     assert sources.evals["sums"] == held_out
     assert len({q for step in range(1, 30) for q in questions(sources.train.train(step, 10))}) == 20
 
 
-def test_a_set_that_is_trained_on_is_what_its_source_holds_out(file):
+def test_an_evaluation_set_that_is_trained_on_is_the_held_out_part_of_its_source(file):
     c = run_config(file, eval__sets={"sums": {"task": file}})
-    sources = Sources(c)
-    sources.fit(lambda p: None, lambda p: None, "error")
+    sources = fit(sources_of(c))
     held_out = set(questions(sources.evals["sums"]))
     assert held_out == set(questions(Stored(file, {}, 0).held_out(99)))
     assert len({q for step in range(1, 30) for q in questions(sources.train.train(step, 10))}) == 50 - len(held_out)
@@ -341,36 +331,40 @@ def test_a_mixture_is_evaluated_by_its_parts(file):
     parts = {"easy": {"task": "chain_sum", "settings": SUMS, "weight": 3}, "file": {"task": file}}
     c = run_config("mixture", data__mixture=parts)
     c.eval.problems = 4
-    sources = Sources(c)
-    sources.fit(lambda p: None, lambda p: None, "error")
+    sources = fit(sources_of(c))
     assert {name: len(problems) for name, problems in sources.evals.items()} == {"easy": 4, "file": 4}
     assert Counter(p.kind for p in sources.train.train(1, 8)) == {"reasoning_gym:chain_sum": 6, "math": 2}
 
 
-def test_the_warm_up_may_have_a_source_of_its_own(file, tmp_path):
+def test_the_warm_up_may_have_its_own_source(file, tmp_path):
     worked = write(tmp_path / "worked.jsonl", sums(20, start=45, how="count on one"))
     c = run_config(file, warmup__task=worked, warmup__settings={"solution": "how"})
-    sources = Sources(c)
-    sources.fit(lambda p: None, lambda p: None, "error")
+    sources = fit(sources_of(c))
     assert {p.solution for p in sources.warmup.train(1, 8)} == {"count on one"}
     assert sources.digests().keys() == {"train", "warmup", "eval/sums"}
 
 
-def test_rows_without_a_worked_solution_are_left_out_of_the_warm_up_alone(tmp_path):
+def test_rows_without_a_worked_solution_are_left_out_of_the_warm_up_only(tmp_path):
     rows = sums(20, how="count on one") + sums(20, start=20, how=None)
     c = run_config(write(tmp_path / "some.jsonl", rows), data__settings={"solution": "how"}, data__held_out_modulus=0)
     c.warmup.updates, c.eval.every = 1, 0
-    fault = lambda problem: None if problem.solution else "no worked solution"
+
+    def fault(problem):
+        return None if problem.solution else "no worked solution"
+
     with pytest.raises(ValueError, match=r"20 bad rows\n.*line 21: no worked solution"):
-        Sources(c).fit(lambda p: None, fault, "error")
-    sources = Sources(c)
-    sources.fit(lambda p: None, fault, "skip")
+        sources_of(c).fit(no_fault, fault, "error")
+    sources = sources_of(c)
+    sources.fit(no_fault, fault, "skip")
     assert len(sources.train.train(1, 40)) == 40 and len(sources.warmup.train(1, 20)) == 20
 
 
-def test_the_digest_tells_a_changed_file(tmp_path):
+def test_the_digest_changes_with_the_file(tmp_path):
     path = tmp_path / "a.jsonl"
-    digest = lambda rows, **settings: Stored(write(path, rows), settings, 0).digest
+
+    def digest(rows, **settings):
+        return Stored(write(path, rows), settings, 0).digest
+
     before = digest(sums(9))
     assert before == digest(sums(9)) and before.startswith("9 problems")
     assert len({before, digest(sums(10)), digest(sums(9)[::-1]), digest(sums(9), kind="exact")}) == 4
@@ -394,4 +388,4 @@ def test_the_digest_tells_a_changed_file(tmp_path):
 )
 def test_contradictions_are_named(task, changes, message):
     with pytest.raises(ValueError, match=message):
-        Sources(run_config(task, **changes))
+        sources_of(run_config(task, **changes))

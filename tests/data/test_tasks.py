@@ -1,4 +1,4 @@
-r"""Problems, worked solutions and prompts.
+r"""Problems of reasoning-gym tasks, worked solutions and prompts.
 
 Shapes: N prompts, P positions.
 """
@@ -45,13 +45,13 @@ def test_train_is_a_pure_function_of_seed_and_step(task):
 def test_seeds_and_steps_share_no_draw():
     wide = {"min_terms": 6, "max_terms": 6, "min_digits": 4, "max_digits": 4}
     seen = [
-        q for seed in (0, 1) for step in range(20) for q in questions(Task("chain_sum", wide, seed).train(step, 16))
+        q for seed in (0, 1) for step in range(1, 21) for q in questions(Task("chain_sum", wide, seed).train(step, 16))
     ]
     assert len(set(seen)) == len(seen)
 
 
 def test_a_batch_holds_different_problems():
-    assert len(set(questions(Task("chain_sum", ONE_DIGIT, seed=0).train(0, 150)))) == 150
+    assert len(set(questions(Task("chain_sum", ONE_DIGIT, seed=0).train(1, 150)))) == 150
 
 
 def test_held_out_problems_are_fixed_and_never_trained_on():
@@ -59,20 +59,20 @@ def test_held_out_problems_are_fixed_and_never_trained_on():
     held_out = a.held_out(30)
     assert held_out == b.held_out(30) and a.held_out(10) == held_out[:10]
     assert len(set(questions(held_out))) == 30
-    trained = {q for step in range(50) for q in questions(a.train(step, 64))}
+    trained = {q for step in range(1, 51) for q in questions(a.train(step, 64))}
     assert len(trained) > 100
     assert not trained & set(questions(held_out))
 
 
-def test_uid_depends_on_the_text_alone(task):
-    assert len({p.uid for p in task.train(0, 100)}) == 100
+def test_uid_depends_only_on_the_text(task):
+    assert len({p.uid for p in task.train(1, 100)}) == 100
     assert all(0 <= p.uid < 2**32 for p in task.held_out(50))
     assert {p.uid for p in task.held_out(50)} == {p.uid for p in Task("chain_sum", SUMS, seed=7).held_out(50)}
 
 
-def test_a_space_too_small_is_an_error():
+def test_a_space_that_is_too_small_is_an_error():
     with pytest.raises(ValueError, match=r"data\.settings: chain_sum .* different training problems .* 300 were asked"):
-        Task("chain_sum", ONE_DIGIT, seed=0).train(0, 300)
+        Task("chain_sum", ONE_DIGIT, seed=0).train(1, 300)
     with pytest.raises(ValueError, match=r"data\.settings: chain_sum .* different held-out problems"):
         Task("chain_sum", ONE_DIGIT, seed=0).held_out(200)
 
@@ -90,57 +90,60 @@ def test_a_space_too_small_is_an_error():
 )
 def test_wrong_settings(name, settings, modulus, message):
     with pytest.raises(ValueError, match=message):
-        Task(name, settings, seed=0, held_out_modulus=modulus).train(0, 1)
+        Task(name, settings, seed=0, held_out_modulus=modulus).train(1, 1)
 
 
 @pytest.mark.parametrize("negation", [False, True])
-def test_worked_solutions_without_slips_are_right(negation):
+def test_worked_solutions_without_errors_are_right(negation):
     settings = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3, "allow_negation": negation}
     rng = random.Random(0)
-    for problem in Task("chain_sum", settings, seed=0).train(0, 400):
+    for problem in Task("chain_sum", settings, seed=0).train(1, 400):
         text = worked_solution(problem, rng, 0.0)
         assert text.endswith(f"\\boxed{{{problem.entry['answer']}}}"), (problem.question, text)
         for step in re.split("[,;]", text.split(" ")[0]):
             values = [eval(side) for side in step.split("=")]
-            # "47+80=127+5=132" runs on: what follows each "=" starts with its value.
+            # "47+80=127+5=132" is a chain: the text after each "=" starts with the value before it.
             starts = [int(re.match(r"-?\d+", side)[0]) for side in step.split("=")[1:]]
             assert values[:-1] == starts, (problem.question, text)
 
 
 def test_worked_solutions_come_in_three_formats(task):
-    problem = next(p for p in task.train(0, 64) if re.search(r"[1-9]{2} \+ [1-9]{2}", p.question))
+    problem = next(p for p in task.train(1, 64) if re.search(r"[1-9]{2} \+ [1-9]{2}", p.question))
     rng = random.Random(0)
     assert len({worked_solution(problem, rng, 0.0) for _ in range(64)}) == 3
 
 
 def test_a_misread_solution_adds_everything(task):
-    rng, problems = random.Random(0), [p for p in task.train(0, 2000) if " - " in p.question]
-    read = lambda p: sum(int(x) for x in re.findall(r"\d+", p.entry["metadata"]["expression"]))
-    for p in problems[:100]:
-        assert worked_solution(p, rng, 0.0, 1.0).endswith(f"\\boxed{{{read(p)}}}")
-    share = np.mean([worked_solution(p, rng, 0.0, 0.3).endswith(f"\\boxed{{{read(p)}}}") for p in problems])
-    assert 0.25 < share < 0.4  # some end alike either way
+    rng, problems = random.Random(0), [p for p in task.train(1, 2000) if " - " in p.question]
+
+    def misread(problem, rate):
+        added = sum(int(x) for x in re.findall(r"\d+", problem.entry["metadata"]["expression"]))
+        return worked_solution(problem, rng, 0.0, rate).endswith(f"\\boxed{{{added}}}")
+
+    assert all(misread(p, 1.0) for p in problems[:100])
+    share = np.mean([misread(p, 0.3) for p in problems])
+    assert 0.25 < share < 0.4  # some have the same answer either way
     with pytest.raises(ValueError, match=r"warmup\.misread_rate is -1"):
         worked_solution(problems[0], rng, 0.0, -1)
 
 
 def test_worked_solutions_are_short(task):
     tokenizer, rng = tiny_tokenizer(), random.Random(0)
-    lengths = [len(tokenizer(worked_solution(p, rng, 0.12))["input_ids"]) for p in task.train(0, 500)]
+    lengths = [len(tokenizer(worked_solution(p, rng, 0.12))["input_ids"]) for p in task.train(1, 500)]
     assert max(lengths) <= 24
 
 
-def test_slips_reach_the_answer_at_the_rate_asked_for(task):
+def test_errors_reach_the_answer_at_the_requested_rate(task):
     def right(error_rate):
-        rng, problems = random.Random(0), task.train(0, 1000)
+        rng, problems = random.Random(0), task.train(1, 1000)
         return np.mean([f"{{{p.entry['answer']}}}" in worked_solution(p, rng, error_rate) for p in problems])
 
     assert 0.70 < right(0.12) < 0.80
-    assert right(1.0) < 0.15  # two slips may cancel
+    assert right(1.0) < 0.15  # two errors may cancel
 
 
 def test_worked_solutions_of_gsm_symbolic():
-    problem = Task("gsm_symbolic", {}, seed=0).train(0, 1)[0]
+    problem = Task("gsm_symbolic", {}, seed=0).train(1, 1)[0]
     text = worked_solution(problem, random.Random(0), 0.0)
     assert text.endswith(f"\n\\boxed{{{problem.entry['answer']}}}") and "####" not in text
     assert text.startswith(problem.entry["metadata"]["answer_cot"][:20])
@@ -149,7 +152,7 @@ def test_worked_solutions_of_gsm_symbolic():
 
 
 def test_worked_solution_errors(task):
-    problem = task.train(0, 1)[0]
+    problem = task.train(1, 1)[0]
     with pytest.raises(ValueError, match=r"warmup\.updates: reasoning_gym:gcd"):
         worked_solution(problem._replace(kind="reasoning_gym:gcd"), random.Random(0), 0.0)
     with pytest.raises(ValueError, match=r"warmup\.error_rate is 1\.5"):
@@ -157,7 +160,7 @@ def test_worked_solution_errors(task):
 
 
 def test_render_plain(task):
-    problem = task.train(0, 1)[0]
+    problem = task.train(1, 1)[0]
     assert render(problem, PAPER_PLAIN, (), False, None) == (
         f"User:\n{problem.question}\nPlease reason step by step, "
         "and put your final answer within \\boxed{}.\n\nAssistant:\n"
@@ -169,7 +172,7 @@ def test_render_plain(task):
 
 
 def test_render_chat(task):
-    problem, tokenizer = task.train(0, 1)[0], tiny_tokenizer()
+    problem, tokenizer = task.train(1, 1)[0], tiny_tokenizer()
     with pytest.raises(ValueError, match=r"data\.chat is true"):
         render(problem, PAPER_CHAT, (), True, tokenizer)
     tokenizer.chat_template = (
@@ -181,7 +184,7 @@ def test_render_chat(task):
 
 
 def test_render_errors(task):
-    problem = task.train(0, 1)[0]
+    problem = task.train(1, 1)[0]
     with pytest.raises(ValueError, match=r"data\.template has no \{question\}"):
         render(problem, "Solve it.", (), False, None)
     with pytest.raises(ValueError, match=rf"problem {problem.uid} .* empty question"):

@@ -22,7 +22,7 @@ QUESTION = "State the final answer to the following arithmetic problem: 47 - 85 
         "",
     ],
 )
-def test_decode_gives_the_text_back(text):
+def test_decoding_returns_the_text(text):
     tokenizer = tiny_tokenizer()
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids) == text
@@ -42,9 +42,9 @@ def test_sizes_and_specials():
     assert len(tokenizer("\\boxed{1}")["input_ids"]) == 3
 
 
-def test_it_knows_the_sentence_of_the_installed_chain_sum():
+def test_it_has_the_sentence_of_the_installed_chain_sum():
     question = (
-        Task("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, 0).train(0, 1)[0].question
+        Task("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, 0).train(1, 1)[0].question
     )
     assert len(tiny_tokenizer()(question)["input_ids"]) == 9
 

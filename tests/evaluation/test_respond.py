@@ -12,7 +12,7 @@ from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
 import entropy_rl as erl
 from entropy_rl import config, evaluate
-from entropy_rl.data import Problem, Prompts
+from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.evaluation import report as evaluation_report
 from entropy_rl.evaluation import respond as evaluation
 from entropy_rl.policy import Policy
@@ -39,7 +39,7 @@ def policy():
 def prompts(policy):
     c = config.default()
     c.data.max_prompt_len = 12
-    return Prompts(c.data, policy.tokenizer)
+    return PromptEncoder(c.data, policy.tokenizer)
 
 
 def test_respond_keeps_order_and_one_shape(policy, prompts):
@@ -171,7 +171,7 @@ def test_a_saved_models_greedy_answers_are_those_of_transformers(smollm2_folder,
     c.data.max_prompt_len, c.data.chat = 96, True
     problems = Task("chain_sum", {"max_terms": 3, "max_digits": 2}, 0).held_out(16)
     problems += Task("gcd", {"max_value": 50}, 0).held_out(16)
-    prompts = Prompts(c.data, policy.tokenizer)
+    prompts = PromptEncoder(c.data, policy.tokenizer)
     draw = functools.partial(policy.rollout, n=1, max_tokens=32, sampling=sampler.Sampling(temperature=0.0))
     with Grader() as grader:
         ours = evaluation.respond(draw, problems, prompts, policy.tokenizer, grader, 16, jax.random.key(0), -1)
