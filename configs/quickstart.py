@@ -1,4 +1,4 @@
-"""The main job in a few minutes on two cores, on embedded defaults: nothing is downloaded.
+"""The main job in a few minutes on two CPU cores; nothing is downloaded.
 
 A model of 0.7M parameters is taught worked sums of three digits. Two in three of them read every minus as a plus, and
 one step in twenty is wrong: the model learns both readings, and reinforcement learning with verifiable rewards has to
@@ -6,17 +6,18 @@ find out which one is right.
 
     python -m entropy_rl.train --config=configs/quickstart.py:grpo --workdir=runs/quickstart
 
-Methods after the colon: every name in entropy_rl/config/recipes.py.
+After the colon: any method of entropy_rl/config/recipes.py.
 """
+
+from ml_collections import ConfigDict
 
 from entropy_rl import config
 
 
-def get_config(method: str = "grpo"):
+def get_config(method: str = "grpo") -> ConfigDict:
     c = config.default()
     c.model.source = "tiny"
-    with c.data.settings.unlocked():
-        c.data.settings.update(min_terms=3, max_terms=3, min_digits=1, max_digits=1)
+    c.data.settings.update(min_terms=3, max_terms=3, min_digits=1, max_digits=1)
     c.model.tiny.d_ff = 320
     c.data.max_prompt_len = 11
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 32, 8, 28

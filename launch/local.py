@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A run of several processes on this machine, each with CPU devices of its own.
+"""A run of several processes on this machine, each with its own virtual CPU devices.
 
     python launch/local.py --processes=2 --devices=4 -- --config=configs/quickstart.py --workdir=runs/two
 
-What follows `--` goes to `python -m entropy_rl.train` (--module names another). The run ends as its processes do: with
-0 when all have; when one fails, or is killed, the others are stopped and its exit code is the command's. With
---restarts=N a run that was preempted (exit code 75), or lost a process, is started again, up to N times.
-SIGTERM and SIGINT are passed on, so that the run saves and leaves with 75.
+The arguments after `--` go to `python -m entropy_rl.train` (--module names another module). The exit code is 0 when all
+processes have ended with 0. When one fails or is killed, the others are stopped and the exit code is that of the first
+that failed. With --restarts=N, a run that was preempted (exit code 75) or lost a process is started again, up to N
+times. SIGTERM and SIGINT are passed on to the processes, so that the run saves and exits with 75.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 PREEMPTED = 75
 
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 def environment(index: int, processes: int, devices: int, port: int) -> dict[str, str]:
-    """What process `index` is told about the others, and its number of virtual devices."""
+    """The variables through which process `index` finds the others, and its number of virtual devices."""
     return {
         "JAX_PLATFORMS": "cpu",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -39,13 +40,23 @@ def environment(index: int, processes: int, devices: int, port: int) -> dict[str
 
 
 def run(command: list[str], processes: int, devices: int, grace: float) -> int:
-    """Runs the command in so many processes and waits; the exit code of the first that failed, or 0."""
+    """Runs the command in several processes and waits for all of them.
+
+    Args:
+        command: The command of every process.
+        processes: The number of processes.
+        devices: The number of virtual devices of each.
+        grace: Seconds that the other processes have to end after one has failed; then they are killed.
+
+    Returns:
+        The exit code of the first process that failed, as a shell reports it (128 + signal); otherwise 0.
+    """
     port = free_port()
     running = [
         subprocess.Popen(command, env=os.environ | environment(i, processes, devices, port)) for i in range(processes)
     ]
 
-    def pass_on(signum, frame):
+    def pass_on(signum: int, frame: types.FrameType | None) -> None:
         for p in running:
             p.send_signal(signum)
 
@@ -59,7 +70,7 @@ def run(command: list[str], processes: int, devices: int, grace: float) -> int:
                 pass_on(signal.SIGKILL, None)
             time.sleep(0.1)
         failed = failed or next((p.returncode for p in running if p.returncode), 0)
-        return 128 - failed if failed < 0 else failed  # as a shell says that a signal killed it
+        return 128 - failed if failed < 0 else failed
     finally:
         for p in running:
             p.kill()
@@ -70,12 +81,12 @@ def run(command: list[str], processes: int, devices: int, grace: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices of each process")
-    parser.add_argument("--grace", type=float, default=15, help="seconds for the others to end once one has failed")
-    parser.add_argument("--restarts", type=int, default=0, help="how often a preempted or broken run is started again")
+    parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices per process")
+    parser.add_argument("--grace", type=float, default=15, help="seconds for the others to end after one has failed")
+    parser.add_argument("--restarts", type=int, default=0, help="restarts of a preempted or broken run, at most")
     parser.add_argument("--module", default="entropy_rl.train")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be run")
-    parser.add_argument("arguments", nargs="*", help="of the module, after --")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("arguments", nargs="*", help="arguments of the module, after --")
     options = parser.parse_args()
     command = [sys.executable, "-m", options.module, *options.arguments]
     if options.dry_run:

@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# A run on the GPUs of a Slurm cluster: one process a GPU. Submits itself.
+# A run on the GPUs of a Slurm cluster, one process per GPU. The script submits itself.
 #
-#   launch/slurm.sh [--dry-run] -- --config=configs/qwen2_5_7b.py:clip_cov --workdir=/shared/runs/a
+#   launch/slurm.sh [--dry-run] -- --config=configs/entropy_mechanism.py:qwen2_5_7b,clip_cov --workdir=/shared/runs/a
 #
-# The workdir lies on a file system that all nodes share. Five minutes before the time limit, and where the job is
-# preempted, every process gets SIGTERM, saves and leaves with 75; the job then queues itself again and goes on.
+# The workdir must be on a file system that all nodes share. Five minutes before the time limit, and when the job is
+# preempted, every process receives SIGTERM, saves and exits with 75; the job then requeues itself and resumes.
 #
-# From the environment: NODES (1), GPUS (8, of a node), HOURS (24), PARTITION, ACCOUNT, NAME, PYTHON (.venv/bin/python),
-# MODULE (entropy_rl.train).
+# From the environment, with defaults: NODES (1), GPUS per node (8), HOURS (24), PARTITION, ACCOUNT, NAME, PYTHON
+# (.venv/bin/python), MODULE (entropy_rl.train).
 set -euo pipefail
 
 PREEMPTED=75
 MODULE=${MODULE:-entropy_rl.train}
 
-# within the job: one step, and once more where it was preempted
+# Within the job: run one step, and requeue the job if it was preempted.
 if [[ -n ${SLURM_JOB_ID:-} && ${ENTROPY_RL_SUBMITTED:-} == 1 ]]; then
   status=0
-  # nobody is killed because another leaves first with 75; whom a dead one leaves waiting is told by the heartbeat
+  # A process that exits first with 75 must not make srun kill the others, which are still saving. If a process dies,
+  # the heartbeat ends those that wait for it.
   srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m "$MODULE" "$@" || status=$?
   if [[ $status == "$PREEMPTED" ]]; then
     exec scontrol requeue "$SLURM_JOB_ID"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice, through queued resources. Every step may be repeated: what is done is not done again.
+# A run on a Cloud TPU slice, through queued resources. Every step may be repeated; what exists already is reused.
 #
-#   launch/tpu.sh [--dry-run] all    NAME -- --config=configs/qwen2_5_7b.py:clip_cov --workdir=gs://BUCKET/NAME
-#   launch/tpu.sh [--dry-run] create NAME            # asks for the slice and waits until it is there
-#   launch/tpu.sh [--dry-run] setup  NAME            # this repository's HEAD and its libraries onto all workers
-#   launch/tpu.sh [--dry-run] run    NAME -- FLAGS   # python -m entropy_rl.train FLAGS on all workers
-#   launch/tpu.sh [--dry-run] fetch  gs://BUCKET/NAME FOLDER
-#   launch/tpu.sh [--dry-run] delete NAME            # ends the bill
+#   launch/tpu.sh [--dry-run] all    NAME -- FLAGS   # --config=… --workdir=gs://BUCKET/NAME
+#   launch/tpu.sh [--dry-run] create NAME            # requests the slice and waits until it is active
+#   launch/tpu.sh [--dry-run] setup  NAME            # installs this repository's HEAD and requirements on all workers
+#   launch/tpu.sh [--dry-run] run    NAME -- FLAGS   # runs python -m entropy_rl.train FLAGS on all workers
+#   launch/tpu.sh [--dry-run] fetch  gs://BUCKET/NAME FOLDER   # copies the workdir to this machine
+#   launch/tpu.sh [--dry-run] delete NAME            # deletes the slice, which ends its cost
 #
-# `all` is create, setup, run and, at the end, delete. A run that leaves with 75, or loses its slice, is started again
-# (RESTARTS times at most) on the slice that is there or on a new one, and goes on from its last checkpoint.
+# `all` is create, setup, run and, at the end, delete. A run that exits with 75, or loses its slice, is started again
+# (at most RESTARTS times) on the same slice or on a new one, and resumes from its last checkpoint.
 #
 # From the environment: ZONE, TYPE (v5p-128, v5litepod-256, v6e-256, …), RUNTIME (v2-alpha-tpuv5, v2-alpha-tpuv5-lite,
-# v2-alpha-tpuv6e), PROJECT (gcloud's own by default), SPOT=1 for capacity that may be taken away, RESTARTS, MODULE
-# (entropy_rl.train; entropy_rl.evaluate takes its own flags).
+# v2-alpha-tpuv6e), PROJECT (default: gcloud's), SPOT=1 for capacity that may be withdrawn, RESTARTS, MODULE
+# (default: entropy_rl.train; entropy_rl.evaluate takes different flags).
 set -euo pipefail
 
 PREEMPTED=75
@@ -31,7 +31,7 @@ die() {
   exit 2
 }
 
-# runs a command, or prints it
+# Runs a command; with --dry-run, prints it.
 do_it() {
   if [[ -n $DRY ]]; then
     printf '%q ' "$@"
@@ -41,8 +41,8 @@ do_it() {
   fi
 }
 
-where() {
-  [[ -n ${ZONE:-} ]] || die "set ZONE, as ZONE=us-east5-a"
+set_place() {
+  [[ -n ${ZONE:-} ]] || die "set ZONE, for example ZONE=us-east5-a"
   PLACE=("--zone=$ZONE")
   if [[ -n ${PROJECT:-} ]]; then
     PLACE+=("--project=$PROJECT")
@@ -54,8 +54,8 @@ state() {
 }
 
 create() {
-  where
-  [[ -n ${TYPE:-} && -n ${RUNTIME:-} ]] || die "set TYPE and RUNTIME, as TYPE=v5p-128 RUNTIME=v2-alpha-tpuv5"
+  set_place
+  [[ -n ${TYPE:-} && -n ${RUNTIME:-} ]] || die "set TYPE and RUNTIME, for example TYPE=v5p-128 RUNTIME=v2-alpha-tpuv5"
   local command=(gcloud compute tpus queued-resources create "$1" "--node-id=$1" "${PLACE[@]}"
     "--accelerator-type=$TYPE" "--runtime-version=$RUNTIME")
   if [[ -n ${SPOT:-} ]]; then
@@ -75,8 +75,8 @@ create() {
   done
 }
 
-# whether a slice is still there a while after a failure: one that is being taken away says so late
-stands() {
+# Succeeds if the slice is still active some time after a failure: the state of a withdrawn slice changes late.
+still_active() {
   for _ in 1 2 3 4; do
     [[ $(state "$1") == ACTIVE ]] || return 1
     sleep "$WAIT_SECONDS"
@@ -88,11 +88,11 @@ on_all() {
 }
 
 setup() {
-  where
+  set_place
   local archive jax
   jax=${JAX:-jax[tpu]}
   archive=${TMPDIR:-/tmp}/$1.tar.gz
-  # one chain: `all` calls this where a failure does not end the script
+  # One chain of &&: `all` calls this function in a context in which a failure does not end the script.
   do_it git archive --format=tar.gz "--output=$archive" HEAD &&
     do_it gcloud compute tpus tpu-vm scp "$archive" "$1:entropy_rl.tar.gz" "${PLACE[@]}" --worker=all &&
     do_it rm "$archive" &&
@@ -102,7 +102,7 @@ setup() {
 }
 
 run() {
-  where
+  set_place
   local name=$1 flags status
   shift
   flags=$(printf '%q ' "$@")
@@ -120,9 +120,9 @@ all() {
     if [[ $status == 0 ]]; then
       break
     fi
-    # a slice that was taken away cuts the connection; any other failure on a slice that stands is the run's own
-    if [[ $status != "$PREEMPTED" ]] && stands "$name"; then
-      die "the run failed with $status; $name is kept, and costs: launch/tpu.sh delete $name"
+    # A slice that is withdrawn cuts the connection. Any other failure, with the slice still active, is the run's.
+    if [[ $status != "$PREEMPTED" ]] && still_active "$name"; then
+      die "the run failed with $status; $name is kept and still costs money: launch/tpu.sh delete $name"
     fi
     echo "launch/tpu.sh: exit code $status, $left restarts left" >&2
   done
@@ -135,7 +135,7 @@ fetch() {
 }
 
 delete() {
-  where
+  set_place
   do_it gcloud compute tpus queued-resources delete "$1" "${PLACE[@]}" --force --quiet
 }
 
@@ -147,7 +147,7 @@ case $step in
     "$step" "$1"
     ;;
   fetch)
-    [[ $# == 2 ]] || die "fetch takes a workdir in a bucket and a folder here"
+    [[ $# == 2 ]] || die "fetch takes a workdir in a bucket and a local folder"
     fetch "$@"
     ;;
   run | all)

@@ -46,14 +46,14 @@ def imported(path: pathlib.Path):
 
 
 def test_every_room_has_its_place_in_the_order():
-    assert {room(p) for p in PACKAGE.rglob("*.py")} - {"__init__", "papers"} == set(ORDER)
+    assert {room(p) for p in PACKAGE.rglob("*.py")} - {"__init__"} == set(ORDER)
 
 
 def test_imports_run_one_way():
     wrong = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path in PACKAGE.rglob("*.py")
-        if room(path) not in ("__init__", "papers")
+        if room(path) != "__init__"
         for name in imported(path)
         if LEVEL[name] > LEVEL[room(path)]
     ]

@@ -1,12 +1,7 @@
 """The configuration of a run: every field with its unit, methods by name, and the checks made before any work."""
 
-from entropy_rl.config.defaults import (
-    apply_recipe,
-    check,
-    check_mesh,
-    default,
-    named,
-    transforms_of,
-)
+from entropy_rl.config.checks import check, check_mesh
+from entropy_rl.config.defaults import default
+from entropy_rl.config.recipes import apply_recipe, named, transforms_of
 
 __all__ = ["apply_recipe", "check", "check_mesh", "default", "named", "transforms_of"]

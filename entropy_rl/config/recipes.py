@@ -1,17 +1,29 @@
-"""Methods by name: what each paper's method sets in the config section `algo`.
+"""Methods by name: the settings that each paper's method puts into the config section `algo`.
 
-A recipe is a chain and some numbers. It holds every key below, so a method chosen by name depends on no default
-set elsewhere:
+A recipe is a chain of token transforms and a few numbers. It sets every key below, so a method chosen by name does not
+depend on defaults set elsewhere:
 
   advantage     (name, options), see objective/advantages.py
   objective     (name, options), see objective/surrogates.py
   aggregation   see objective/surrogates.py: token_weight
-  transforms    ((name, options), …) in the order they act, see token_transforms
-  scope         "global" or "microbatch": where the transforms take their statistics
+  transforms    ((name, options), …) in the order in which they act, see token_transforms
+  scope         "global": the transforms take their statistics over the whole update; "microbatch": as the official runs
   is_cap        cap of the importance weight between sampler and trainer; 0: no correction
 """
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from entropy_rl import token_transforms
+from entropy_rl.objective.advantages import ADVANTAGES
+from entropy_rl.objective.registry import split_spec
+from entropy_rl.objective.surrogates import OBJECTIVES
+
+# Arguments that the code itself passes to an advantage, so they are not options of the config.
+_ADVANTAGE_INPUTS = ("reward_B", "valid_B", "group_size")
 
 _GRPO: dict[str, Any] = {
     "advantage": ("grpo", {}),
@@ -22,28 +34,27 @@ _GRPO: dict[str, Any] = {
     "is_cap": 0.0,
 }
 _DAPO = _GRPO | {"objective": ("ppo_clip", {"low": 0.2, "high": 0.28})}
+_WIDE_CLIP = _GRPO | {"objective": ("ppo_clip", {"low": 1.0, "high": 1.0})}  # how the official runs turn the clip off
+_NO_CLIP = _GRPO | {"objective": ("policy_gradient", {})}
 
 
 def _with(*transforms: tuple[str, dict[str, Any]], base: dict[str, Any] = _GRPO) -> dict[str, Any]:
     return base | {"transforms": transforms}
 
 
-_OFF = _GRPO | {"objective": ("ppo_clip", {"low": 1.0, "high": 1.0})}  # what the official runs call no clip
-_FREE = _GRPO | {"objective": ("policy_gradient", {})}
-
 RECIPES: dict[str, dict[str, Any]] = {
-    # The Entropy Mechanism (arXiv 2505.22617): baselines, the two methods, and the methods as the official runs
-    # took their statistics
+    # The Entropy Mechanism (arXiv 2505.22617): baselines, the two methods, and the two methods with their statistics
+    # taken per micro-batch, as in the official runs
     "grpo": _GRPO,
     "clip_higher": _DAPO,
     "entropy_bonus": _with(("entropy_bonus", {"coef": 0.005})),
     "reference_kl": _with(("reference_kl", {"coef": 1e-3})),
-    "clip_cov": _with(("clip_cov", {"fraction": 2e-4, "low": 1.0, "high": 5.0}), base=_OFF),
-    "kl_cov": _with(("kl_cov", {"fraction": 2e-3, "coef": 1.0}), base=_FREE),
-    "kl_cov_32b": _with(("kl_cov", {"fraction": 2e-4, "coef": 1.0}), base=_FREE),
-    "clip_cov_official": _with(("clip_cov", {"fraction": 2e-4}), base=_OFF | {"scope": "microbatch"}),
-    "kl_cov_official": _with(("kl_cov", {"fraction": 2e-3}), base=_FREE | {"scope": "microbatch"}),
-    # Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, the top 20% by entropy, other shares, the control
+    "clip_cov": _with(("clip_cov", {"fraction": 2e-4, "low": 1.0, "high": 5.0}), base=_WIDE_CLIP),
+    "kl_cov": _with(("kl_cov", {"fraction": 2e-3, "coef": 1.0}), base=_NO_CLIP),
+    "kl_cov_32b": _with(("kl_cov", {"fraction": 2e-4, "coef": 1.0}), base=_NO_CLIP),
+    "clip_cov_official": _with(("clip_cov", {"fraction": 2e-4}), base=_WIDE_CLIP | {"scope": "microbatch"}),
+    "kl_cov_official": _with(("kl_cov", {"fraction": 2e-3}), base=_NO_CLIP | {"scope": "microbatch"}),
+    # Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, the top 20% of tokens by entropy, other shares, the control
     "dapo": _DAPO,
     "forking": _with(("keep_top_entropy", {"fraction": 0.2}), base=_DAPO),
     "forking10": _with(("keep_top_entropy", {"fraction": 0.1}), base=_DAPO),
@@ -64,22 +75,83 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rloo": _GRPO | {"advantage": ("rloo", {})},  # 2402.14740
     "reinforce_pp": _GRPO | {"advantage": ("reinforce_pp", {})},  # 2501.03262
     "quantile": _GRPO | {"advantage": ("quantile", {"k": 0.4})},  # 2509.22611
-    "w_reinforce": _FREE | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},  # 2506.01347
-    "psr": _FREE | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})},
-    "nsr": _FREE | {"advantage": ("signed", {"right": 0.0, "wrong": -1.0})},
-    # Controls: as many tokens as Clip-Cov and forking take, at random; the norm Clip-Cov leaves, no token chosen
-    "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_OFF),
+    "w_reinforce": _NO_CLIP | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},  # 2506.01347
+    "psr": _NO_CLIP | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})},
+    "nsr": _NO_CLIP | {"advantage": ("signed", {"right": 0.0, "wrong": -1.0})},
+    # Controls: as many tokens as Clip-Cov and forking select, at random; the gradient norm that Clip-Cov leaves, with
+    # no token selected
+    "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_WIDE_CLIP),
     "random_mask": _with(("random_mask", {"fraction": 0.2}), base=_DAPO),
-    "matched_norm": _with(("matched_norm", {"inner": ("clip_cov", {"fraction": 2e-4})}), base=_OFF),
+    "matched_norm": _with(("matched_norm", {"inner": ("clip_cov", {"fraction": 2e-4})}), base=_WIDE_CLIP),
 }
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The settings of one method.
+    """The settings of one method, as a copy.
+
+    Args:
+        name: A key of `RECIPES`.
 
     Raises:
-      ValueError: unknown name, with the legal ones.
+        ValueError: If no recipe has that name; the message lists the names.
     """
     if name not in RECIPES:
         raise ValueError(f"config method: unknown name {name!r}; legal names: {', '.join(RECIPES)}")
     return dict(RECIPES[name])
+
+
+def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
+    """Fills `config.algo` from the recipe, with every option of its parts as a separate field.
+
+    Args:
+        config: A whole configuration; only its section `algo` is replaced.
+        name: A key of `RECIPES`.
+
+    Returns:
+        The same configuration.
+
+    Raises:
+        ValueError: If no recipe has that name; the message lists the names.
+    """
+    chosen = recipe(name)
+    algo = ConfigDict()
+    algo.advantage = _part(ADVANTAGES, chosen["advantage"], "algo.advantage", given=_ADVANTAGE_INPUTS)
+    algo.objective = _part(OBJECTIVES, chosen["objective"], "algo.objective")
+    algo.aggregation = chosen["aggregation"]
+    algo.scope = chosen["scope"]
+    algo.is_cap = chosen["is_cap"]
+    algo.transforms = ConfigDict()  # name -> options
+    algo.chain = tuple(
+        split_spec(spec, "algo.transforms")[0] for spec in chosen["transforms"]
+    )  # the order of application
+    for spec in chosen["transforms"]:
+        transform, options = named(_part(token_transforms.TRANSFORMS, spec, "algo.transforms"))
+        algo.transforms[transform] = ConfigDict(options)
+    config.algo = algo.lock() if config.is_locked else algo
+    return config
+
+
+def _part(table: Mapping[str, Callable], spec: Any, key: str, given: tuple[str, ...] = ()) -> ConfigDict:
+    """A name and all options of its factory: those of the spec, the factory's defaults for the rest.
+
+    An option that is None becomes an empty field of floats, so that the command line may set it.
+    """
+    name, chosen = split_spec(spec, key)
+    options = {k: p.default for k, p in inspect.signature(table[name]).parameters.items() if k not in given} | chosen
+    unset = {k: config_dict.placeholder(float) for k, v in options.items() if v is None}
+    return ConfigDict({"name": name, **options, **unset})
+
+
+def named(part: ConfigDict) -> tuple[str, dict[str, Any]]:
+    """A part of `config.algo` as the pair (name, options) that the registries of factories take.
+
+    >>> named(ConfigDict({"name": "ppo_clip", "low": 0.2, "high": 0.28}))
+    ('ppo_clip', {'high': 0.28, 'low': 0.2})
+    """
+    options = part.to_dict()
+    return options.pop("name"), options
+
+
+def transforms_of(algo: ConfigDict) -> list[tuple[str, dict[str, Any]]]:
+    """The chain of `config.algo` as `token_transforms.build` takes it: (name, options), in order of application."""
+    return [(name, algo.transforms[name].to_dict()) for name in algo.chain]

@@ -1,4 +1,4 @@
-"""python -m entropy_rl.preflight --config=configs/qwen2_5_7b.py --topology=v5p:4x4x4 [--json]"""
+"""python -m entropy_rl.preflight --config=configs/entropy_mechanism.py:qwen2_5_7b --topology=v5p:4x4x4 [--json]"""
 
 import json
 import os

@@ -122,7 +122,7 @@ def load(c: ConfigDict) -> tuple[ModelConfig, Any, Callable]:
 def method(c: ConfigDict) -> step.Method:
     """The recipe in `config.algo` as functions. Raises ValueError for what nobody would read."""
     objective = objectives.build(config_lib.named(c.algo.objective))
-    transforms = config_lib.transforms_of(c)
+    transforms = config_lib.transforms_of(c.algo)
     chain = token_transforms.build(transforms, c.algo.scope, c.train.micro_batches, c.rollout.samples)
     needs_ref = "ref_logp" in token_transforms.needs(transforms)
     return step.Method(objective, chain, c.algo.aggregation, c.rollout.temperature, c.algo.is_cap, needs_ref)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The entropy change of single updates on SmolLM2, measured, and as theory predicts it, under AdamW and under SGD.
-# Both runs start from the warm-up of results/smollm2/run.sh. A run that was cut goes on.
+# The entropy change of single updates on SmolLM2, measured and as theory predicts it, under AdamW and under SGD.
+# Both runs start from the warm-up of results/smollm2/run.sh. An interrupted run resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2 as it comes, after the warm-up, and after 40 steps of GRPO: the runs of results/smollm2/run.sh.
+# Evaluates SmolLM2 as released, after the warm-up, and after 40 steps of GRPO: the runs of results/smollm2/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}

@@ -23,25 +23,25 @@ run() { # name, topology, config, flags
 
 CHOSEN=("$@")
 # the papers' batches, responses of 8192 tokens
-run 0_5b-v5e-4x4 v5e:4x4 configs/qwen2_5_0_5b.py
-run 7b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_7b.py
-run 7b-v5e-16x16 v5e:16x16 configs/qwen2_5_7b.py --config.mesh.fsdp=256 --config.train.micro_batches=1 \
+run 0_5b-v5e-4x4 v5e:4x4 configs/entropy_mechanism.py:qwen2_5_0_5b
+run 7b-v5p-4x4x4 v5p:4x4x4 configs/entropy_mechanism.py:qwen2_5_7b
+run 7b-v5e-16x16 v5e:16x16 configs/entropy_mechanism.py:qwen2_5_7b --config.mesh.fsdp=256 --config.train.micro_batches=1 \
   --config.model.remat=full --config.rollout.tensor=4
-run 32b-v5p-4x4x4 v5p:4x4x4 configs/qwen2_5_32b.py
-run 14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py --config.rollout.max_tokens=8192 \
+run 32b-v5p-4x4x4 v5p:4x4x4 configs/entropy_mechanism.py:qwen2_5_32b
+run 14b-v6e-16x16 v6e:16x16 configs/beyond_80_20.py:qwen3_14b --config.rollout.max_tokens=8192 \
   --config.rollout.slots=1024
 # weak scaling, 4 sequences a chip, one layout: parameters over 16 chips
 for shape in 2x2x4:16 4x4x4:64 4x8x8:256; do
   chips=${shape#*:}
-  run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/qwen2_5_7b.py --config.mesh.fsdp=16 \
+  run "7b-weak-v5p-${shape%:*}" "v5p:${shape%:*}" configs/entropy_mechanism.py:qwen2_5_7b --config.mesh.fsdp=16 \
     "--config.rollout.prompts=$((chips * 4))" "--config.eval.batch=256"
 done
 # the other papers' runs as their configs have them, Qwen3's with responses of 20480 tokens
-run 1_5b-v5e-4x8 v5e:4x8 configs/qwen2_5_1_5b.py
-run 3b-v5e-8x8 v5e:8x8 configs/qwen2_5_3b.py
-run llama-8b-v5p-4x4x4 v5p:4x4x4 configs/llama3_1_8b.py
-run mistral-7b-v5p-4x4x4 v5p:4x4x4 configs/mistral_7b.py
-run qwen3-8b-v5p-4x4x4 v5p:4x4x4 configs/qwen3_8b.py
-run qwen3-14b-v6e-16x16 v6e:16x16 configs/qwen3_14b.py
-run qwen3-32b-v5p-4x8x8 v5p:4x8x8 configs/qwen3_32b.py
+run 1_5b-v5e-4x8 v5e:4x8 configs/entropy_mechanism.py:qwen2_5_1_5b
+run 3b-v5e-8x8 v5e:8x8 configs/entropy_mechanism.py:qwen2_5_3b
+run llama-8b-v5p-4x4x4 v5p:4x4x4 configs/entropy_mechanism.py:llama3_1_8b
+run mistral-7b-v5p-4x4x4 v5p:4x4x4 configs/entropy_mechanism.py:mistral_7b
+run qwen3-8b-v5p-4x4x4 v5p:4x4x4 configs/beyond_80_20.py:qwen3_8b
+run qwen3-14b-v6e-16x16 v6e:16x16 configs/beyond_80_20.py:qwen3_14b
+run qwen3-32b-v5p-4x8x8 v5p:4x8x8 configs/beyond_80_20.py:qwen3_32b
 "$PYTHON" results/preflight/table.py results/preflight/*.json

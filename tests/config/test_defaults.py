@@ -1,47 +1,26 @@
-"""A wrong configuration stops before any work, and says which key and what would be right."""
+"""The default configuration is locked and small, and a wrong flag stops the command early and names the key."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
 from entropy_rl import config
-from entropy_rl.config.recipes import RECIPES
-from entropy_rl.training import engine
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
-def get_config(path, method):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(method)
-
-
-@pytest.mark.parametrize("method", sorted(RECIPES))
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_with_every_method_builds(path, method):
-    c = get_config(path, method)
-    if method.endswith("_official"):
-        c.train.micro_batches = 2
-    config.check(c)
-    engine.method(c)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_unknown_method_lists_the_legal_ones(path):
-    with pytest.raises(ValueError, match=r"config method: unknown name 'grop'; legal names: grpo"):
-        get_config(path, "grop")
+def fields(section: ConfigDict) -> int:
+    """The number of fields in a section and its subsections."""
+    return sum(fields(value) if isinstance(value, ConfigDict) else 1 for value in section.values())
 
 
 def test_config_is_locked_and_small():
     c = config.apply_recipe(config.default(), "dapo")
-    c.eval.sets.math = {"task": "math-500"}  # names of one's own
+    c.eval.sets.math = {"task": "math-500"}  # here the user chooses the names
     c.reward.own.brevity = {"function": "my_rewards:brevity", "weight": 0.1}
     with pytest.raises(AttributeError, match="set"):
         c.eval.set = {}
@@ -49,78 +28,7 @@ def test_config_is_locked_and_small():
         c.optim.learning_rate = 1.0
     with pytest.raises(TypeError, match="float"):
         c.optim.lr = "fast"
-    fields = lambda d: sum(fields(v) if hasattr(v, "items") else 1 for v in d.values())
     assert fields(config.default()) < 84
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"rollout.prompts": 6}, r"rollout.prompts=6 must be a multiple of train.updates_per_rollout=4"),
-        ({"train.micro_batches": 3}, r"train.micro_batches=3 must divide the 2 prompts of an update"),
-        ({"rollout.top_p": 0.9}, r"rollout.top_p=0.9, .*truncated sampler.*set them to 1.0 and 0"),
-        ({"rollout.top_k": 50}, r"rollout.top_k=50.*truncated sampler"),
-        ({"rollout.temperature": 0.0}, r"rollout.temperature=0.0 must be above 0"),
-        ({"rollout.samples": 0}, r"rollout.samples=0 must be above 0"),
-        ({"train.steps": -1}, r"train.steps=-1 must be 0"),
-        ({"model.dtype": "float16"}, r"model.dtype='float16' must be one of auto, float32, bfloat16"),
-        ({"algo.aggregation": "mean"}, r"algo.aggregation='mean' must be one of token-mean"),
-        ({"algo.is_cap": -1.0}, r"algo.is_cap=-1.0 must be 0 or above"),
-        ({"algo.scope": "microbatch"}, r"algo.scope='microbatch' with train.micro_batches=1 is the same as 'global'"),
-        ({"train.layout": "rows"}, r"train.layout='rows' must be one of auto, group, packed"),
-        ({"model.remat": "all"}, r"model.remat='all' must be one of none, full, dots"),
-        ({"optim.name": "lion"}, r"optim.name='lion' must be one of adamw, sgd"),
-        ({"optim.name": "sgd", "optim.weight_decay": 0.1}, r"optim.weight_decay=0.1 is not read by sgd"),
-        ({"eval.every": -1}, r"eval.every=-1 must be 0 or above"),
-        (
-            {"rollout.server": "http://a"},
-            r"rollout.server='http://a' with .*_weights='': .*set both or neither",
-        ),
-        ({"rollout.server_weights": "b"}, r"rollout.server='' with .*_weights='b': .*set both or neither"),
-        (
-            {"rollout.server": "http://a", "rollout.server_weights": "b"},
-            r"algo.is_cap=0.0 with rollout.server='http://a'",
-        ),
-    ],
-)
-def test_contradictions(changes, message):
-    c = config.default()
-    config.check(c)
-    c.update_from_flattened_dict(changes)
-    with pytest.raises(ValueError, match=message):
-        config.check(c)
-
-
-def test_kl_cov_on_policy_is_refused():
-    c = config.apply_recipe(config.default(), "kl_cov")
-    config.check(c)
-    c.train.updates_per_rollout = 1
-    with pytest.raises(ValueError, match=r"kl_cov is plain policy gradient with .*updates_per_rollout = 1"):
-        config.check(c)
-
-
-def test_options_that_nothing_reads_are_refused():
-    c = config.apply_recipe(config.default(), "clip_cov")
-    c.algo.chain = ()
-    with pytest.raises(ValueError, match=r"algo.transforms describes \['clip_cov'\], which algo.chain does not use"):
-        config.check(c)
-    c.algo.chain = ("clip_cov", "kl_cov")
-    with pytest.raises(ValueError, match=r"algo.chain names \['kl_cov'\], which algo.transforms does not describe"):
-        config.check(c)
-
-
-def test_batches_must_spread_over_the_mesh():
-    c = config.default()
-    with pytest.raises(ValueError, match=r"micro_batches = 2 must be a multiple of mesh.data × mesh.fsdp = 8"):
-        engine.mesh_of(c)
-    c.mesh.data = 2  # of eight
-    assert engine.mesh_of(c).devices.size == 2
-    c.mesh.data = 9
-    with pytest.raises(ValueError, match=r"mesh.data=9 × mesh.fsdp=1 × mesh.tensor=1 must be the number of devices, 8"):
-        engine.mesh_of(c)
-    c.mesh.data, c.mesh.fsdp = 1, 0
-    with pytest.raises(ValueError, match=r"mesh.fsdp=0 must be 1 or more"):
-        engine.mesh_of(c)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +41,7 @@ def test_batches_must_spread_over_the_mesh():
         (["--config.model.source=no/such/folder"], "no/such/folder"),
     ],
 )
-def test_the_command_stops_early_and_names_the_key(tmp_path, flags, message):
+def test_the_command_stops_early_and_names_the_key(tmp_path: pathlib.Path, flags: list[str], message: str):
     command = [sys.executable, "-m", "entropy_rl.train", "--config=configs/quickstart.py", f"--workdir={tmp_path}/run"]
     started = time.monotonic()
     done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)

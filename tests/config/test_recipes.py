@@ -1,9 +1,10 @@
-"""Every recipe can be built, says everything, and is what the paper ran."""
+"""Every recipe can be built, sets every key, and is what the paper ran."""
 
 import pathlib
 
 import pytest
 
+from entropy_rl import config
 from entropy_rl import token_transforms as tt
 from entropy_rl.config.recipes import RECIPES, recipe
 from entropy_rl.objective import advantages
@@ -13,7 +14,7 @@ KEYS = {"advantage", "objective", "aggregation", "transforms", "scope", "is_cap"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_builds(name):
+def test_it_builds(name: str):
     settings = recipe(name)
     assert set(settings) == KEYS
     advantages.build(settings["advantage"])
@@ -24,9 +25,8 @@ def test_it_builds(name):
 
 
 def test_every_method_has_a_recipe():
-    named = lambda part: {recipe(name)[part][0] for name in RECIPES}
-    assert named("advantage") == set(advantages.ADVANTAGES)
-    assert named("objective") == set(objectives.OBJECTIVES)
+    assert {recipe(name)["advantage"][0] for name in RECIPES} == set(advantages.ADVANTAGES)
+    assert {recipe(name)["objective"][0] for name in RECIPES} == set(objectives.OBJECTIVES)
     assert {t for name in RECIPES for t, _ in recipe(name)["transforms"]} == set(tt.TRANSFORMS)
 
 
@@ -40,6 +40,31 @@ def test_the_official_settings():
 def test_a_recipe_is_a_copy():
     recipe("grpo")["scope"] = "microbatch"
     assert recipe("grpo")["scope"] == "global"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_fills_the_config_and_comes_back_out(name: str):
+    """Every option is a field, so what comes out has at least the recipe's options, in the recipe's order."""
+    algo = config.apply_recipe(config.default(), name).algo
+    settings = recipe(name)
+    for part in ("advantage", "objective"):
+        chosen, options = config.named(algo[part])
+        assert chosen == settings[part][0] and options.items() >= settings[part][1].items()
+    chain = config.transforms_of(algo)
+    assert [chosen for chosen, _ in chain] == [chosen for chosen, _ in settings["transforms"]]
+    for (_, options), (_, given) in zip(chain, settings["transforms"], strict=True):
+        assert options.items() >= given.items()
+    assert (algo.aggregation, algo.scope, algo.is_cap) == tuple(settings[k] for k in ("aggregation", "scope", "is_cap"))
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_recipe_replaces_algo_and_keeps_the_lock(lock: bool):
+    c = config.default()
+    if not lock:
+        c.unlock()
+    config.apply_recipe(config.apply_recipe(c, "clip_cov"), "kl_cov")
+    assert list(c.algo.transforms) == ["kl_cov"]
+    assert c.is_locked == c.algo.is_locked == c.algo.transforms.kl_cov.is_locked == lock
 
 
 def test_an_unknown_recipe_is_an_error():

@@ -106,7 +106,7 @@ def test_refill_takes_no_problem_twice():
         (
             {},
             {"answer": {"function": "a:b", "weight": 1.0}},
-            r"reward\.own\.answer: take a name that is none of answer",
+            r"reward\.own\.answer: choose a name without ./. that is none of answer",
         ),
         ({}, {"mean": {"function": "a:b", "weight": 1.0}}, r"reward\.own\.mean: take a name"),
         ({}, {"mine": {"function": "a.b", "weight": 1.0}}, r'must be \{function: "module:function", weight: number\}'),

@@ -1,0 +1,116 @@
+"""Every file in configs/ builds with every method, and the papers' tables are consistent."""
+
+import importlib.util
+import math
+import pathlib
+import re
+import types
+
+import pytest
+
+from entropy_rl import config
+from entropy_rl.config import papers
+from entropy_rl.config.recipes import RECIPES
+from entropy_rl.training import engine
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def load(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FILES = {path.stem: load(path) for path in sorted((ROOT / "configs").glob("*.py"))}
+TABLES = {name: module.MODELS for name, module in FILES.items() if hasattr(module, "MODELS")}
+ROWS = [(name, model) for name, table in TABLES.items() for model in table]
+# file, and what comes before the method in the argument after the colon
+PREFIXES = [(name, "") for name in FILES if name not in TABLES] + [(name, f"{model},") for name, model in ROWS]
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+@pytest.mark.parametrize("name, prefix", PREFIXES)
+def test_every_config_builds_with_every_method(name: str, prefix: str, method: str):
+    c = FILES[name].get_config(prefix + method)
+    if method.endswith("_official"):
+        c.train.micro_batches = 2
+    config.check(c)
+    engine.method(c)
+
+
+@pytest.mark.parametrize("name, prefix", PREFIXES)
+def test_an_unknown_method_lists_the_legal_ones(name: str, prefix: str):
+    with pytest.raises(ValueError, match=r"config method: unknown name 'grop'; legal names: grpo"):
+        FILES[name].get_config(f"{prefix}grop")
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("arg", ["clip_cov", "qwen3_8B,clip_cov", ",clip_cov", ""])
+def test_an_unknown_model_lists_the_legal_ones(name: str, arg: str):
+    model = arg.partition(",")[0]
+    with pytest.raises(
+        ValueError, match=f"config model: unknown name '{model}'; legal names: {', '.join(TABLES[name])}"
+    ):
+        FILES[name].get_config(arg)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_has_a_default(name: str):
+    config.check(FILES[name].get_config())
+
+
+@pytest.mark.parametrize("name, model", ROWS)
+def test_a_row_reaches_the_config(name: str, model: str):
+    row = TABLES[name][model]
+    c = FILES[name].get_config(model)
+    laid_out = (c.mesh.fsdp, c.train.micro_batches, c.optim.lr, c.rollout.slots, c.model.remat, c.rollout.tensor)
+    assert laid_out == (row.fsdp, row.micro_batches, row.lr, row.slots, row.remat, row.tensor)
+    assert c.model.source == row.source
+    assert c.algo == FILES[name].get_config(f"{model},{row.method}").algo
+
+
+@pytest.mark.parametrize("name, model", ROWS)
+def test_a_row_uses_its_whole_pod(name: str, model: str):
+    row: papers.Model = TABLES[name][model]
+    chips = math.prod(int(n) for n in row.topology.partition(":")[2].split("x"))
+    assert row.fsdp == chips
+    config.check_mesh(FILES[name].get_config(model), chips, chips // row.tensor)
+
+
+def test_statistics_per_micro_batch_come_with_whole_groups():
+    mechanism = FILES["entropy_mechanism"]
+    assert mechanism.get_config("qwen2_5_7b,clip_cov").train.layout == "packed"
+    assert mechanism.get_config("qwen2_5_7b,clip_cov_official").train.layout == "group"
+
+
+def test_the_runs_of_the_entropy_mechanism():
+    mechanism = FILES["entropy_mechanism"]
+    runs = mechanism.get_config("qwen2_5_7b"), mechanism.get_config("qwen2_5_3b")
+    assert [(c.rollout.prompts, c.train.updates_per_rollout, c.rollout.refills) for c in runs] == [
+        (256, 8, 0),
+        (512, 16, 3),
+    ]
+    assert runs[1].train.steps * runs[1].train.updates_per_rollout == 2400  # gradient steps, by the paper
+
+
+def test_every_config_named_in_a_document_or_script_exists():
+    pages = [
+        ROOT / "README.md",
+        *ROOT.glob("launch/*"),
+        *ROOT.glob("results/*/run.sh"),
+        *ROOT.glob("results/*/README.md"),
+    ]
+    named = [
+        (page, found)
+        for page in [*pages, *ROOT.glob("configs/*.py"), *ROOT.glob("entropy_rl/**/*.py")]
+        for found in re.findall(r"\bconfigs/(\w+)\.py(?::(\w+))?", page.read_text(encoding="utf-8"))
+    ]
+    assert named
+    for page, (name, first) in named:
+        if name == "mine":  # the reader's file
+            continue
+        assert name in FILES, f"{page} names configs/{name}.py"
+        assert not first or first in TABLES.get(name, RECIPES), f"{page} names configs/{name}.py:{first}"
