@@ -1,6 +1,6 @@
 """The covariance of log-probability and advantage that drives a policy's entropy (arXiv 2505.22617).
 
-B sequences, T response positions. Everything is detached: a covariance is looked at, never trained through.
+B sequences, T response positions. Everything is detached: no gradient flows through a covariance.
 """
 
 import jax
@@ -18,12 +18,19 @@ def token_covariance(logp: Array, advantage: Array, mask: Array) -> Array:
     Means are over the valid tokens of the whole batch and do not depend on the order of rows or on the mesh.
 
     Args:
-      logp: f32[B, T], nats, log π(y_t).
-      advantage: f32[B, T].
-      mask: f32 or bool[B, T].
+        logp: f32[B, T], nats, log π(y_t).
+        advantage: f32[B, T].
+        mask: f32 or bool[B, T].
 
     Returns:
-      f32[B, T], exactly 0 at masked tokens and everywhere on an empty mask.
+        f32[B, T], exactly 0 at masked tokens and everywhere on an empty mask.
+
+    Example:
+        >>> logp = jnp.array([[-1.0, -2.0], [-3.0, -9.0]])
+        >>> advantage = jnp.array([[1.0, 1.0], [-2.0, -2.0]])
+        >>> mask = jnp.array([[1, 1], [1, 0]])  # mean logp −2, mean advantage 0
+        >>> token_covariance(logp, advantage, mask).tolist()
+        [[1.0, 0.0], [2.0, 0.0]]
     """
     logp, advantage = lax.stop_gradient((logp, advantage))
     cov_BxT = (logp - masked.exact_mean(logp, mask)) * (advantage - masked.exact_mean(advantage, mask))
@@ -39,8 +46,13 @@ def prompt_covariance(logp: Array, advantage: Array, mask: Array, group_size: in
     """`token_covariance` with the means taken over each prompt's own tokens, f32[B, T].
 
     Args:
-      logp, advantage, mask: as for `token_covariance`.
-      group_size: responses per prompt, in consecutive rows.
+        logp: as for `token_covariance`.
+        advantage: as for `token_covariance`.
+        mask: as for `token_covariance`.
+        group_size: responses per prompt, in consecutive rows.
+
+    Raises:
+        ValueError: If group_size does not divide B.
     """
     B, T = logp.shape
     if B % group_size:
@@ -50,7 +62,10 @@ def prompt_covariance(logp: Array, advantage: Array, mask: Array, group_size: in
 
 
 def heavy_tail(cov_BxT: Array, mask_BxT: Array) -> dict[str, Array]:
-    """Mean covariance of the top 0.02%, 0.2%, 2%, 20%, 50% and all valid tokens (Table 1), f32[] each."""
+    """Mean covariance of the top 0.02%, 0.2%, 2%, 20%, 50% and of all valid tokens (Table 1), f32[] each.
+
+    Each share is of at least one token; all are 0 on an empty mask.
+    """
     return {name: masked.top_mean(cov_BxT, mask_BxT, share) for name, share in TOP_SHARES.items()}
 
 
@@ -58,18 +73,20 @@ QUADRANTS = ("high_prob_positive", "high_prob_negative", "low_prob_positive", "l
 
 
 def quadrants(logp: Array, advantage: Array, mask: Array, entropy_change: Array) -> dict[str, dict[str, Array]]:
-    """The tokens by probability and sign of the advantage, and what each quarter does to the entropy.
+    """The tokens by probability and sign of the advantage, and the effect of each quadrant on the entropy.
 
-    A probability is high where logp is above the batch's mean. Rewarding a likely token or punishing an unlikely
-    one has positive covariance and lowers entropy; the other two raise it. Tokens with A = 0 are in no quadrant.
+    A probability is high if logp is above the batch's mean. Rewarding a likely token or punishing an unlikely one has
+    positive covariance and lowers entropy; the other two raise it. Tokens with A = 0 are in no quadrant.
 
     Args:
-      logp, advantage, mask: as for `token_covariance`.
-      entropy_change: f32[B, T], nats, each token's entropy after the update minus before.
+        logp: as for `token_covariance`.
+        advantage: as for `token_covariance`.
+        mask: as for `token_covariance`.
+        entropy_change: f32[B, T], nats, each token's entropy after the update minus before.
 
     Returns:
-      for each of QUADRANTS: `share` of the valid tokens, mean `covariance`, mean `entropy_change`, f32[]; 0 where
-      a quadrant is empty.
+        For each of QUADRANTS the `share` of the valid tokens, and its tokens' mean `covariance` and mean
+        `entropy_change`, f32[] each; 0 if a quadrant is empty.
     """
     cov_BxT = token_covariance(logp, advantage, mask)
     high_BxT = logp > masked.exact_mean(logp, mask)
@@ -87,16 +104,21 @@ def quadrants(logp: Array, advantage: Array, mask: Array, entropy_change: Array)
 
 
 def predicted_entropy_change(logp: Array, advantage: Array, mask: Array, step_size: float, theorem: int) -> Array:
-    """The change of mean entropy that one update of a softmax policy makes to first order, nats, f32[].
+    """The first-order change of mean entropy after one update of a softmax policy, nats, f32[].
 
     Theorem 1 (policy gradient): −η · Cov(log π, π · A), A centred. Theorem 2 (natural gradient): −η · Cov(log π, A).
-    Both are taken over the sampled tokens as if these were one state's actions, which makes them proxies under
-    a neural network and under AdamW: compare them with `entropy/delta`. 0 on an empty mask.
+    Both are taken over the sampled tokens as if they were one state's actions. For a neural network and under AdamW
+    they are therefore only proxies: compare them with the metric `entropy/delta`. 0 on an empty mask.
 
     Args:
-      logp, advantage, mask: as for `token_covariance`.
-      step_size: η.
-      theorem: 1 or 2.
+        logp: as for `token_covariance`.
+        advantage: as for `token_covariance`.
+        mask: as for `token_covariance`.
+        step_size: η.
+        theorem: 1 or 2.
+
+    Raises:
+        ValueError: If `theorem` is neither.
     """
     if theorem == 2:
         return -step_size * batch_covariance(logp, advantage, mask)

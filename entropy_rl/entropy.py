@@ -1,9 +1,9 @@
-"""Entropy, cross-entropy and divergence from logits, in nats and float32; and how a batch's entropy is summed up.
+"""Entropy, cross-entropy and divergence from logits, in nats and float32, and summaries of a batch's entropy.
 
 V vocabulary; B sequences, T response positions. H(P, Q) = H(P) + KL(P ‖ Q).
 
-A logit of −inf takes its token out of the support: probability 0, and finite gradients. Where P has mass outside
-the support of Q, cross-entropy and divergence are inf.
+A logit of −inf removes its token from the support: its probability is 0, and gradients stay finite. If P has mass
+outside the support of Q, cross-entropy and divergence are inf.
 """
 
 import jax
@@ -44,7 +44,15 @@ def _expected(logp: Array, inside: Array, value: Array) -> Array:
 
 
 def entropy(logits: Array) -> Array:
-    """H = −Σ p log p of softmax(logits), nats, f32[...] from [..., V]. Divide logits by the temperature first."""
+    """H = −Σ p log p of softmax(logits), nats, f32[...] from [..., V].
+
+    For the entropy at a sampling temperature, divide the logits by it first.
+
+    Example:
+        >>> logits = jnp.array([[0.0, 0.0, -jnp.inf], [0.0, 5.0, 10.0]])
+        >>> [round(h, 3) for h in entropy(logits).tolist()]  # ln 2 = 0.693: two tokens are equally likely
+        [0.693, 0.041]
+    """
     logp, inside = _log_probs(logits)
     return -_expected(logp, inside, logp)
 
@@ -58,7 +66,7 @@ def cross_entropy(logits_p: Array, logits_q: Array) -> Array:
 
 
 def kl_divergence(logits_p: Array, logits_q: Array) -> Array:
-    """KL(P ‖ Q) = Σ p (log p − log q), nats, f32[...] from two [..., V]; never below 0 but for rounding."""
+    """KL(P ‖ Q) = Σ p (log p − log q), nats, f32[...] from two [..., V]; negative only by rounding."""
     logp, inside = _log_probs(logits_p)
     logq, inside_q = _log_probs(logits_q)
     outside = jnp.any(inside & ~inside_q, axis=-1)
@@ -66,10 +74,10 @@ def kl_divergence(logits_p: Array, logits_q: Array) -> Array:
 
 
 def token_mean(entropy_BxT: Array, mask_BxT: Array) -> Array:
-    """Mean entropy over the valid tokens of the batch, nats, f32[]; 0 on an empty mask (`entropy/mean`)."""
+    """Mean entropy over the valid tokens of the batch, nats, f32[]; 0 on an empty mask (metric `entropy/mean`)."""
     return masked.mean(entropy_BxT, mask_BxT)
 
 
 def sampled(logp_BxT: Array, mask_BxT: Array) -> Array:
-    """−mean logp of the sampled tokens: the one-sample estimate of the mean entropy, nats, f32[]; 0 on empty."""
+    """−mean logp of sampled tokens, the one-sample estimate of the mean entropy, nats, f32[]; 0 on an empty mask."""
     return -masked.mean(logp_BxT, mask_BxT)

@@ -1,18 +1,18 @@
-"""The law of reward and entropy, R = −a·exp(H) + b (arXiv 2505.22617): fit, forecast, coefficients against size.
+"""The law of reward and entropy, R = −a·exp(H) + b (arXiv 2505.22617): fit, forecast, coefficients by model size.
 
-n points of one run, in order; H in nats, R the reward or accuracy. Plain NumPy in float64: it runs beside the
-training, on a handful of numbers. At H = 0 nothing is left to trade, so b − a is the ceiling of the reward.
+The n points are those of one run, in order; H is in nats, R is the reward or accuracy. This is plain NumPy in float64,
+for a handful of numbers during training. At H = 0 no entropy is left to trade, so b − a is the ceiling of the reward.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 MIN_POINTS = 5
-MIN_SPREAD = 0.01  # nats between the least and the largest entropy: below, the slope is noise
+MIN_SPREAD = 0.01  # nats between the smallest and the largest entropy; below this the slope is noise
 
 Interval = tuple[float, float]
 
@@ -24,14 +24,16 @@ class Law:
     """A fit, or the reason why there is none.
 
     Attributes:
-      a: slope against −exp(H), reward units; None like all figures below where there is no fit.
-      b: intercept.
-      ceiling: b − a, the reward at H = 0.
-      r2: share of the reward's variance explained.
-      rmse: root of the mean squared residual, normaliser n, reward units.
-      a_interval, b_interval, ceiling_interval: intervals at the level asked for, for independent normal errors.
-      n: points used.
-      message: "" or one sentence that says why there is no fit.
+        a: slope against −exp(H), reward units; None, like every figure down to n, if there is no fit.
+        b: intercept.
+        ceiling: b − a, the reward at H = 0.
+        r2: share of the reward's variance explained.
+        rmse: root of the mean squared residual, normaliser n, reward units.
+        a_interval: interval of a at the requested level, for independent normal errors.
+        b_interval: that of b.
+        ceiling_interval: that of the ceiling.
+        n: number of points used.
+        message: "", or a sentence that says why there is no fit.
     """
 
     a: float | None = None
@@ -45,11 +47,11 @@ class Law:
     n: int = 0
     message: str = ""
 
-    def predict(self, entropy: Any) -> np.ndarray:
-        """R at the given entropies, float64, of their shape.
+    def predict(self, entropy: ArrayLike) -> np.ndarray:
+        """R at the given entropies, float64, of the same shape.
 
         Raises:
-          ValueError: where there is no fit, with the reason.
+            ValueError: If there is no fit; the message gives the reason.
         """
         if self.a is None or self.b is None:
             raise ValueError(f"law: nothing to predict from: {self.message}")
@@ -66,6 +68,7 @@ def _points(*series: Series) -> list[np.ndarray]:
 
 
 def _why_not(x: np.ndarray, y: np.ndarray) -> str:
+    """Why the law cannot be fitted to entropies x and rewards y; "" if it can."""
     if x.size < MIN_POINTS:
         return f"too few points: {x.size}, the law needs {MIN_POINTS}"
     if np.ptp(x) < MIN_SPREAD:
@@ -79,15 +82,24 @@ def fit(entropy: Series, reward: Series, level: float = 0.95) -> Law:
     """Least squares of R = −a·exp(H) + b.
 
     Args:
-      entropy: H at each point, nats; a point with None, NaN or infinity in either series is left out.
-      reward: R at each point.
-      level: of the intervals, by Student's t with n − 2 degrees of freedom.
+        entropy: H at each point, nats; a point with None, NaN or infinity in either series is left out.
+        reward: R at each point.
+        level: of the intervals, by Student's t with n − 2 degrees of freedom.
 
     Returns:
-      The fit; with too few points or no spread, a `Law` without figures whose `message` says so.
+        The fit; with too few points or no spread, a `Law` without figures whose `message` says so.
 
     Raises:
-      ValueError: if the series differ in length.
+        ValueError: If the series differ in length.
+
+    Example:
+        >>> entropy = [1.2, 0.9, 0.6, 0.3, 0.1]
+        >>> reward = [0.8 - 0.2 * float(np.exp(h)) for h in entropy]
+        >>> law = fit(entropy, reward)
+        >>> round(law.a, 6), round(law.b, 6), round(law.ceiling, 6)
+        (0.2, 0.8, 0.6)
+        >>> fit(entropy[:2], reward[:2]).message
+        'too few points: 2, the law needs 5'
     """
     h, y = _points(entropy, reward)
     message = _why_not(h, y)
@@ -102,7 +114,7 @@ def fit(entropy: Series, reward: Series, level: float = 0.95) -> Law:
     width = stats.t.ppf(0.5 + level / 2, n - 2) * np.sqrt(residual / (n - 2))
 
     def around(value: float, at: float | None) -> Interval:
-        """The interval of the line's height at exp(H) = at, or of its slope for None."""
+        """The interval of the line's height at exp(H) = `at`, or of its slope if `at` is None."""
         half = width / np.sqrt(spread) if at is None else width * np.sqrt(1 / n + (at - mean_x) ** 2 / spread)
         return float(value - half), float(value + half)
 
@@ -121,13 +133,13 @@ def fit(entropy: Series, reward: Series, level: float = 0.95) -> Law:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the beginning of a run says about the rest of it.
+    """A forecast of the rest of a run from its beginning.
 
     Attributes:
-      law: the fit on the beginning.
-      predicted: reward at the later points, float64; None where there is no fit.
-      rmse: against the later rewards, reward units; None where there is no fit or no later point.
-      last_error: predicted minus measured at the last point; None likewise.
+        law: the fit on the beginning.
+        predicted: reward at the later points, float64; None if there is no fit or no later point.
+        rmse: against the later rewards, reward units; None in the same cases.
+        last_error: predicted minus measured at the last point; None in the same cases.
     """
 
     law: Law
@@ -139,10 +151,15 @@ class Forecast:
 def forecast(entropy: Series, reward: Series, share: float = 0.15) -> Forecast:
     """Fits the first `share` of the points and predicts the reward of the others from their entropy.
 
-    The paper fits the first 36 steps, 15%, and forecasts the rest with an RMSE of about 1%.
+    The paper fits the first 36 steps, 15% of the run, and forecasts the rest with an RMSE of about 1%.
+
+    Args:
+        entropy: as for `fit`.
+        reward: as for `fit`.
+        share: above 0 and below 1.
 
     Raises:
-      ValueError: if the series differ in length or share is not between 0 and 1.
+        ValueError: If the series differ in length or `share` is out of range.
     """
     if not 0 < share < 1:
         raise ValueError(f"law.forecast: share {share!r}, must be between 0 and 1")
@@ -158,13 +175,13 @@ def forecast(entropy: Series, reward: Series, share: float = 0.15) -> Forecast:
 
 @dataclass(frozen=True)
 class SizeLaw:
-    """A coefficient against model size: coefficient = intercept + slope · log(parameters).
+    """A coefficient as a function of model size: intercept + slope · log(parameters).
 
     Attributes:
-      slope: per e-fold of non-embedding parameters; None like the others where there is no fit.
-      intercept: at one parameter.
-      r2: share of variance explained; None too where all coefficients are equal.
-      message: "" or one sentence that says why there is no fit.
+        slope: per factor e of non-embedding parameters; None if there is no fit.
+        intercept: at one parameter; None if there is no fit.
+        r2: share of variance explained; None if there is no fit or all coefficients are equal.
+        message: "", or a sentence that says why there is no fit.
     """
 
     slope: float | None = None
@@ -172,19 +189,29 @@ class SizeLaw:
     r2: float | None = None
     message: str = ""
 
-    def predict(self, parameters: Any) -> np.ndarray:
-        """The coefficient at these sizes; ValueError where there is no fit."""
+    def predict(self, parameters: ArrayLike) -> np.ndarray:
+        """The coefficient at these sizes, float64, of the same shape.
+
+        Raises:
+            ValueError: If there is no fit; the message gives the reason.
+        """
         if self.slope is None or self.intercept is None:
             raise ValueError(f"law: nothing to predict from: {self.message}")
         return self.intercept + self.slope * np.log(np.asarray(parameters, np.float64))
 
 
 def fit_size(parameters: Sequence[float], coefficients: Series) -> SizeLaw:
-    """Least squares of a law's a or b, one from each model of a family, against the log of its size.
+    """Least squares of a law's a or b, one per model of a family, against the log of the model's size.
 
     Args:
-      parameters: non-embedding parameters of each model.
-      coefficients: a or b of each; None where a model has no fit.
+        parameters: number of non-embedding parameters of each model.
+        coefficients: a or b of each model; None if a model has no fit.
+
+    Returns:
+        The fit; with fewer than 3 models or only one size, a `SizeLaw` without figures whose `message` says so.
+
+    Raises:
+        ValueError: If the series differ in length.
     """
     size, y = _points(parameters, coefficients)
     if size.size < 3 or np.ptp(size) == 0:

@@ -1,27 +1,26 @@
-"""Advantages from rewards: one number for each response, from its group or from the batch.
+"""Advantages from rewards: one number per response, relative to its group or to the batch.
 
-B responses in groups of G consecutive rows, samples of one prompt. A row that could not be scored (valid 0) takes
-no part in any mean or deviation and gets advantage 0. A group whose valid rewards are all equal, and so a
-group of one, gets exactly 0 wherever the group is the baseline.
+B responses in N = B / G groups of G consecutive rows, the samples of one prompt. Every function returns f32[B]. A row
+that could not be scored (valid 0) enters no mean or deviation and gets advantage 0. If the baseline is the group's, a
+group whose valid rewards are all equal, such as a group of one, gets exactly 0.
 """
 
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.stats.selection import as_ratio, floor_product
 
 EPS = 1e-6  # added to standard deviations, as in verl
 
 
 def _groups(reward_B: Array, valid_B: Array, group_size: int) -> tuple[Array, Array, Array]:
-    """Rewards (0 where invalid) and validity as [B/G, G], and the number of valid rows, at least 1, [B/G, 1]."""
+    """Rewards (0 if invalid) and validity as [N, G], and the number of valid rows, at least 1, as [N, 1]."""
     if reward_B.shape[0] % group_size:
         raise ValueError(f"group_size: {group_size} does not divide the {reward_B.shape[0]} rewards of the batch")
     valid_NxG = jnp.reshape(valid_B, (-1, group_size)) > 0
@@ -30,7 +29,7 @@ def _groups(reward_B: Array, valid_B: Array, group_size: int) -> tuple[Array, Ar
 
 
 def _centred(reward_NxG: Array, valid_NxG: Array, n_Nx1: Array) -> Array:
-    """Rewards minus their group's mean; exactly 0 where the group's valid rewards are equal, and where invalid."""
+    """Rewards minus their group's mean; exactly 0 in a group of equal valid rewards and at invalid rows."""
     low_Nx1 = jnp.min(jnp.where(valid_NxG, reward_NxG, jnp.inf), axis=1, keepdims=True)
     high_Nx1 = jnp.max(jnp.where(valid_NxG, reward_NxG, -jnp.inf), axis=1, keepdims=True)
     mean_Nx1 = jnp.sum(reward_NxG, axis=1, keepdims=True) / n_Nx1
@@ -38,17 +37,23 @@ def _centred(reward_NxG: Array, valid_NxG: Array, n_Nx1: Array) -> Array:
 
 
 def _std(centred_NxG: Array, n_Nx1: Array) -> Array:
-    """Sample standard deviation (n − 1) of each group, [B/G, 1]; 0 for a group of one."""
+    """Sample standard deviation (normaliser n − 1) of each group, [N, 1]; 0 for a group of one."""
     return jnp.sqrt(jnp.sum(centred_NxG**2, axis=1, keepdims=True) / jnp.maximum(n_Nx1 - 1, 1))
 
 
 def grpo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
-    """(R − mean) / (std + 1e-6) within the group (arXiv 2402.03300); std over n − 1 as in verl. f32[B].
+    """(R − mean) / (std + 1e-6) within the group (arXiv 2402.03300); std has normaliser n − 1, as in verl.
 
     Args:
-      reward_B: f32[B].
-      valid_B: f32 or bool[B], 0 where the response could not be scored.
-      group_size: G, responses per prompt; groups are consecutive rows.
+        reward_B: f32[B].
+        valid_B: f32 or bool[B], 0 if the response could not be scored.
+        group_size: G, responses per prompt; groups are consecutive rows.
+
+    Example:
+        >>> reward = jnp.array([1.0, 0.0, 0.0, 0.0, 1.0, 1.0])  # the second group has nothing to teach
+        >>> valid = jnp.array([1, 1, 0, 1, 1, 1])  # the third response could not be scored
+        >>> [round(a, 3) for a in grpo(reward, valid, 3).tolist()]
+        [0.707, -0.707, 0.0, -1.155, 0.577, 0.577]
     """
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
     centred_NxG = _centred(reward_NxG, valid_NxG, n_Nx1)
@@ -56,39 +61,46 @@ def grpo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
 
 
 def dr_grpo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
-    """R − mean within the group, without the division that favours easy and hard prompts (2503.20783). f32[B]."""
+    """R − mean within the group, without the division that favours easy and hard prompts (arXiv 2503.20783)."""
     return jnp.reshape(_centred(*_groups(reward_B, valid_B, group_size)), -1)
 
 
 def rloo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
-    """R − mean of the *other* valid rewards of the group (arXiv 2402.14740): n / (n − 1) times R − mean. f32[B]."""
+    """R − mean of the group's *other* n − 1 valid rewards, n / (n − 1) times R − mean (arXiv 2402.14740)."""
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
     others_Nx1 = n_Nx1 / jnp.maximum(n_Nx1 - 1, 1).astype(jnp.float32)
     return jnp.reshape(_centred(reward_NxG, valid_NxG, n_Nx1) * others_Nx1, -1)
 
 
 def reinforce_pp(reward_B: Array, valid_B: Array, group_size: int, baseline: bool = False) -> Array:
-    """REINFORCE++ (arXiv 2501.03262): (R − mean) / (std + 1e-6) over the whole batch, by response. f32[B].
+    """REINFORCE++: (R − mean) / (std + 1e-6) over the responses of the whole batch (arXiv 2501.03262).
 
     Args:
-      baseline: subtract the group's mean first, then divide by the batch's deviation (REINFORCE++-baseline).
+        reward_B: as for `grpo`.
+        valid_B: as for `grpo`.
+        group_size: as for `grpo`.
+        baseline: subtract the group's mean first, then divide by the batch's deviation (REINFORCE++-baseline).
     """
     centred_B = dr_grpo(reward_B, valid_B, group_size) if baseline else reward_B
     return grpo(centred_B, valid_B, reward_B.shape[0])
 
 
 def quantile(reward_B: Array, valid_B: Array, group_size: int, k: float = 0.4) -> Array:
-    """(R − Q_k) / (std + 1e-6) within the group (arXiv 2509.22611). f32[B].
+    """(R − Q_k) / (std + 1e-6) within the group (arXiv 2509.22611).
 
-    Q_k is the least reward that at least a share k of the group does not exceed. With rewards 0 and 1 it is 0 up to
-    an accuracy of 1 − k, where only right answers push, and 1 above, where only wrong ones do.
+    Q_k is the smallest reward v such that at least a share k of the group's rewards are ≤ v. With rewards 0 and 1 it is
+    0 up to an accuracy of 1 − k, where only right answers push, and 1 above that, where only wrong answers push.
 
     Args:
-      k: K, from 0 to 1.
+        reward_B: as for `grpo`.
+        valid_B: as for `grpo`.
+        group_size: as for `grpo`.
+        k: K, from 0 to 1.
     """
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
     centred_NxG = _centred(reward_NxG, valid_NxG, n_Nx1)
-    above_Nx1 = jax.vmap(lambda n: floor_product(float(1 - Fraction(*as_ratio(k))), n[0])[0])(n_Nx1)[:, None]
+    above = float(1 - Fraction(*as_ratio(k)))
+    above_Nx1 = jax.vmap(lambda n: floor_product(above, n[0])[0])(n_Nx1)[:, None]
     rank_Nx1 = jnp.maximum(n_Nx1 - above_Nx1 - 1, 0)
     ascending_NxG = jnp.sort(jnp.where(valid_NxG, reward_NxG, jnp.inf), axis=1)
     quantile_Nx1 = jnp.take_along_axis(ascending_NxG, rank_Nx1, axis=1)
@@ -98,13 +110,16 @@ def quantile(reward_B: Array, valid_B: Array, group_size: int, k: float = 0.4) -
 
 
 def signed(reward_B: Array, valid_B: Array, group_size: int, right: float = 0.1, wrong: float = -1.0) -> Array:
-    """`right` where R > 0.5, `wrong` elsewhere, with no baseline: W-REINFORCE (arXiv 2506.01347). f32[B].
+    """W-REINFORCE: `right` if R > 0.5 and `wrong` otherwise, with no baseline (arXiv 2506.01347).
 
-    PSR is (1, 0), NSR is (0, −1). The group does not enter, so equal rewards do push here.
+    PSR is (1, 0), NSR is (0, −1). The group is not read, so equal rewards do push here.
 
     Args:
-      right: λ.
-      wrong: advantage of a wrong answer.
+        reward_B: as for `grpo`.
+        valid_B: as for `grpo`.
+        group_size: not read.
+        right: λ, the advantage of a right answer.
+        wrong: the advantage of a wrong answer.
     """
     return jnp.where(valid_B > 0, jnp.where(reward_B > 0.5, right, wrong), 0.0)
 
@@ -114,14 +129,14 @@ ADVANTAGES: dict[str, Callable[..., Array]] = {
 }
 
 
-def build(spec: Any) -> Callable[[Array, Array, int], Array]:
+def build(spec: Spec) -> Callable[[Array, Array, int], Array]:
     """The function (reward_B, valid_B, group_size) -> advantage_B that `algo.advantage` names.
 
     Args:
-      spec: a name, or a pair (name, options).
+        spec: a name, or a pair (name, options).
 
     Raises:
-      ValueError: unknown name or option.
+        ValueError: If the name or an option is unknown.
     """
     name, options = split_spec(spec, "algo.advantage")
     given = ("reward_B", "valid_B", "group_size")

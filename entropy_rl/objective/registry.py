@@ -1,25 +1,37 @@
-"""Names to factories: advantages, objectives and token transforms are all chosen in a config by name."""
+"""Names to factories: a config chooses advantages, objectives and token transforms by name."""
 
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
+
+# How a config names a part: by its name, or by a pair (name, {option: value}).
+Spec = str | tuple[str, Mapping[str, Any]]
 
 
 def check_spec(
-    table: Mapping[str, Callable], name: str, kwargs: Mapping[str, Any], key: str, given: tuple[str, ...] = ()
-) -> Callable:
-    """The callable that `name` stands for, once every keyword is known to be one of its parameters.
+    table: Mapping[str, Callable[..., Made]],
+    name: str,
+    kwargs: Mapping[str, Any],
+    key: str,
+    given: tuple[str, ...] = (),
+) -> Callable[..., Made]:
+    """The callable that `name` stands for, after a check that it has every option as a parameter.
 
     Args:
-      table: what may be named.
-      name: the name in the config.
-      kwargs: its options in the config.
-      key: the config key, for messages.
-      given: parameters that the caller passes itself and a config may not set.
+        table: the callables by name.
+        name: the name in the config.
+        kwargs: its options in the config.
+        key: the config key, for messages.
+        given: parameters that the caller passes itself and a config may not set.
+
+    Returns:
+        table[name].
 
     Raises:
-      ValueError: unknown name, unknown option, or an option without default that is missing.
+        ValueError: If the name or an option is unknown, or an option without a default is missing.
     """
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
@@ -36,11 +48,15 @@ def check_spec(
     return table[name]
 
 
-def split_spec(spec: Any, key: str) -> tuple[str, dict[str, Any]]:
+def split_spec(spec: Spec, key: str) -> tuple[str, dict[str, Any]]:
     """A name, or a pair (name, options), as a pair.
 
+    Args:
+        spec: what the config holds.
+        key: the config key, for messages.
+
     Raises:
-      ValueError: if it is neither.
+        ValueError: If `spec` is neither.
     """
     if isinstance(spec, str):
         return spec, {}

@@ -1,22 +1,21 @@
-"""Surrogate objectives: a loss for each token, and the gradient that the token transforms then edit.
+"""Surrogate objectives: a loss per token, and the gradient that the token transforms then edit.
 
 B sequences, T response positions. An objective is a factory that returns
 
     f(logp_BxT, tokens) -> (loss_BxT, clipped_BxT)
 
-with the unweighted loss of each token (minimised) and a bool array that is true where the clip has stopped the
-token's gradient. r = exp(logp − old_logp) is the ratio; the log-ratio is held within ±20 so that losses and
-gradients stay finite. `token_weight` states the normaliser.
+with the unweighted loss of each token (to be minimised) and a bool array that is true for the tokens whose gradient
+the clip has stopped. r = exp(logp − old_logp) is the ratio; the log-ratio is clipped to ±20 so that losses and
+gradients stay finite. `token_weight` defines the normaliser.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import clamped
@@ -30,14 +29,15 @@ def _check_range(name: str, low: float, high: float) -> None:
     if not (0 <= low <= 1 and high >= 0):
         raise ValueError(
             f"algo.objective: {name}: got low={low!r}, high={high!r}; "
-            "low is from 0 to 1 and high at least 0: the ratio is held in [1 - low, 1 + high]"
+            "low must be from 0 to 1 and high at least 0: the ratio is clipped to [1 - low, 1 + high]"
         )
 
 
 def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
+    """PPO's loss of each token for a given ratio, and the tokens that it clips; elementwise."""
     free = -advantage * ratio
     held = -advantage * jnp.clip(ratio, 1 - low, 1 + high)
-    clipped = held > free  # the larger loss counts; where they tie, they are the same function
+    clipped = held > free  # the larger loss counts; a tie means that the clip changed nothing
     return jnp.where(clipped, lax.stop_gradient(held), free), clipped
 
 
@@ -45,15 +45,18 @@ def ppo_clip(low: float = 0.2, high: float = 0.2, dual: float | None = None) -> 
     """PPO's clipped surrogate: max(−r·A, −clip(r, 1 − low, 1 + high)·A) (arXiv 1707.06347, eq. 7).
 
     Args:
-      low: ε_low. 1 together with high = 1 is what the official Clip-Cov runs call no clip.
-      high: ε_high; 0.28 is DAPO's clip-higher.
-      dual: c > 1 bounds the loss of A < 0 by −c·A (arXiv 1912.09729); None: no bound.
+        low: ε_low. The official Clip-Cov runs set low = high = 1 and call it no clip.
+        high: ε_high; 0.28 is DAPO's clip-higher.
+        dual: c > 1 bounds the loss of tokens with A < 0 by −c·A (arXiv 1912.09729); None: no bound.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
     _check_range("ppo_clip", low, high)
     if dual is not None and dual <= 1:
         raise ValueError(f"algo.objective: ppo_clip: dual {dual!r}, must be above 1, or None for no bound")
 
-    def objective(logp_BxT, tokens):
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
         loss_BxT, clipped_BxT = _ppo(ratio_BxT, tokens.advantage, low, high)
         if dual is not None:
@@ -67,9 +70,9 @@ def ppo_clip(low: float = 0.2, high: float = 0.2, dual: float | None = None) -> 
 
 
 def policy_gradient() -> Objective:
-    """The importance-weighted policy gradient −r·A without clip: what the official KL-Cov runs use."""
+    """The importance-weighted policy gradient −r·A without a clip, as the official KL-Cov runs use it."""
 
-    def objective(logp_BxT, tokens):
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         loss_BxT = -tokens.advantage * jnp.exp(clamped(logp_BxT - tokens.old_logp))
         return loss_BxT, jnp.zeros(loss_BxT.shape, bool)
 
@@ -79,15 +82,18 @@ def policy_gradient() -> Objective:
 def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
     """GSPO in its token form (arXiv 2507.18071): PPO-clip on the sequence's ratio s = exp(mean_t log r_t).
 
-    Each token uses s · π / sg(π), so all tokens of a response are clipped or none.
+    Each token has the ratio s · π / sg(π), so either all tokens of a response are clipped or none.
 
     Args:
-      low: ε_low.
-      high: ε_high.
+        low: ε_low.
+        high: ε_high.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
     _check_range("gspo", low, high)
 
-    def objective(logp_BxT, tokens):
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         valid_BxT = tokens.mask > 0
         log_ratio_BxT = jnp.where(valid_BxT, lax.stop_gradient(logp_BxT) - tokens.old_logp, 0.0)
         length_Bx1 = jnp.maximum(jnp.sum(valid_BxT, axis=1, keepdims=True), 1)
@@ -99,15 +105,18 @@ def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
 
 
 def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
-    """CISPO: −sg(clip(r, 1 − low, 1 + high)) · A · logp (arXiv 2506.13585). It stops no token's gradient.
+    """CISPO: −sg(clip(r, 1 − low, 1 + high)) · A · logp (arXiv 2506.13585); it stops no token's gradient.
 
     Args:
-      low: 1 means no lower bound on the weight, as the paper runs it.
-      high: 4 holds the weight at 5.
+        low: 1 means no lower bound on the weight, as in the paper's runs.
+        high: 4 bounds the weight by 5.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
     _check_range("cispo", low, high)
 
-    def objective(logp_BxT, tokens):
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = lax.stop_gradient(jnp.exp(clamped(logp_BxT - tokens.old_logp)))
         loss_BxT = -jnp.clip(ratio_BxT, 1 - low, 1 + high) * tokens.advantage * logp_BxT
         return loss_BxT, jnp.zeros(loss_BxT.shape, bool)
@@ -116,20 +125,22 @@ def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
 
 
 def ce_gppo(low: float = 0.2, high: float = 0.2, beta_low: float = 0.5, beta_high: float = 1.0) -> Objective:
-    """CE-GPPO: PPO whose clipped tokens keep a bounded gradient (arXiv 2509.20712). It stops no token's gradient.
+    """CE-GPPO: PPO whose clipped tokens keep a bounded gradient (arXiv 2509.20712); it stops no token's gradient.
 
-    A < 0 and r < 1 − low: −β_low (1 − low) (r / sg r) A. A > 0 and r > 1 + high: −β_high (1 + high) (r / sg r) A.
-    Else −r A.
+    The loss of a token is
+        −β_low (1 − low) (r / sg r) A if A < 0 and r < 1 − low,
+        −β_high (1 + high) (r / sg r) A if A > 0 and r > 1 + high,
+        −r A otherwise.
 
     Args:
-      low: ε on the low side.
-      high: ε on the high side.
-      beta_low: β₁, 0.5 to 0.75 in the paper.
-      beta_high: β₂.
+        low: ε on the low side.
+        high: ε on the high side.
+        beta_low: β₁, 0.5 to 0.75 in the paper.
+        beta_high: β₂.
     """
     _check_range("ce_gppo", low, high)
 
-    def objective(logp_BxT, tokens):
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
         one_BxT = jnp.exp(logp_BxT - lax.stop_gradient(logp_BxT))
         low_BxT = (tokens.advantage < 0) & (ratio_BxT < 1 - low)
@@ -146,26 +157,44 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 }
 
 
-def build(spec: Any) -> Objective:
-    """The objective that `algo.objective` names: a name, or a pair (name, options).
+def build(spec: Spec) -> Objective:
+    """The objective that `algo.objective` names.
+
+    Args:
+        spec: a name, or a pair (name, options).
 
     Raises:
-      ValueError: unknown name or option.
+        ValueError: If the name or an option is unknown.
     """
     name, options = split_spec(spec, "algo.objective")
     return check_spec(OBJECTIVES, name, options, "algo.objective")(**options)
 
 
 def token_weight(mask_BxT: Array, aggregation: str = "token-mean", max_tokens: int | None = None) -> Array:
-    """Each token's weight in the loss, f32[B, T]: loss = Σ weight · token loss. All 0 on an empty mask.
+    """Each token's weight in the loss: loss = Σ weight · token loss.
 
-    With N valid tokens, n_b of them in response b, and R responses that have any:
-      token-mean: 1 / N.
-      sequence-mean-token-mean: 1 / (R · n_b).
-      sequence-mean-token-sum-norm: 1 / (R · max_tokens), the constant normaliser of Dr.GRPO (2503.20783).
+    With N valid tokens, n_b of them in response b, and R responses that have at least one, the weight is
+        token-mean: 1 / N.
+        sequence-mean-token-mean: 1 / (R · n_b).
+        sequence-mean-token-sum-norm: 1 / (R · max_tokens), the constant normaliser of Dr.GRPO (arXiv 2503.20783).
+
+    Args:
+        mask_BxT: f32 or bool[B, T].
+        aggregation: one of AGGREGATIONS.
+        max_tokens: tokens of the longest possible response; only sequence-mean-token-sum-norm reads it.
+
+    Returns:
+        f32[B, T], 0 at masked tokens and everywhere on an empty mask.
 
     Raises:
-      ValueError: unknown aggregation, or no max_tokens where it is needed.
+        ValueError: If the aggregation is unknown, or needs max_tokens and gets none.
+
+    Example:
+        >>> mask = jnp.array([[1, 1, 1], [1, 0, 0]])
+        >>> token_weight(mask, "token-mean").tolist()
+        [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
+        >>> token_weight(mask, "sequence-mean-token-sum-norm", max_tokens=4).tolist()
+        [[0.125, 0.125, 0.125], [0.125, 0.0, 0.0]]
     """
     valid_BxT = mask_BxT > 0
     length_Bx1 = jnp.sum(valid_BxT, axis=1, keepdims=True)
@@ -187,17 +216,15 @@ def token_weight(mask_BxT: Array, aggregation: str = "token-mean", max_tokens: i
 def token_gradient(
     objective: Objective, tokens: TokenInfo, correction_BxT: Array | None = None
 ) -> tuple[Array, TokenGrads, Array]:
-    """The loss Σ weight · token loss and its exact gradient with respect to logp.
-
-    `tokens.weight` None means mask / N; `tokens.clipped` is not read.
+    """The loss Σ weight · token loss, and its exact gradient with respect to logp.
 
     Args:
-      objective: what a factory of this module returned.
-      tokens: statistics of the batch. What stands at masked tokens is not read.
-      correction_BxT: f32[B, T] factor on each token's loss, detached (`importance_weights`); None: 1.
+        objective: the return value of a factory of this module.
+        tokens: statistics of the batch. Masked tokens are not read, nor is `clipped`; `weight` None means mask / N.
+        correction_BxT: f32[B, T] factor on each token's loss, detached (`importance_weights`); None: 1.
 
     Returns:
-      loss f32[], TokenGrads (entropy gradient 0), clipped bool[B, T]. Zeros on an empty mask.
+        The loss f32[], TokenGrads (with entropy gradient 0), and clipped bool[B, T]; zeros on an empty mask.
     """
     valid_BxT = tokens.mask > 0
     tokens = prepare(tokens)
@@ -205,7 +232,7 @@ def token_gradient(
     if correction_BxT is not None:
         weight_BxT = weight_BxT * lax.stop_gradient(jnp.where(valid_BxT, correction_BxT, 0.0))
 
-    def loss_and_clipped(logp_BxT):
+    def loss_and_clipped(logp_BxT: Array) -> tuple[Array, Array]:
         loss_BxT, clipped_BxT = objective(logp_BxT, tokens)
         return jnp.sum(weight_BxT * jnp.where(valid_BxT, loss_BxT, 0.0)), clipped_BxT & valid_BxT
 

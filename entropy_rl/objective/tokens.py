@@ -1,4 +1,4 @@
-"""What flows from the objective through the token transforms: statistics of every token, and gradients.
+"""The data that flows from the objective through the token transforms: per-token statistics and gradients.
 
 B sequences, T response positions.
 """
@@ -16,8 +16,8 @@ class TokenGrads(NamedTuple):
     """The gradient of the loss with respect to each token's statistics.
 
     Attributes:
-      logp: d loss / d logp, f32[B, T].
-      entropy: d loss / d entropy, f32[B, T].
+        logp: d loss / d logp, f32[B, T].
+        entropy: d loss / d entropy, f32[B, T].
     """
 
     logp: Array
@@ -25,19 +25,19 @@ class TokenGrads(NamedTuple):
 
 
 class TokenInfo(NamedTuple):
-    """What a transform may look at: detached, f32[B, T] unless said.
+    """The statistics that a transform may read; each is f32[B, T] unless stated otherwise.
 
     Attributes:
-      logp: log π_θ(y_t), nats.
-      old_logp: log π_old(y_t), nats.
-      advantage: A_t.
-      entropy: H_t of π_θ at sampling temperature, nats.
-      mask: 1 on response tokens.
-      clipped: bool, PPO's min() already stopped this token's gradient.
-      old_entropy: H_t of π_old; filled where a recipe needs it.
-      ref_logp: log-probability under the reference policy; filled where a recipe needs it.
-      uid: u32[B], hash of (prompt, sample); None: the row number.
-      weight: the token's weight in the loss's mean; None: mask / N (token-mean).
+        logp: log π_θ(y_t), nats.
+        old_logp: log π_old(y_t), nats.
+        advantage: A_t.
+        entropy: H_t of π_θ at the sampling temperature, nats.
+        mask: 1 on response tokens.
+        clipped: bool, true if PPO's min() has already stopped this token's gradient.
+        old_entropy: H_t of π_old, nats; filled in if a transform of the recipe needs it.
+        ref_logp: log-probability under the reference policy, nats; filled in if a transform of the recipe needs it.
+        uid: u32[B], a hash of (prompt, sample); None: the row number.
+        weight: the token's weight in the loss; None: mask / N, the token mean.
     """
 
     logp: Array
@@ -48,7 +48,7 @@ class TokenInfo(NamedTuple):
     clipped: Array
     old_entropy: Array | None = None
     ref_logp: Array | None = None
-    uid: Array = None  # type: ignore[assignment]  # `prepare` fills these two in
+    uid: Array = None  # type: ignore[assignment]  # `prepare` fills in these two
     weight: Array = None  # type: ignore[assignment]
 
 

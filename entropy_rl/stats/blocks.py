@@ -1,6 +1,6 @@
 """The rows of a batch as micro-batches: blocks of whole groups, strided over prompts.
 
-Strided, so that prompts sharded over devices stay where they are: prompt i goes to block i % parts.
+Prompt i belongs to block i % parts. The stride keeps prompts that are sharded over devices where they are.
 """
 
 import jax
@@ -9,21 +9,22 @@ from jax import Array
 
 
 def _view(x: Array, parts: int, prompts: int) -> Array:
-    """[rows, …] -> [prompts / parts, parts, rows of a prompt, …]."""
+    """[rows, …] -> [prompts / parts, parts, rows per prompt, …]."""
     return x.reshape(prompts // parts, parts, x.shape[0] // prompts, *x.shape[1:])
 
 
-def take(x: Array, i, parts: int, prompts: int) -> Array:
-    """Block i of [rows, …], which are rows / prompts consecutive ones for each prompt: [rows / parts, …]."""
-    block = jax.lax.dynamic_index_in_dim(_view(x, parts, prompts), i, axis=1, keepdims=False)
+def take(x: Array, i: Array | int, parts: int, prompts: int) -> Array:
+    """Block i of [rows, …], in which each prompt has rows / prompts consecutive rows: [rows / parts, …]."""
+    block: Array = jax.lax.dynamic_index_in_dim(_view(x, parts, prompts), i, axis=1, keepdims=False)
     return block.reshape(x.shape[0] // parts, *x.shape[1:])
 
 
-def put(x: Array, i, block: Array, parts: int, prompts: int) -> Array:
-    """x with its block i replaced."""
+def put(x: Array, i: Array | int, block: Array, parts: int, prompts: int) -> Array:
+    """A copy of x with its block i replaced."""
     view = _view(x, parts, prompts)
     block = block.reshape(view.shape[0], *view.shape[2:])
-    return jax.lax.dynamic_update_index_in_dim(view, block, i, axis=1).reshape(x.shape)
+    replaced: Array = jax.lax.dynamic_update_index_in_dim(view, block, i, axis=1)
+    return replaced.reshape(x.shape)
 
 
 def split(x: Array, parts: int, prompts: int) -> Array:

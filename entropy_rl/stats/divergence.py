@@ -5,11 +5,11 @@ from jax import Array, lax
 
 KINDS = ("k1", "k2", "k3", "abs")
 
-LOG_RATIO_LIMIT = 20.0  # exp(20) = 4.9e8: the largest ratio let through, so that no product of two overflows
+LOG_RATIO_LIMIT = 20.0  # exp(20) = 4.9e8 is the largest ratio allowed, so that the product of two does not overflow
 
 
 def clamped(log_ratio: Array) -> Array:
-    """The log-ratio held within ±20; its gradient is 0 outside."""
+    """The log-ratio clipped to ±20; its gradient is 0 outside."""
     return jnp.where(
         jnp.abs(log_ratio) <= LOG_RATIO_LIMIT,
         log_ratio,
@@ -18,14 +18,24 @@ def clamped(log_ratio: Array) -> Array:
 
 
 def kl_estimate(log_q_over_p: Array, kind: str) -> Array:
-    """Estimate of KL(p ‖ q) in nats from tokens drawn from p, elementwise; x = log q − log p at the token.
+    """Elementwise estimate of KL(p ‖ q), in nats, from tokens drawn from p.
 
-    k1: −x, unbiased, of either sign. k2: x²/2. k3: exp(x) − 1 − x, unbiased and never negative (Schulman 2020).
-    abs: |x|, what the official KL-Cov code calls its KL. The gradient of each is 0 at x = 0, but k1's.
-    exp(x) is held at ±20 nats.
+    With x = log q − log p at the token:
+        k1: −x, unbiased, of either sign.
+        k2: x²/2.
+        k3: exp(x) − 1 − x, unbiased and never negative (Schulman 2020); x is clipped to ±20 nats.
+        abs: |x|, which the official KL-Cov code calls its KL.
+    At x = 0 the gradient of each is 0, except for k1.
+
+    Args:
+        log_q_over_p: x, f32 of any shape.
+        kind: one of KINDS.
+
+    Returns:
+        The estimates, f32 of the same shape.
 
     Raises:
-      ValueError: on an unknown kind.
+        ValueError: If the kind is unknown.
     """
     x = log_q_over_p
     if kind == "k1":

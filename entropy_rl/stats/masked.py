@@ -1,6 +1,6 @@
-"""Means, shares and quantiles over the valid tokens of a [B, T] array: a masked token never enters one.
+"""Means, shares and quantiles over the valid tokens of a [B, T] array; masked tokens are never read.
 
-B sequences, T response positions; `mask` is 1 on valid tokens. Every function is 0 on an empty mask.
+B sequences, T response positions; `mask` is 1 on valid tokens. Every function returns 0 on an empty mask.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from entropy_rl.stats.selection import count, floor_product, kth_largest
 
 
 def total(x_BxT: Array, mask_BxT: Array) -> Array:
-    """Sum over valid tokens, f32[]. What stands at a masked token, NaN too, is not read."""
+    """Sum over the valid tokens, f32[]; the value at a masked token may be anything, even NaN."""
     return jnp.sum(jnp.where(mask_BxT > 0, x_BxT, 0), dtype=jnp.float32)
 
 
@@ -20,17 +20,17 @@ def size(mask_BxT: Array) -> Array:
 
 
 def mean(x_BxT: Array, mask_BxT: Array) -> Array:
-    """Mean over valid tokens, f32[]."""
+    """Mean over the valid tokens, f32[]."""
     return total(x_BxT, mask_BxT) / jnp.maximum(size(mask_BxT), 1)
 
 
 def token_mean_weight(mask_BxT: Array) -> Array:
-    """mask / N: the weight of each token in the token mean, f32[B, T]."""
+    """The weight of each token in the mean over the N valid tokens: mask / N, f32[B, T]."""
     return (mask_BxT > 0) / jnp.maximum(size(mask_BxT), 1).astype(jnp.float32)
 
 
 def response_mean(x_BxT: Array, mask_BxT: Array) -> Array:
-    """Mean over responses of each response's token mean, f32[]. A response with no valid token is left out."""
+    """Mean over responses of each response's token mean, f32[]; responses without a valid token are left out."""
     valid_BxT = mask_BxT > 0
     length_B = jnp.sum(valid_BxT, axis=1)
     mean_B = jnp.sum(jnp.where(valid_BxT, x_BxT, 0), axis=1) / jnp.maximum(length_B, 1)
@@ -43,9 +43,20 @@ def fraction_below(x_BxT: Array, mask_BxT: Array, bound: float) -> Array:
 
 
 def quantile(x_BxT: Array, mask_BxT: Array, q: float) -> Array:
-    """The q-quantile of the valid tokens with linear interpolation, as numpy.quantile, f32[].
+    """The q-quantile of the valid tokens, with linear interpolation as in numpy.quantile, f32[].
 
-    Two bisections instead of a sort: nothing is gathered, and there is no limit on the number of tokens.
+    It takes two bisections instead of a sort: nothing is gathered, and the number of tokens is not limited.
+
+    Args:
+        x_BxT: f32[B, T].
+        mask_BxT: bool or f32[B, T].
+        q: from 0 to 1.
+
+    Example:
+        >>> x = jnp.array([[1.0, 2.0, 99.0], [4.0, 99.0, 99.0]])
+        >>> mask = jnp.array([[1, 1, 0], [1, 0, 0]])
+        >>> float(quantile(x, mask, 0.75))  # of 1, 2 and 4: halfway from 2 to 4
+        3.0
     """
     n = size(mask_BxT)
     below, part = floor_product(q, jnp.maximum(n - 1, 0))
@@ -55,7 +66,7 @@ def quantile(x_BxT: Array, mask_BxT: Array, q: float) -> Array:
 
 
 def top_mean(x_BxT: Array, mask_BxT: Array, fraction: float) -> Array:
-    """Mean of the count(fraction, n) largest valid values, f32[]."""
+    """Mean of the count(fraction, N) largest of the N valid values, f32[]."""
     k = count(fraction, size(mask_BxT))
     t = kth_largest(x_BxT, mask_BxT, k)
     above_BxT = (mask_BxT > 0) & (x_BxT > t)
@@ -63,11 +74,12 @@ def top_mean(x_BxT: Array, mask_BxT: Array, fraction: float) -> Array:
 
 
 def exact_mean(x_BxT: Array, mask_BxT: Array) -> Array:
-    """Mean over fewer than 2**24 valid tokens with the same bits for any order of rows and any mesh, f32[].
+    """Mean over fewer than 2**24 valid tokens, with the same bits for any order of rows and on any mesh, f32[].
 
-    A float sum depends on its order, so a rank taken after subtracting a float mean may differ at near-ties
-    between one device and eight. Here each value, scaled by a power of two to (-1, 1), is split in three whole
-    numbers of at most 7 bits and sign, whose int32 sums are exact. The mean is right to 2**-24 of the largest value.
+    A float sum depends on its order, so ranks taken after subtracting a float mean could differ at near-ties
+    between one device and eight. Here each value is scaled by a power of two to (-1, 1) and split into three
+    integers of at most 7 bits and a sign, whose int32 sums are exact. The error is at most 2**-24 of the largest
+    absolute value.
     """
     x_BxT = jnp.where(mask_BxT > 0, x_BxT, 0).astype(jnp.float32)
     exponent = jnp.frexp(jnp.max(jnp.abs(x_BxT), initial=0.0))[1]

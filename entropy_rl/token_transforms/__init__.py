@@ -1,7 +1,7 @@
-"""Token transforms: which tokens may push the policy, and how hard. One method a file.
+"""Token transforms: which tokens may push the policy, and how hard. One file per method.
 
-A transform edits `TokenGrads` (d loss / d logp and d loss / d entropy, f32[B, T] each) between the objective and
-the pull-back to the parameters, as an Optax gradient transformation:
+Between the objective and the pull-back to the parameters, a transform edits `TokenGrads` (d loss / d logp and
+d loss / d entropy, f32[B, T] each). It is an Optax gradient transformation:
 
     state = transform.init(grads)
     grads, state = transform.update(grads, state, tokens=tokens, key=key)
@@ -13,7 +13,7 @@ from typing import Any
 
 import optax
 
-from entropy_rl.objective.registry import check_spec, split_spec
+from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_bonus
 from entropy_rl.token_transforms.base import Masked, TokenMask
@@ -51,7 +51,7 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
     )
 }
 
-# The optional fields of TokenInfo that a transform reads, and that the train step must then fill in.
+# The optional field of TokenInfo that a transform reads, which the train step must then fill in.
 NEEDS = {"entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
 
 KEY = "algo.transforms"
@@ -88,17 +88,21 @@ __all__ = [
 
 
 def build(
-    transforms: Sequence[Any], scope: str = "global", micro_batches: int = 1, group_size: int = 1
+    transforms: Sequence[Spec], scope: str = "global", micro_batches: int = 1, group_size: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """The chain that a config names.
 
     Args:
-      transforms: names, or pairs (name, options), in the order they act.
-      scope: "global": statistics over the whole update; "microbatch": over each micro-batch by itself.
-      micro_batches, group_size: how many these are, and the rows of a prompt; read with scope "microbatch" only.
+        transforms: names, or pairs (name, options), in the order in which they act.
+        scope: "global" takes statistics over the whole update, "microbatch" over each micro-batch separately.
+        micro_batches: number of micro-batches per update; read only with scope "microbatch".
+        group_size: rows per prompt; read only with scope "microbatch".
+
+    Returns:
+        One transform, with state `ChainState`.
 
     Raises:
-      ValueError: unknown name, option or scope; two random transforms that would draw the same tokens.
+        ValueError: If a name, option or scope is unknown, or two random transforms would draw the same tokens.
     """
     if scope not in ("global", "microbatch"):
         raise ValueError(f"algo.scope: got {scope!r}, choose 'global' or 'microbatch'")
@@ -108,16 +112,17 @@ def build(
     return chain(*made)
 
 
-def _make(spec: Any, blocks: tuple[int, int] | None) -> optax.GradientTransformationExtraArgs:
+def _make(spec: Spec, blocks: tuple[int, int] | None) -> optax.GradientTransformationExtraArgs:
+    """The transform that `spec` names; `blocks` is (micro-batches, rows per prompt), None for the scope "global"."""
     name, options = split_spec(spec, KEY)
     factory = check_spec(TRANSFORMS, name, options, KEY)
-    if "inner" in options:  # takes its statistics where its inner transform does
+    if "inner" in options:  # the statistics are those of the inner transform, so only that gets the scope
         return factory(**options | {"inner": _make(options["inner"], blocks)})
     return factory(**options) if blocks is None else micro_scope(factory(**options), *blocks)
 
 
-def _walk(transforms: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every transform named in a config, inner ones too, as (name, options)."""
+def _walk(transforms: Sequence[Spec]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every transform that a config names, including inner ones, as (name, options)."""
     for spec in transforms:
         name, options = split_spec(spec, KEY)
         yield name, options
@@ -125,8 +130,8 @@ def _walk(transforms: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _walk([options["inner"]])
 
 
-def _check_salts(transforms: Sequence[Any]) -> None:
-    """ValueError where two random transforms have one salt: they would draw the same tokens."""
+def _check_salts(transforms: Sequence[Spec]) -> None:
+    """Raises a ValueError if two random transforms share a salt: they would draw the same tokens."""
     owners: dict[int, str] = {}
     for name, options in _walk(transforms):
         salt = inspect.signature(TRANSFORMS[name]).parameters.get("salt")
@@ -141,16 +146,20 @@ def _check_salts(transforms: Sequence[Any]) -> None:
         owners[value] = name
 
 
-def needs(transforms: Sequence[Any]) -> frozenset[str]:
+def needs(transforms: Sequence[Spec]) -> frozenset[str]:
     """The optional fields of TokenInfo ("old_entropy", "ref_logp") that these transforms read."""
     return frozenset(NEEDS[name] for name, _ in _walk(transforms) if name in NEEDS)
 
 
-def check_updates_per_rollout(transforms: Sequence[Any], updates_per_rollout: int) -> None:
-    """Refuses KL-Cov with one update per rollout, where its penalty has no gradient and it would do nothing.
+def check_updates_per_rollout(transforms: Sequence[Spec], updates_per_rollout: int) -> None:
+    """Refuses KL-Cov with one update per rollout: its penalty would have no gradient, and it would do nothing.
+
+    Args:
+        transforms: as for `build`.
+        updates_per_rollout: `train.updates_per_rollout`.
 
     Raises:
-      ValueError: naming both keys.
+        ValueError: If the chain has KL-Cov and there is one update; the message names both keys.
     """
     if updates_per_rollout < 2 and any(name == "kl_cov" for name, _ in _walk(transforms)):
         raise ValueError(

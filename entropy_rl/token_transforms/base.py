@@ -1,4 +1,4 @@
-"""What every token transform is made of: two arrays of gradients, what it may look at, and how masks are kept.
+"""The parts that every token transform is built from: three constructors, and how masked tokens stay at zero.
 
 B sequences, T response positions. A transform is an Optax gradient transformation over `TokenGrads`.
 """
@@ -14,29 +14,31 @@ from jax import Array
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
 from entropy_rl.stats import masked
 
+Factor = Callable[[TokenInfo, Array], Array]  # (tokens, key) -> f32 or bool[B, T]
+
 
 class Masked(NamedTuple):
     """State of a mask.
 
     Attributes:
-      kept: share of the valid tokens that this mask let through at the last update, f32[]; 1 before it.
+        kept: share of the valid tokens that this mask kept at the last update, f32[]; 1 before the first.
     """
 
     kept: Array
 
 
-class TokenMask(optax.GradientTransformationExtraArgs):
-    """A transform that multiplies both gradients of a token by one factor, 0 for the tokens it stops.
+class TokenMask(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
+    """A transform that multiplies both gradients of a token by one factor, which is 0 for the tokens it stops.
 
     Attributes:
-      factor: (tokens, key) -> f32[B, T]; what `update` multiplies by.
+        factor: (tokens, key) -> f32[B, T], the factor that `update` multiplies by.
     """
 
-    factor: Callable[[TokenInfo, Array], Array]
+    factor: Factor
 
 
 def check_shapes(grads: TokenGrads, tokens: TokenInfo) -> None:
-    """ValueError unless gradients and tokens are [B, T] alike."""
+    """Raises a ValueError unless the gradients and the mask have one shape, [B, T]."""
     if not grads.logp.shape == grads.entropy.shape == tokens.mask.shape:
         raise ValueError(
             f"token transform: shapes differ: logp gradient {grads.logp.shape}, entropy gradient "
@@ -45,7 +47,7 @@ def check_shapes(grads: TokenGrads, tokens: TokenInfo) -> None:
 
 
 def require(value: Array | None, field: str, name: str) -> Array:
-    """`value`, or a ValueError that says which field of TokenInfo the transform `name` cannot do without."""
+    """`value`, unless it is None: then a ValueError names the field of TokenInfo that the transform `name` needs."""
     if value is None:
         raise ValueError(f"algo.transforms: {name} needs TokenInfo.{field}, which is None")
     return value
@@ -56,50 +58,78 @@ def stateful(
 ) -> optax.GradientTransformationExtraArgs:
     """A transform from `init() -> state` and `edit(grads, state, tokens, key) -> (grads, state)`.
 
-    `edit` sees prepared tokens, and what it returns is set to exactly 0 at masked tokens.
+    `edit` receives prepared tokens. The gradients that it returns are then set to exactly 0 at masked tokens.
     """
 
-    def update(grads, state, params=None, *, tokens, key, **extra):
+    def init_from(grads: TokenGrads) -> Any:
+        return init()
+
+    def update(
+        grads: TokenGrads, state: Any, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+    ) -> tuple[TokenGrads, Any]:
         check_shapes(grads, tokens)
         grads, state = edit(grads, state, prepare(tokens), key)
         return jax.tree.map(lambda g: jnp.where(tokens.mask > 0, g, 0.0), grads), state
 
-    return optax.GradientTransformationExtraArgs(lambda grads: init(), update)
+    return optax.GradientTransformationExtraArgs(init_from, update)
 
 
 def stateless(edit: Callable[[TokenGrads, TokenInfo, Array], TokenGrads]) -> optax.GradientTransformationExtraArgs:
-    """A transform without state from `edit(grads, tokens, key) -> grads`."""
-    return stateful(optax.EmptyState, lambda grads, state, tokens, key: (edit(grads, tokens, key), state))
+    """A transform without state, from `edit(grads, tokens, key) -> grads`."""
+
+    def edit_and_pass_on(
+        grads: TokenGrads, state: optax.EmptyState, tokens: TokenInfo, key: Array
+    ) -> tuple[TokenGrads, optax.EmptyState]:
+        return edit(grads, tokens, key), state
+
+    return stateful(optax.EmptyState, edit_and_pass_on)
 
 
 def apply_factor(grads: TokenGrads, factor_BxT: Array) -> TokenGrads:
-    """Both gradients times the factor, exactly 0 where that is 0, whatever stood there."""
-    return jax.tree.map(lambda g: jnp.where(factor_BxT != 0, g * factor_BxT, 0.0), grads)
+    """Both gradients times the factor; exactly 0 if the factor is 0, even if the gradient is NaN."""
+    edited: TokenGrads = jax.tree.map(lambda g: jnp.where(factor_BxT != 0, g * factor_BxT, 0.0), grads)
+    return edited
 
 
-def mask(factor: Callable[[TokenInfo, Array], Array]) -> TokenMask:
-    """A mask from `factor(tokens, key) -> f32 or bool[B, T]`, which sees prepared tokens.
+def mask(factor: Factor) -> TokenMask:
+    """A mask from `factor(tokens, key) -> f32 or bool[B, T]`, which receives prepared tokens.
 
-    Its state is `Masked`, with the share of valid tokens whose factor is not 0.
+    Its state is `Masked`, with the share of the valid tokens whose factor is not 0.
     """
 
-    def update(grads, state, params=None, *, tokens, key, **extra):
+    def prepared_factor(tokens: TokenInfo, key: Array) -> Array:
+        return jnp.where(tokens.mask > 0, factor(prepare(tokens), key), 0.0)
+
+    def init(grads: TokenGrads) -> Masked:
+        return Masked(jnp.float32(1))
+
+    def update(
+        grads: TokenGrads, state: Masked, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+    ) -> tuple[TokenGrads, Masked]:
         check_shapes(grads, tokens)
         factor_BxT = prepared_factor(tokens, key)
         return apply_factor(grads, factor_BxT), Masked(masked.mean(factor_BxT != 0, tokens.mask))
 
-    def prepared_factor(tokens, key):
-        return jnp.where(tokens.mask > 0, factor(prepare(tokens), key), 0.0)
-
-    made = TokenMask(lambda grads: Masked(jnp.float32(1)), update)
+    made = TokenMask(init, update)
     made.factor = prepared_factor
     return made
 
 
 def normalised(keep_BxT: Array, tokens: TokenInfo, normalizer: str) -> Array:
-    """The factor that keeps the marked tokens: 1 ("all") or, with "selected", Σ weight / Σ kept weight.
+    """The factor of a mask that keeps the marked tokens, with a choice of the loss's normaliser.
 
-    Under the token mean that is N / kept: the mean is then over the selected tokens. f32[B, T]; no token kept: 0.
+    With "all" the kept tokens keep their weight: the loss is still divided by all tokens. With "selected" their weights
+    are scaled by Σ weight / Σ kept weight, so that they sum to what all weights did: the loss becomes the mean over
+    the kept tokens alone. Under the token mean that scale is N / kept; because it is taken from `tokens.weight`, it is
+    right under the other aggregations too.
+
+    Args:
+        keep_BxT: bool[B, T], true only at valid tokens.
+        tokens: prepared.
+        normalizer: "selected" or "all".
+
+    Returns:
+        f32[B, T]; all 0 if no token is kept.
     """
     if normalizer == "all":
         return keep_BxT.astype(jnp.float32)
@@ -109,12 +139,12 @@ def normalised(keep_BxT: Array, tokens: TokenInfo, normalizer: str) -> Array:
 
 
 def check_normalizer(normalizer: str, name: str) -> None:
-    """ValueError unless it is "selected" or "all"."""
+    """Raises a ValueError unless the normalizer is "selected" or "all"."""
     if normalizer not in ("selected", "all"):
         raise ValueError(f"algo.transforms: {name}: normalizer {normalizer!r}, choose 'selected' or 'all'")
 
 
 def check_fraction(fraction: float, name: str) -> None:
-    """ValueError unless 0 < fraction <= 1."""
+    """Raises a ValueError unless 0 < fraction <= 1."""
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"algo.transforms: {name}: fraction {fraction!r}, must be above 0 and at most 1")

@@ -1,4 +1,4 @@
-"""Token transforms one after another, with the share of tokens that came through all masks."""
+"""Token transforms one after another, with the share of the tokens that all masks kept."""
 
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ class ChainState(NamedTuple):
     """State of a chain.
 
     Attributes:
-      kept: share of valid tokens that no mask stopped at the last update, f32[]; 1 before it and without masks.
-      inner: the states of its transforms, in order; each mask's own share is its `kept`.
+        kept: share of the valid tokens that no mask stopped at the last update, f32[]; 1 before the first update, and
+            without masks.
+        inner: the states of its transforms, in order; each mask's own share is its `kept`.
     """
 
     kept: Array
@@ -24,17 +25,19 @@ class ChainState(NamedTuple):
 
 
 def chain(*transforms: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """optax.chain for token transforms, that also counts the tokens kept by all masks together.
+    """optax.chain for token transforms, which also counts the tokens that all masks together keep.
 
-    The product of the masks' own shares is wrong where they overlap, and a zero gradient does not tell a
-    masked token from one with A = 0: so the chain takes each mask's factor itself and joins them. What follows
-    a mask is not masked: put `entropy_bonus` before `keep_top_entropy` to restrict it too.
+    The masks' own shares cannot be multiplied, because masks may overlap; and a zero gradient does not distinguish a
+    masked token from one with A = 0. So the chain asks each mask for its factor and combines them. A mask does not act
+    on the transforms that follow it: to restrict `entropy_bonus` too, put it before `keep_top_entropy`.
     """
 
     def init(grads: TokenGrads) -> ChainState:
         return ChainState(jnp.float32(1), tuple(t.init(grads) for t in transforms))
 
-    def update(grads, state, params=None, *, tokens: TokenInfo, key, **extra):
+    def update(
+        grads: TokenGrads, state: ChainState, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+    ) -> tuple[TokenGrads, ChainState]:
         check_shapes(grads, tokens)
         alive_BxT = tokens.mask > 0
         inner = []
@@ -52,12 +55,14 @@ def chain(*transforms: optax.GradientTransformationExtraArgs) -> optax.GradientT
 
 
 def kept_fraction(state: Any) -> Array:
-    """Share of the valid tokens that no mask of a chain stopped at the last update, f32[] (`tokens/kept_frac`).
+    """Share of the valid tokens that no mask of a chain stopped at the last update (metric `tokens/kept_frac`).
 
-    A token with zero gradient because A = 0 or because PPO clipped it counts as kept. 1 without masks; on an
-    empty batch 0 after an update.
+    A token whose gradient is zero because A = 0 or because PPO clipped it counts as kept.
 
     Args:
-      state: the state of `chain`, or of one transform.
+        state: the state of `chain`, or of one transform.
+
+    Returns:
+        f32[]; 1 without masks, and 0 after an update with an empty batch.
     """
     return state.kept if isinstance(state, ChainState | Masked) else jnp.float32(1)

@@ -1,28 +1,34 @@
 """Clip-Cov: a few tokens of high covariance, drawn at random, do not push the policy (arXiv 2505.22617, eq. 11)."""
 
+from jax import Array
+
 from entropy_rl.covariance import token_covariance
+from entropy_rl.objective.tokens import TokenInfo
 from entropy_rl.stats import masked
 from entropy_rl.stats.selection import count, random_scores, select
 from entropy_rl.token_transforms.base import TokenMask, check_fraction, mask
 
 
 def clip_cov(fraction: float = 2e-4, low: float = 1.0, high: float = 5.0, salt: int = 0) -> TokenMask:
-    """Stops count(fraction, N) tokens drawn uniformly among those with low < covariance < high, or all if fewer.
+    """Stops count(fraction, N) tokens, drawn uniformly from those with low < covariance < high, or all if fewer.
 
-    As in the official code the interval is open, and a token that PPO's clip already stopped is no candidate.
+    As in the official code the interval is open, and a token that PPO's clip has already stopped is not a candidate.
 
     Args:
-      fraction: share of the batch's N valid tokens to stop.
-      low: lower bound of the covariance (ω_low), nats times advantage.
-      high: upper bound (ω_high).
-      salt: tells this random draw from others in the same chain.
+        fraction: share of the batch's N valid tokens to stop.
+        low: lower bound of the covariance (ω_low), nats times advantage.
+        high: upper bound (ω_high).
+        salt: distinguishes this random draw from others in the same chain.
 
     Returns:
-      A mask. On an empty batch it stops nothing.
+        A mask. On an empty batch it stops nothing.
+
+    Raises:
+        ValueError: If the fraction is out of range.
     """
     check_fraction(fraction, "clip_cov")
 
-    def factor(tokens, key):
+    def factor(tokens: TokenInfo, key: Array) -> Array:
         cov_BxT = token_covariance(tokens.logp, tokens.advantage, tokens.mask)
         candidate_BxT = (tokens.mask > 0) & ~tokens.clipped & (cov_BxT > low) & (cov_BxT < high)
         draw_BxT = random_scores(key, salt, tokens.uid, tokens.mask.shape[1])

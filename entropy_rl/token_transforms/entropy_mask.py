@@ -2,12 +2,16 @@
 
 from fractions import Fraction
 
+from jax import Array
+
+from entropy_rl.objective.tokens import TokenInfo
 from entropy_rl.stats import masked
 from entropy_rl.stats.selection import as_ratio, count, select
 from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
 
 
-def _top(tokens, fraction):
+def _top(tokens: TokenInfo, fraction: float) -> Array:
+    """The count(fraction, N) valid tokens of highest entropy, bool[B, T]."""
     return select(tokens.entropy, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask)))
 
 
@@ -15,30 +19,61 @@ def keep_top_entropy(fraction: float = 0.2, normalizer: str = "selected") -> Tok
     """Keeps the count(fraction, N) valid tokens of highest entropy in the batch.
 
     Args:
-      fraction: ρ, the share to keep.
-      normalizer: "selected" divides the loss by the kept tokens' weight (v2 and the official code),
-        "all" by every token's (v1, TRL): 1/ρ apart in gradient scale.
+        fraction: ρ, the share to keep.
+        normalizer: "selected" divides the loss by the weight of the kept tokens (the paper's v2 and the official
+            code), "all" by that of all tokens (its v1, and TRL). The gradients differ by a factor of 1/ρ.
 
     Returns:
-      A mask.
+        A mask. On an empty batch it keeps nothing.
+
+    Raises:
+        ValueError: If the fraction is out of range or the normalizer is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from entropy_rl.token_transforms import TokenGrads, TokenInfo
+        >>> zero, one = jnp.zeros((1, 4)), jnp.ones((1, 4))
+        >>> entropy = jnp.array([[0.1, 2.0, 0.3, 1.5]])
+        >>> tokens = TokenInfo(logp=zero, old_logp=zero, advantage=one, entropy=entropy, mask=one, clipped=zero > 0)
+        >>> grads = TokenGrads(logp=one, entropy=zero)
+        >>> transform = keep_top_entropy(fraction=0.5)
+        >>> grads, state = transform.update(grads, transform.init(grads), tokens=tokens, key=None)
+        >>> grads.logp.tolist()  # twice as large, because the loss is now a mean over two tokens, not four
+        [[0.0, 2.0, 0.0, 2.0]]
+        >>> float(state.kept)
+        0.5
     """
     check_fraction(fraction, "keep_top_entropy")
     check_normalizer(normalizer, "keep_top_entropy")
-    return mask(lambda tokens, key: normalised(_top(tokens, fraction), tokens, normalizer))
+
+    def factor(tokens: TokenInfo, key: Array) -> Array:
+        return normalised(_top(tokens, fraction), tokens, normalizer)
+
+    return mask(factor)
 
 
 def keep_bottom_entropy(fraction: float = 0.8, normalizer: str = "selected") -> TokenMask:
-    """Keeps the tokens that keep_top_entropy(1 − fraction) drops, exactly: the control of 2506.01939.
+    """Keeps exactly the tokens that keep_top_entropy(1 − fraction) drops: the control of arXiv 2506.01939.
 
-    Args and normalizer as for `keep_top_entropy`. A single valid token belongs to the top: it is dropped here.
+    If there is only one valid token, it belongs to the top and is dropped here.
+
+    Args:
+        fraction: the share to keep.
+        normalizer: as for `keep_top_entropy`.
+
+    Returns:
+        A mask. On an empty batch it keeps nothing.
+
+    Raises:
+        ValueError: If the fraction is out of range or the normalizer is unknown.
     """
     check_fraction(fraction, "keep_bottom_entropy")
     check_normalizer(normalizer, "keep_bottom_entropy")
     rest = float(1 - Fraction(*as_ratio(fraction)))
 
-    def factor(tokens, key):
+    def factor(tokens: TokenInfo, key: Array) -> Array:
         keep_BxT = tokens.mask > 0
-        if rest > 0:  # the top 0% is nothing, where count() would still take one token
+        if rest > 0:  # the top 0% is nothing, but count() takes at least one token
             keep_BxT &= ~_top(tokens, rest)
         return normalised(keep_BxT, tokens, normalizer)
 

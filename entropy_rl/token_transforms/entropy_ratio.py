@@ -1,24 +1,30 @@
 """Entropy-ratio clipping: tokens whose entropy moved too far since the rollout stop pushing (arXiv 2512.05591)."""
 
+from jax import Array
+
+from entropy_rl.objective.tokens import TokenInfo
 from entropy_rl.token_transforms.base import TokenMask, mask, require
 
 
 def entropy_ratio_clip(low: float = 0.95, high: float = 1.05) -> TokenMask:
-    """Keeps the tokens with low < H / H_old < high; a token whose entropy did not move, 0 included, is kept.
+    """Keeps the tokens with low < H / H_old < high, and those whose entropy did not move, even if it is 0.
 
     Args:
-      low: lower bound of the ratio, below 1.
-      high: upper bound, above 1.
+        low: lower bound of the ratio, below 1.
+        high: upper bound, above 1.
 
     Returns:
-      A mask that needs `TokenInfo.old_entropy`.
+        A mask that needs `TokenInfo.old_entropy`. On an empty batch it keeps nothing.
+
+    Raises:
+        ValueError: If a bound is out of range.
     """
     if not 0 <= low < 1 < high:
         raise ValueError(
             f"algo.transforms: entropy_ratio_clip: got low={low!r}, high={high!r}, expected 0 <= low < 1 < high"
         )
 
-    def factor(tokens, key):
+    def factor(tokens: TokenInfo, key: Array) -> Array:
         old_BxT = require(tokens.old_entropy, "old_entropy", "entropy_ratio_clip")
         inside_BxT = (low * old_BxT < tokens.entropy) & (tokens.entropy < high * old_BxT)
         return inside_BxT | (tokens.entropy == old_BxT)

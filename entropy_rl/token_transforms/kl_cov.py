@@ -1,10 +1,12 @@
-"""KL-Cov: the tokens of highest covariance are held to the old policy by a KL penalty (arXiv 2505.22617)."""
+"""KL-Cov: a KL penalty holds the tokens of highest covariance to the old policy (arXiv 2505.22617)."""
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from entropy_rl.covariance import token_covariance
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import kl_estimate
 from entropy_rl.stats.selection import count, select
@@ -14,26 +16,29 @@ from entropy_rl.token_transforms.base import check_fraction, stateless
 def kl_cov(fraction: float = 2e-3, coef: float = 1.0, kl: str = "abs") -> optax.GradientTransformationExtraArgs:
     """Adds coef · weight · d KL(π_old ‖ π_θ) / d logp on the count(fraction, N) tokens of highest covariance.
 
-    Every form of the penalty has zero gradient where π_θ = π_old, so on the first update after a rollout this
-    does nothing; see `check_updates_per_rollout`. The official runs use no PPO clip beside it.
+    Every form of the penalty has zero gradient if π_θ = π_old, so on the first update after a rollout this does
+    nothing; see `check_updates_per_rollout`. The official runs use no PPO clip with it.
 
     Args:
-      fraction: share k of the batch's N valid tokens to hold.
-      coef: β.
-      kl: "abs" (|logp − old|, the official code; gradient 0 at 0) or "k3".
+        fraction: share k of the batch's N valid tokens to hold.
+        coef: β.
+        kl: "abs" (|logp − old_logp|, the official code; gradient 0 at 0) or "k3".
 
     Returns:
-      A transform without state. On an empty batch it adds nothing.
+        A transform without state. On an empty batch it adds nothing.
+
+    Raises:
+        ValueError: If the fraction is out of range or `kl` is unknown.
     """
     check_fraction(fraction, "kl_cov")
     if kl not in ("abs", "k3"):
         raise ValueError(f"algo.transforms: kl_cov: kl {kl!r}, choose 'abs' or 'k3'")
 
-    def edit(grads, tokens, key):
+    def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         cov_BxT = token_covariance(tokens.logp, tokens.advantage, tokens.mask)
         held_BxT = select(cov_BxT, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask)))
 
-        def penalty(logp_BxT):
+        def penalty(logp_BxT: Array) -> Array:
             kl_BxT = kl_estimate(logp_BxT - tokens.old_logp, kl)
             return coef * jnp.sum(jnp.where(held_BxT, tokens.weight * kl_BxT, 0.0))
 

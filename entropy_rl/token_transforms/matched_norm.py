@@ -1,11 +1,13 @@
-"""Matched gradient norm: does a method act by choosing tokens, or only by making the gradient smaller?"""
+"""Matched gradient norm: does a method act by its choice of tokens, or only by making the gradient smaller?"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from entropy_rl.objective.tokens import TokenGrads
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.token_transforms.base import stateful
 
 
@@ -14,15 +16,18 @@ def _norm(grads: TokenGrads) -> Array:
 
 
 def matched_norm(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """The incoming token gradients, all of them, scaled to the norm that `inner` would have left.
+    """Scales the gradients of all tokens alike, to the norm that they would have after `inner`.
 
-    The norm is over both [B, T] arrays. In a config `inner` is written as a pair (name, options).
+    The norm is taken over both [B, T] arrays. In a config `inner` is written as a pair (name, options).
 
     Args:
-      inner: the transform this is the control to.
+        inner: the transform that this one is the control for.
+
+    Returns:
+        A transform with the state of `inner`. Gradients of norm 0 stay 0.
     """
 
-    def edit(grads, state, tokens, key):
+    def edit(grads: TokenGrads, state: Any, tokens: TokenInfo, key: Array) -> tuple[TokenGrads, Any]:
         edited, state = inner.update(grads, state, tokens=tokens, key=key)
         before = _norm(grads)
         scale = _norm(edited) / jnp.where(before > 0, before, 1.0)

@@ -1,10 +1,13 @@
-"""Statistics per micro-batch, as the official runs took them, instead of over the whole update."""
+"""Statistics per micro-batch, as in the official runs, instead of over the whole update."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
-from entropy_rl.objective.tokens import TokenGrads, prepare
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
 from entropy_rl.stats import blocks
 from entropy_rl.token_transforms.base import TokenMask, mask, stateless
 
@@ -12,28 +15,32 @@ from entropy_rl.token_transforms.base import TokenMask, mask, stateless
 def micro_scope(
     transform: optax.GradientTransformationExtraArgs, n: int, group_size: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """`transform` applied to each of the train step's n micro-batches by itself.
+    """Applies `transform` to each of the train step's n micro-batches separately.
+
+    Means, ranks and counts are then taken over one micro-batch; weights remain those of the whole batch. With a share
+    of 2e-4, 8192 tokens give 1 token as a whole and 8 in eight micro-batches (verl #7829). It exists only to reproduce
+    such runs.
 
     Args:
-      transform: stateless, or a mask.
-      n: micro-batches an update.
-      group_size: consecutive rows that belong to one prompt and stay together.
+        transform: stateless, or a mask.
+        n: micro-batches per update.
+        group_size: consecutive rows that belong to one prompt and stay together.
 
-    Means, ranks and counts then come from a block; weights stay those of the whole batch. 8192 tokens at 2e-4
-    pick 1 token whole and 8 in eight blocks (verl #7829). It exists only to reproduce such runs.
+    Returns:
+        A transform of the same kind: stateless, or a mask.
 
     Raises:
-      ValueError: if the transform carries a state other than a mask's share; at the update, if the rows do
-        not make n blocks of whole groups.
+        ValueError: If the transform has a state other than a mask's share; at the update, if the rows do not make n
+            blocks of whole groups.
     """
 
-    def split(tree):
+    def split(tree: Any) -> Any:
         return jax.tree.map(lambda x: blocks.split(x, n, x.shape[0] // group_size), tree)
 
-    def join(tree):
+    def join(tree: Any) -> Any:
         return jax.tree.map(lambda x: blocks.join(x, x.shape[0] * x.shape[1] // group_size), tree)
 
-    def parts(tokens):
+    def parts(tokens: TokenInfo) -> Any:
         rows = tokens.mask.shape[0]
         if rows % (n * group_size):
             raise ValueError(
@@ -43,7 +50,11 @@ def micro_scope(
         return split(prepare(tokens))
 
     if isinstance(transform, TokenMask):
-        return mask(lambda tokens, key: join(jax.vmap(lambda t: transform.factor(t, key))(parts(tokens))))
+
+        def factor(tokens: TokenInfo, key: Array) -> Any:
+            return join(jax.vmap(lambda t: transform.factor(t, key))(parts(tokens)))
+
+        return mask(factor)
 
     state = transform.init(TokenGrads(jnp.zeros((1, 1)), jnp.zeros((1, 1))))
     if jax.tree.leaves(state):
@@ -52,8 +63,10 @@ def micro_scope(
             "to the whole update; use 'global'"
         )
 
-    def edit(grads, tokens, key):
-        one = lambda g, t: transform.update(g, state, tokens=t, key=key)[0]  # noqa: E731
-        return join(jax.vmap(one)(split(grads), parts(tokens)))
+    def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> Any:
+        def edit_one(g: TokenGrads, t: TokenInfo) -> Any:
+            return transform.update(g, state, tokens=t, key=key)[0]
+
+        return join(jax.vmap(edit_one)(split(grads), parts(tokens)))
 
     return stateless(edit)

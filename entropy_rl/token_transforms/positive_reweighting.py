@@ -6,15 +6,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
 from entropy_rl.token_transforms.base import stateful
 
 
 class PositiveWeight(NamedTuple):
-    """State of the reweighting; it belongs in the checkpoint.
+    """State of the reweighting; it is part of the checkpoint.
 
     Attributes:
-      weight: λ, what the next update multiplies tokens with A > 0 by, f32[].
+        weight: λ, the factor of tokens with A > 0 in the next update, f32[].
     """
 
     weight: Array
@@ -23,17 +24,25 @@ class PositiveWeight(NamedTuple):
 def positive_reweighting(
     target: float = 0.2, step: float = 0.05, initial: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies the logp gradient of tokens with A > 0 by λ, then λ ← clip(λ ± step, 0, 1), − where H < target.
+    """Multiplies the logp gradient of tokens with A > 0 by λ, then moves λ by ±step within [0, 1].
 
-    H is the token mean over the batch. An empty batch leaves λ alone.
+    λ falls if H < target and rises otherwise; H is the token mean over the batch. An empty batch leaves λ unchanged.
 
     Args:
-      target: entropy to hold, nats.
-      step: change of λ per update.
-      initial: λ₀.
+        target: the entropy to hold, nats.
+        step: change of λ per update.
+        initial: λ₀.
+
+    Returns:
+        A transform with state `PositiveWeight`.
     """
 
-    def edit(grads, state, tokens, key):
+    def init() -> PositiveWeight:
+        return PositiveWeight(jnp.float32(initial))
+
+    def edit(
+        grads: TokenGrads, state: PositiveWeight, tokens: TokenInfo, key: Array
+    ) -> tuple[TokenGrads, PositiveWeight]:
         entropy = masked.mean(tokens.entropy, tokens.mask)
         moved = jnp.clip(state.weight + jnp.where(entropy < target, -step, step), 0.0, 1.0)
         weight = jnp.where(masked.size(tokens.mask) > 0, moved, state.weight)
@@ -42,4 +51,4 @@ def positive_reweighting(
             PositiveWeight(weight),
         )
 
-    return stateful(lambda: PositiveWeight(jnp.float32(initial)), edit)
+    return stateful(init, edit)

@@ -4,7 +4,9 @@ import math
 
 import jax.numpy as jnp
 import optax
+from jax import Array
 
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats.divergence import clamped
 from entropy_rl.token_transforms.base import stateless
 
@@ -12,16 +14,22 @@ from entropy_rl.token_transforms.base import stateless
 def steer(min_weight: float = 0.8, floor: float = 0.02) -> optax.GradientTransformationExtraArgs:
     """Multiplies the logp gradient by exp(−k·Ω), Ω = |r · A · (1 − π)(log π + H)|, k = −ln(min_weight) / max(Ω).
 
-    The maximum is over the valid tokens of the batch and at least `floor`; the weight is detached.
+    The maximum is taken over the valid tokens of the batch and is at least `floor`; the factor is detached.
 
     Args:
-      min_weight: the weight of the token of largest Ω, above 0 and at most 1.
-      floor: least value of max(Ω), so that a batch that hardly moves the entropy is left alone.
+        min_weight: the factor of the token with the largest Ω, above 0 and at most 1.
+        floor: lower bound of max(Ω), so that a batch that hardly moves the entropy is left almost unchanged.
+
+    Returns:
+        A transform without state.
+
+    Raises:
+        ValueError: If min_weight is out of range.
     """
     if not 0 < min_weight <= 1:
         raise ValueError(f"algo.transforms: steer: min_weight {min_weight!r}, must be above 0 and at most 1")
 
-    def edit(grads, tokens, key):
+    def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         ratio_BxT = jnp.exp(clamped(tokens.logp - tokens.old_logp))
         omega_BxT = ratio_BxT * tokens.advantage * (1 - jnp.exp(tokens.logp)) * (tokens.logp + tokens.entropy)
         omega_BxT = jnp.where(tokens.mask > 0, jnp.abs(omega_BxT), 0.0)
