@@ -1,6 +1,7 @@
-"""Rewards: one place that reads the answer, one that judges it, and processes that may be killed to do so in.
+"""Rewards: one module reads the answer, one judges it, and processes that can be killed do both during training.
 
-`score` runs here and now, for a notebook. Training uses `Grader`: verifiers evaluate what a model wrote.
+`score` runs in the calling process, which suits a notebook. Training uses `Grader`, because some verifiers evaluate
+the text that a model wrote.
 """
 
 from entropy_rl.rewards.answer import extract_answer, extract_boxed

@@ -1,10 +1,11 @@
-r"""The one place where an answer is read out of a response. Linear time whatever the text."""
+r"""The only place that reads an answer out of a response. It takes linear time, whatever the text."""
 
 import re
 
-# An answer is looked for in this much of a response's end: room for 50,000 tokens, not for a 10 MB flood.
+# Only this much of the end of a response is searched for an answer: enough for 50,000 tokens, and a 10 MB response
+# costs no more.
 MAX_RESPONSE_CHARS = 200_000
-# No task has longer answers; a longer one is no answer, and no verifier gets to see it.
+# No task has longer answers: a longer text is not an answer, and no verifier receives it.
 MAX_ANSWER_CHARS = 20_000
 _MAX_BARE_CHARS = 64
 
@@ -12,11 +13,16 @@ _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 
 
 def extract_answer(response: str) -> str | None:
-    r"""The answer in a response, stripped, or None where there is none.
+    r"""The answer in a response, without white space around it, or None if there is none.
 
-    The content of the last balanced `\boxed{…}`; else of the last `<answer>…</answer>`; else the whole
-    response if it is one line of at most 64 characters. Only the last 200,000 characters are looked at, and
-    an answer of more than 20,000 is None.
+    It is the content of the last balanced `\boxed{…}`; without one, of the last `<answer>…</answer>`; without either,
+    the whole response if this is one line of at most 64 characters. Only the last 200,000 characters are searched, and
+    an answer of more than 20,000 characters counts as none.
+
+    >>> extract_answer(r"so \boxed{\frac{1}{2}} or \boxed{0.5}.")
+    '0.5'
+    >>> extract_answer(" 42 ")
+    '42'
     """
     tail = response[-MAX_RESPONSE_CHARS:]
     answer = _boxed(tail)
@@ -30,12 +36,12 @@ def extract_answer(response: str) -> str | None:
 
 
 def extract_boxed(response: str) -> str | None:
-    r"""The content of the last balanced `\boxed{…}`, stripped, or None; within the same limits."""
+    r"""The content of the last balanced `\boxed{…}`, without white space around it, or None; the same limits apply."""
     return _checked(_boxed(response[-MAX_RESPONSE_CHARS:]))
 
 
 def _boxed(text: str) -> str | None:
-    # One pass with a stack: looking for a partner from every \boxed{ would be quadratic in a hostile text.
+    # One pass with a stack: a search for the closing brace of each \boxed{ would be quadratic in a hostile text.
     open_braces: list[int | None] = []
     last_start, last_content = -1, None
     for match in _BRACES.finditer(text):

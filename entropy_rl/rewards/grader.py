@@ -1,9 +1,9 @@
-"""Scores responses in processes of our own that can be killed.
+"""Scores responses in separate processes that can be killed.
 
-A verifier can hang, crash, eat memory or evaluate what the model wrote, so it never runs in the trainer. One
-item's limit is CPU time, set by the worker on itself and enforced by the kernel; a worker that dies takes one
-item with it, which is tried once more in a fresh worker, so that a busy machine changes no reward. Workers are forked
-in milliseconds from a process that has the verifiers' libraries loaded (`nursery`).
+A verifier can hang, crash, use up memory or evaluate the text that the model wrote, so it never runs in the trainer.
+Each item is limited in CPU time, by a limit that the worker sets on itself and the kernel enforces. A worker that dies
+costs only the item it was grading, and that item is tried once more in a fresh worker, so that a busy machine changes
+no reward. Workers are forked in milliseconds from a process that has loaded the verifiers' libraries (`nursery`).
 """
 
 import contextlib
@@ -22,9 +22,10 @@ from entropy_rl.rewards import nursery
 from entropy_rl.rewards.answer import MAX_RESPONSE_CHARS
 from entropy_rl.rewards.verify import is_own
 
-Item = tuple[str, str, Any]
+Item = tuple[str, str, Any]  # (kind, response, answer)
+Reply = tuple[float | None, str | None, str]  # (reward, the cause if there is none, detail)
 
-# Below this a verifier's own libraries run out, and some verifiers take a MemoryError for a wrong answer.
+# With less, a verifier's own libraries run out of memory, and some verifiers treat a MemoryError as a wrong answer.
 _LEAST_MEMORY_MB = 512
 
 
@@ -32,13 +33,16 @@ class Grader:
     """Worker processes that score responses; a context manager.
 
     Args:
-        workers: processes, each with an equal share of a batch. They start with the first `grade`.
+        workers: number of processes, each with an equal share of a batch. They start with the first `grade`.
         cpu_seconds: CPU time for one item.
         memory_mb: address space of one worker, in MiB.
-        wall_seconds: wall time for one item, for one that waits and uses no CPU; None: 10 cpu_seconds.
+        wall_seconds: wall time for one item, which also limits one that waits without using CPU; None: 10 cpu_seconds.
 
     Attributes:
-        causes: how many items could not be scored, by cause: "timeout", "died", "memory", "raised".
+        causes: number of items that could not be scored, by cause: "timeout", "died", "memory", "raised".
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -57,29 +61,30 @@ class Grader:
             raise ValueError(f"a Grader needs memory_mb >= {_LEAST_MEMORY_MB}, got {memory_mb}")
         self.causes: Counter[str] = Counter()
         self._cpu_seconds, self._wall_seconds, self._memory_mb = cpu_seconds, wall_seconds, memory_mb
-        self._detail = ""  # of what could not be scored last
+        self._detail = ""  # of the last item that could not be scored
         self._kinds: set[str] = set()
         self._workers: list[_Worker | None] = [None] * workers
 
     def grade(self, items: Sequence[Item], *, local: bool = False) -> list[float | None]:
-        """Rewards of (kind, response, answer) items, as `rewards.score` gives them; None: not scored.
+        """The rewards of (kind, response, answer) items, as from `rewards.score`; None: not scored.
 
         Args:
-            items: a batch, the same on every process: they share the items out and give one another what they found.
+            items: a batch, the same on every process: the processes divide the items and exchange the results.
             local: the items are only this process's part of a batch: it grades them all, and exchanges nothing with
                 other processes. The caller calls `refuse` if no item of the whole batch was scored.
 
         Raises:
-            RuntimeError: none of the items could be scored: the grader is broken, and its zeros would teach.
-            ValueError: a kind that cannot be had (unknown, or its library is missing).
+            RuntimeError: If no item could be scored: the grader is broken, and the model would learn from its zeros.
+                Not raised with `local`.
+            ValueError: If a kind is unknown or its library is missing.
         """
-        from entropy_rl.runtime import distributed  # JAX, which the workers, who have this package too, do without
+        from entropy_rl.runtime import distributed  # here: it imports JAX, which the workers must not load
 
         if not items:
             return []
         items = [(kind, response[-MAX_RESPONSE_CHARS - 1 :], answer) for kind, response, answer in items]
         if new := {kind for kind, _, _ in items} - self._kinds:
-            self.close()  # kinds are prepared before the fences go up, so a new kind needs new workers
+            self.close()  # a worker imports libraries before it enters the sandbox: a new kind needs new workers
             self._kinds |= new
         replies = self._replies(items) if local else distributed.share(items, self._replies)
         causes = Counter(cause for _, cause, _ in replies if cause)
@@ -89,8 +94,8 @@ class Grader:
             self.refuse(len(items), causes)
         return [reward for reward, _, _ in replies]
 
-    def _replies(self, items: list[Item]) -> list[tuple[float | None, str | None, str]]:
-        """(reward, cause where there is none, detail) of each item, by all workers."""
+    def _replies(self, items: list[Item]) -> list[Reply]:
+        """The reply to each item, from all workers."""
         lanes = len(self._workers)
         shares = [items[lane::lanes] for lane in range(lanes)]
         if lanes == 1:
@@ -102,7 +107,12 @@ class Grader:
         return replies
 
     def refuse(self, count: int, causes: Counter[str] | None = None) -> NoReturn:
-        """Raises RuntimeError: none of so many items was scored."""
+        """Raises RuntimeError: no item was scored.
+
+        Args:
+            count: the number of items.
+            causes: their causes; None: those of all items so far.
+        """
         causes = self.causes if causes is None else causes
         raise RuntimeError(f"0 of {count} scored, by cause {dict(causes)}; the last: {self._detail}")
 
@@ -119,8 +129,9 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, lane: int, items: list[Item]) -> list[tuple[float | None, str | None, str]]:
-        replies: list[tuple[float | None, str | None, str]] = []
+    def _run(self, lane: int, items: list[Item]) -> list[Reply]:
+        """The reply to each item, from one worker and its successors."""
+        replies: list[Reply] = []
         tried_twice = -1
         while len(replies) < len(items):
             worker = self._workers[lane]
@@ -153,8 +164,12 @@ class _Worker:
             self.kill()
             raise RuntimeError(f"a grader's worker did not start (exit status {self._status})")
 
-    def grade(self, items: list[Item], replies: list) -> tuple[str, str] | None:
-        """Appends a reply for each item, in order; returns None, or the next item's (cause, detail)."""
+    def grade(self, items: list[Item], replies: list[Reply]) -> tuple[str, str] | None:
+        """Appends a reply for each item, in order.
+
+        Returns:
+            None after the last item; otherwise (cause, detail) of the first item without a reply.
+        """
         message = pickle.dumps(items)
         try:
             self._inbox.write(len(message).to_bytes(8, "big") + message)
@@ -169,16 +184,17 @@ class _Worker:
         return None
 
     def kill(self) -> None:
+        """Ends the process and closes the pipes; a second call does nothing."""
         if self._outbox < 0:
             return
         self._status = self._nursery.end(self.pid)
-        with contextlib.suppress(BrokenPipeError):  # what it had not read yet is of no use to anyone
+        with contextlib.suppress(BrokenPipeError):  # it had not read everything, which no longer matters
             self._inbox.close()
         os.close(self._outbox)
         self._outbox = -1
 
     def _fault(self, reply: Any) -> tuple[str, str]:
-        self.kill()  # after its end this changes nothing, the exit status included
+        self.kill()  # if it has ended already, this changes nothing, not even the exit status
         if reply == "late":
             return "timeout", f"over {self._wall_seconds} s of wall time"
         if self._status == -signal.SIGPROF:
@@ -186,8 +202,8 @@ class _Worker:
         return "died", f"the worker ended with status {self._status}"
 
     def _read(self, seconds: float) -> Any:
-        """The next message; "late" after so many seconds; None if the process ended or speaks nonsense."""
-        poll = select.poll()  # not select(): a trainer may hold more than 1024 files
+        """The next message; "late" after that many seconds; None if the process ended or the message is not JSON."""
+        poll = select.poll()  # not select(): a trainer may have more than 1024 open files
         poll.register(self._outbox, select.POLLIN)
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
@@ -206,7 +222,7 @@ class _Worker:
 
 
 def _is_reply(reply: Any, kind: str) -> bool:
-    # Text that a verifier evaluates might find the pipe: only what a worker could say is believed.
+    # Text that a verifier evaluates might write to the pipe: only a reply that a worker could give is accepted.
     if not isinstance(reply, list) or len(reply) != 3:
         return False
     return reply[0] is None or reply[0] in (0.0, 1.0) or (is_own(kind) and isinstance(reply[0], float))

@@ -1,8 +1,9 @@
-"""The process that graders' workers are forked from: the verifiers' libraries are imported once, not once a worker.
+"""The process that graders' workers are forked from: it imports the verifiers' libraries once for all workers.
 
-It is a fresh interpreter (a fork of the trainer, with JAX's threads in it, could deadlock) without our environment.
-It evaluates nothing itself: a worker fences itself in after the fork (`sandbox`), and then serves. The nursery is the
-workers' parent, so a process id stays theirs until it has been waited for here. It ends when the trainer does.
+It is a fresh interpreter (a fork of the trainer, with JAX's threads, could deadlock) without the trainer's environment
+variables. It evaluates nothing itself: a worker enters the sandbox (`sandbox`) after the fork, and then serves. The
+nursery is the workers' parent, so no other process can get a worker's id until the nursery has waited for the worker.
+It ends when the trainer does.
 """
 
 import atexit
@@ -17,8 +18,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 120.0
-# No token of ours belongs in a process that evaluates a model's text.
+START_SECONDS = 120.0  # for a reply, which includes the time to start and to import libraries
+_END_SECONDS = 10.0  # for a killed process to end
+# A process that evaluates a model's text must not see tokens and passwords in the environment.
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
 _current: "Nursery | None" = None
@@ -26,14 +28,14 @@ _lock = threading.Lock()
 
 
 class Nursery:
-    """One such process. Its calls may come from several threads."""
+    """One such process. Several threads may call its methods."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(START_SECONDS)
         self._lock = threading.Lock()
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        # One thread: pools of a BLAS would only wait, each reserves address space, and none survives a fork.
+        # One thread: the thread pool of a BLAS would be idle, reserves address space, and does not survive a fork.
         environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
         script = Path(__file__).with_name("worker.py")
         self._command = [sys.executable, "-B", "-P", str(script), str(theirs.fileno())]
@@ -49,10 +51,19 @@ class Nursery:
             )
 
     def spawn(self, memory_mb: int, cpu_seconds: float, kinds: list[str]) -> tuple[int, int, int]:
-        """(process id, descriptor to write items to, descriptor to read replies from) of a new worker.
+        """Starts a new worker.
+
+        Args:
+            memory_mb: its address space, in MiB.
+            cpu_seconds: CPU time for one item.
+            kinds: the kinds that it can grade.
+
+        Returns:
+            (process id, descriptor to write items to, descriptor to read replies from).
 
         Raises:
-            ValueError: a kind that cannot be had. RuntimeError: the nursery did not start, or has died.
+            ValueError: If a kind is unknown or its library is missing.
+            RuntimeError: If the nursery did not start, or has died.
         """
         path = [os.path.abspath(p) for p in sys.path]
         request = {"memory_mb": memory_mb, "cpu_seconds": cpu_seconds, "kinds": kinds, "path": path}
@@ -74,7 +85,7 @@ class Nursery:
         return reply["pid"], inbox_write, outbox_read
 
     def end(self, pid: int) -> int | None:
-        """Kills a worker and returns its exit status, as subprocess has it; None where the nursery has died."""
+        """Kills a worker; returns its exit status as `subprocess` gives it, or None if the nursery has died."""
         try:
             return self._ask({"end": pid})["status"]
         except RuntimeError:
@@ -83,14 +94,18 @@ class Nursery:
             return None
 
     def alive(self) -> bool:
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def close(self) -> None:
+        """Ends the process."""
         self._control.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it is stuck in the kernel, and ends when it can
+            self._process.wait(_END_SECONDS)
 
     def _ask(self, request: dict[str, Any], descriptors: list[int] | None = None) -> dict[str, Any]:
+        """The reply to a request; descriptors go with it."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             try:
@@ -114,7 +129,7 @@ class Nursery:
 
 
 def current() -> Nursery:
-    """This process's nursery, started where there is none."""
+    """The nursery of this process; starts one if there is none, or if it has died."""
     global _current
     with _lock:
         if _current is None or not _current.alive():
@@ -124,7 +139,7 @@ def current() -> Nursery:
 
 @atexit.register
 def close() -> None:
-    """Ends the nursery; workers still there end with their pipes."""
+    """Ends the nursery. Workers that are left end when their pipes close."""
     global _current
     with _lock:
         if _current is not None:

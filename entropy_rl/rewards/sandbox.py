@@ -1,9 +1,9 @@
-"""What a grader's worker may still do once its libraries are loaded: compute, and read files.
+"""Confines a grader's worker once its libraries are loaded: it may only compute and read files.
 
-Verifiers of several tasks call eval on the model's text. Three fences, each of which holds where another is
-not permitted: resource limits, no network (where the kernel lets us drop it), and an audit hook that refuses
-to start processes, open sockets, write or remove files, load C code, send signals or sleep. This keeps a
-model's text from doing harm; it is not a jail for a person who means to break out of Python.
+The verifiers of several tasks call eval on the model's text. There are three fences, each of which still holds if
+another one is not permitted here: resource limits, no network (if the kernel allows a process to give it up), and an
+audit hook that refuses to start processes, open sockets, write or remove files, load C code, send signals or sleep.
+They keep a model's text from doing harm; they are not a jail for a person who intends to break out of Python.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from typing import Any
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -49,7 +50,14 @@ _REFUSED_EVENTS = frozenset(
 
 
 def enter(memory_mb: int) -> None:
-    """Fences this process in for good. Raises OSError where even the resource limits are refused."""
+    """Confines this process until it ends.
+
+    Args:
+        memory_mb: the limit on its address space, in MiB.
+
+    Raises:
+        OSError: If the system refuses even the resource limits.
+    """
     for limit, value in (
         (resource.RLIMIT_AS, memory_mb * 2**20),
         (resource.RLIMIT_FSIZE, 0),
@@ -64,18 +72,18 @@ def enter(memory_mb: int) -> None:
 
 
 def _drop_network() -> None:
-    # Best effort: containers often forbid it, macOS has no such call, and the audit hook stands behind it.
+    # Best effort: containers often forbid it, and macOS has no such call. The audit hook refuses sockets in any case.
     unshare = getattr(ctypes.CDLL(None), "unshare", None)
     if unshare is not None and unshare(_CLONE_NEWNET) != 0:
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 
-def _hook() -> Callable[[str, tuple], None]:
-    # Held in a closure: evaluated text reaches a module's globals more easily.
+def _hook() -> Callable[[str, tuple[Any, ...]], None]:
+    # In a closure, because evaluated text can reach a module's globals more easily.
     events, families, write_flags = _REFUSED_EVENTS, _REFUSED_FAMILIES, _WRITE_FLAGS
-    error = PermissionError  # an OSError, so library code that copes with a read-only disk copes with this
+    error = PermissionError  # an OSError: library code that handles a read-only disk handles this too
 
-    def refuse(event: str, args: tuple) -> None:
+    def refuse(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             flags = args[2]
             if isinstance(flags, int) and flags & write_flags:

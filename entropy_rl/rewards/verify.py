@@ -1,7 +1,7 @@
-r"""Verifiers by kind: is this response's answer right?
+r"""Verifiers by kind: is the answer of this response right?
 
-Imported by the grader's worker processes, which must start fast: no JAX, no transformers, and each verifier's
-library only where it is used.
+The grader's worker processes import this module and must start fast: it imports neither JAX nor transformers, and the
+library of a verifier only when that verifier is used.
 """
 
 import difflib
@@ -20,25 +20,29 @@ OWN_KIND = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 
 
 def score(kind: str, response: str, answer: Any) -> float | None:
-    r"""The reward of one response: 1.0 right, 0.0 wrong, None where it could not be scored.
+    r"""The reward of one response: 1.0 if it is right, 0.0 if it is wrong, None if it could not be scored.
 
-    Runs in this process with no limit of time or memory, and some verifiers evaluate what the model wrote:
-    for responses that nobody has read, use `Grader`.
+    It runs in this process without a limit on time or memory, and some verifiers evaluate the text that the model
+    wrote: use `Grader` for responses that nobody has read.
+
+    The verifiers of reasoning-gym also give fractions of a point, for a well-formed wrong answer (0.01, 0.05), for an
+    answer that contains the right one ("34" for "3": 0.5) and for a near miss. Here these are not rewards: the reward
+    is 1.0 if the verifier gives its full point, and 0.0 otherwise.
+
+    >>> score("exact", r"so it is \boxed{Paris}", "Paris")
+    1.0
 
     Args:
-        kind: "math" (the answer must stand in `\boxed{}`, compared by math-verify), "exact" (equal strings),
-            "reasoning_gym:<task>" (the task's verifier), "format" (1.0 where there is an answer in a `\boxed{}`,
-            right or wrong), or "module:function", a verifier of your own: called with (response, answer), the
-            whole text of the response, it returns any finite number, or None where it cannot tell.
-        response: the model's text. One with no answer in it (see `extract_answer`) scores 0.0.
-        answer: the right answer: a string, or the data set's entry, a dict, for reasoning_gym.
-
-    reasoning-gym's verifiers also give parts of a point, for a well-formed wrong answer (0.01, 0.05), for an
-    answer that contains the right one ("34" for "3": 0.5), for a near miss. These are no rewards here: a
-    verifiable reward is 1.0 where the verifier gives its full point, else 0.0.
+        kind: the verifier. "math": the answer must be in a `\boxed{}`, and math-verify compares it. "exact": equal
+            strings. "reasoning_gym:<task>": the task's own verifier. "format": 1.0 if there is an answer in a
+            `\boxed{}`, right or wrong. "module:function": your own verifier, which is called with (response, answer),
+            where response is the whole text, and returns any finite number, or None if it cannot judge.
+        response: the model's text. Without an answer (see `extract_answer`) it scores 0.0.
+        answer: the right answer, a string; for reasoning_gym the data set's entry, a dict.
 
     Raises:
-        ValueError: unknown kind. ImportError: its library is not installed; the message says which.
+        ValueError: If the kind is unknown.
+        ImportError: If its library is not installed; the message names it.
     """
     judge = verifier(kind)
     try:
@@ -48,7 +52,7 @@ def score(kind: str, response: str, answer: Any) -> float | None:
 
 
 def judge_response(judge: Callable[[str, Any], float], kind: str, response: str, answer: Any) -> float:
-    """`score` with the verifier in hand, which passes on whatever that raises."""
+    """`score` with a given verifier; does not catch the errors that the verifier raises."""
     if is_own(kind):
         value = judge(response, answer)
         if value is None or not math.isfinite(value):
@@ -66,19 +70,24 @@ def judge_response(judge: Callable[[str, Any], float], kind: str, response: str,
 
 
 def is_own(kind: str) -> bool:
-    """Whether a kind is a function of the user's own, whose rewards may be any number."""
+    """Whether a kind is the user's own function, whose rewards may be any finite number."""
     return not kind.startswith(REASONING_GYM) and OWN_KIND.fullmatch(kind) is not None
 
 
 @functools.cache
 def verifier(kind: str) -> Callable[[str, Any], float]:
-    """The function (given, answer) -> points of a kind, with its library imported. Raises as `score` does."""
+    """The function (given, answer) -> points of a kind, with its library imported.
+
+    Raises:
+        ValueError: If the kind is unknown.
+        ImportError: If its library is not installed.
+    """
     if kind == "format":
-        return lambda given, answer: True
+        return _any_answer
     if is_own(kind):
         return _own(kind)
     if kind == "exact":
-        return lambda given, answer: given == str(answer).strip()
+        return _same_text
     if kind == "math":
         return _math()
     if kind.startswith(REASONING_GYM):
@@ -89,14 +98,22 @@ def verifier(kind: str) -> Callable[[str, Any], float]:
     )
 
 
+def _any_answer(given: str, answer: Any) -> float:
+    return True
+
+
+def _same_text(given: str, answer: Any) -> float:
+    return given == str(answer).strip()
+
+
 def _own(kind: str) -> Callable[[str, Any], float]:
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module's own code runs here
         raise ValueError(
-            f"reward kind {kind!r} could not be imported ({type(error).__name__}: {error}); it is looked for on the "
-            "path that python runs with"
+            f"reward kind {kind!r} could not be imported ({type(error).__name__}: {error}); it is looked up on "
+            "Python's module path (sys.path)"
         ) from error
     if not callable(found):
         raise ValueError(f"reward kind {kind!r} is a {type(found).__name__}, not a function")
@@ -109,8 +126,8 @@ def _math() -> Callable[[str, Any], float]:
     except ImportError as error:
         raise ImportError("rewards of kind 'math' need math-verify: pip install math-verify") from error
 
-    # Its own limits use SIGALRM, which works on the main thread only; the grader has limits of its own, and
-    # the library's warnings that there are none would only alarm.
+    # The library's limits use SIGALRM, which works only on the main thread; the grader has its own limits, so the
+    # library's warnings that they are turned off would only alarm.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     parse = functools.partial(math_verify.parse, parsing_timeout=None)
 
@@ -122,7 +139,7 @@ def _math() -> Callable[[str, Any], float]:
             raise ValueError(f"math-verify cannot read the right answer {right!r}")
         return math_verify.verify(gold, parse(f"\\boxed{{{given}}}"), timeout_seconds=None)
 
-    judge("\\frac{1}{2}", "0.5")  # the first parse builds its grammar, a cost that is no response's own
+    judge("\\frac{1}{2}", "0.5")  # the first parse builds the grammar, whose cost must not count against a response
     return judge
 
 

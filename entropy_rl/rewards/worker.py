@@ -1,12 +1,13 @@
-"""The nursery's process, and in its forks the graders' workers.
+"""The program of the nursery's process and, in its forks, of the graders' workers.
 
-Run as a file with the number of a socket. In on it, lines of JSON: {"kinds", "path", "memory_mb", "cpu_seconds"} with
-two pipes, for a new worker, answered by {"pid"} or {"failed": text}; {"end": pid}, answered by {"status"}.
+It is run as a file, with the number of a socket as its argument. Requests and replies on the socket are lines of JSON.
+{"kinds", "path", "memory_mb", "cpu_seconds"}, sent with two pipes, asks for a new worker; the reply is {"pid"} or
+{"failed": text}. {"end": pid} ends a worker; the reply is {"status"}. The nursery waits for requests until the trainer
+closes its end, and a worker waits for items until its pipe closes: these two waits have no time limit.
 
-A worker scores what comes in on its pipe until the pipe closes. In: pickled lists of (kind, response, answer), each
-after its length as 8 bytes. Out: lines of JSON: "ready" once, then [score or null, cause or null, detail] for each
-item, in order. A worker that runs out of CPU time is killed by the kernel, so the parent knows the culprit by the
-missing line.
+A worker reads pickled lists of (kind, response, answer), each preceded by its length as 8 bytes. It writes lines of
+JSON: "ready" once, then [score or null, cause or null, detail] for each item, in order. The kernel kills a worker that
+runs out of CPU time, so the first missing line identifies the item that was too slow.
 """
 
 import ctypes
@@ -25,14 +26,19 @@ from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1
 
+Judge = Callable[[str, Any], float]  # (given, answer) -> points
+Request = dict[str, Any]
+
 
 def main() -> None:
-    # Ctrl-C and SIGTERM reach a whole process group, and are the parent's to act on; we end with the socket.
+    """Serves requests until the socket closes."""
+    # Ctrl-C and SIGTERM reach a whole process group, but only the trainer acts on them; this process ends when the
+    # trainer closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _bare_package()
     control = socket.socket(fileno=int(sys.argv[1]))
-    judges: dict[str, Callable] = {}
+    judges: dict[str, Judge] = {}
     while True:
         request, pipes = _receive(control)
         if request is None:
@@ -48,7 +54,8 @@ def main() -> None:
         control.sendall(json.dumps(reply).encode() + b"\n")
 
 
-def _receive(control: socket.socket) -> tuple[dict | None, list[int]]:
+def _receive(control: socket.socket) -> tuple[Request | None, list[int]]:
+    """(the next request, the pipes sent with it); None when the socket closes."""
     data, pipes, _, _ = socket.recv_fds(control, 65536, 2)
     while data and not data.endswith(b"\n"):
         part = control.recv(65536)
@@ -56,8 +63,8 @@ def _receive(control: socket.socket) -> tuple[dict | None, list[int]]:
     return (json.loads(data) if data else None), pipes
 
 
-def _prepare(judges: dict[str, Callable], request: dict) -> str:
-    """Imports what the kinds need; returns what is wrong, or ""."""
+def _prepare(judges: dict[str, Judge], request: Request) -> str:
+    """Adds the judges of the requested kinds, importing their libraries; returns the error's text, or ""."""
     from entropy_rl.rewards.verify import verifier
 
     sys.path[:] = request["path"]
@@ -68,8 +75,9 @@ def _prepare(judges: dict[str, Callable], request: dict) -> str:
     return ""
 
 
-def _fork(control: socket.socket, pipes: list[int], judges: dict[str, Callable], request: dict) -> int:
-    gc.freeze()  # what is shared stays shared: a collection in a worker would touch every page
+def _fork(control: socket.socket, pipes: list[int], judges: dict[str, Judge], request: Request) -> int:
+    """The process id of a new worker; in the worker itself, it serves and never returns."""
+    gc.freeze()  # keeps memory shared with the workers: a collection in a worker would write to every page
     pid = os.fork()
     if pid:
         return pid
@@ -82,18 +90,20 @@ def _fork(control: socket.socket, pipes: list[int], judges: dict[str, Callable],
 
 
 def _die_with_parent() -> None:
-    # A worker that waits for ever would outlive a trainer that was killed. Linux alone has this.
+    # Otherwise a worker that waits forever would outlive a trainer that was killed. Only Linux has this call.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(pid: int) -> int:
+    """Kills a worker; returns its exit status, negative for a signal."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _serve(inbox: IO[bytes], outbox: IO[bytes], judges: dict[str, Callable], request: dict) -> None:
+def _serve(inbox: IO[bytes], outbox: IO[bytes], judges: dict[str, Judge], request: Request) -> None:
+    """Enters the sandbox, then grades items until the pipe closes."""
     from entropy_rl.rewards import sandbox
     from entropy_rl.rewards.verify import judge_response
 
@@ -108,17 +118,18 @@ def _serve(inbox: IO[bytes], outbox: IO[bytes], judges: dict[str, Callable], req
             _send(outbox, reply)
 
 
-def _reply(grade: Callable[[], float], kind: str) -> list:
+def _reply(grade: Callable[[], float], kind: str) -> list[Any]:
+    """[score or None, cause or None, detail] of one item."""
     try:
         return [grade(), None, ""]
     except MemoryError:
         return [None, "memory", f"{kind}: out of memory"]
-    except BaseException as error:  # SystemExit too: a text that calls exit() ends nothing
+    except BaseException as error:  # SystemExit too: a text that calls exit() must not end the worker
         return [None, "raised", f"{kind}: {type(error).__name__}: {str(error)[:200]}"]
 
 
 def _bare_package() -> None:
-    # The package's own __init__ brings in JAX; a namespace in its place keeps start-up lean.
+    # The package's own __init__ imports JAX; an empty package in its place makes start-up fast.
     root = Path(__file__).resolve().parents[1]
     package = types.ModuleType("entropy_rl")
     package.__path__ = [str(root)]

@@ -1,10 +1,11 @@
-r"""The grader's processes against responses that hang, crash, hoard memory and break out.
+r"""The grader's processes against responses that hang, crash, use too much memory and try to break out.
 
-No fault is mocked: string_insertion's verifier calls eval on the answer, polynomial_multiplication's parses
-it with sympy, and prime_factorization's raises on words.
+No fault is mocked: the verifier of string_insertion calls eval on the answer, that of polynomial_multiplication parses
+it with sympy, and that of prime_factorization raises on words.
 """
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ import reasoning_gym
 
 import entropy_rl.rewards
 from entropy_rl.rewards import Grader, nursery, score
+
+WAIT_SECONDS = 60  # the longest wait for a process to act or to end: a test must fail, not hang
 
 EVAL = "reasoning_gym:string_insertion"
 RAISES = "reasoning_gym:prime_factorization"
@@ -40,7 +43,7 @@ def forget_causes(request):
         request.getfixturevalue("grader").causes.clear()
 
 
-def test_agrees_with_score_in_order_whatever_the_workers():
+def test_agrees_with_score_in_order_whatever_the_number_of_workers():
     dataset = reasoning_gym.create_dataset("chain_sum", seed=0, size=41)
     items = [("reasoning_gym:chain_sum", f"\\boxed{{{e['answer'] if i % 3 else 0}}}", e) for i, e in enumerate(dataset)]
     items[7:9] = [("exact", "a", "a"), ("exact", "b", "a")]
@@ -71,13 +74,13 @@ def test_one_bad_response_costs_only_itself(grader, code, cause):
 @pytest.mark.parametrize(
     "code, detail",
     [
-        # In C, where no Python signal handler would run; then one that uses no CPU time.
+        # The first is in C, where no Python signal handler would run; the second uses no CPU time.
         ("9**9**9**9", r"over 0\.5 s of CPU time"),
         ("__import__('threading').Event().wait()", r"over 4\.0 s of wall time"),
         ("__import__('os')._exit(5)", "ended with status 5"),
     ],
 )
-def test_nothing_scored_says_why(grader, code, detail):
+def test_the_error_says_why_nothing_was_scored(grader, code, detail):
     with pytest.raises(RuntimeError, match=rf"0 of 1 scored.*{EVAL}: .*{detail}"):
         grader.grade([text(code)])
 
@@ -89,7 +92,7 @@ def test_two_culprits_in_a_row(grader):
 
 
 def test_a_death_that_does_not_repeat_costs_nothing(grader):
-    # Killed from outside, as a machine short of memory would: the retry in a fresh worker gives the reward.
+    # Killed from outside, as by a machine that is short of memory: the retry in a fresh worker gives the reward.
     grader.grade([RIGHT])
     os.kill(grader._workers[0].pid, 9)
     assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
@@ -97,7 +100,7 @@ def test_a_death_that_does_not_repeat_costs_nothing(grader):
 
 
 def test_memory_is_limited():
-    # Right only if the 3 GB can be had.
+    # Right only if 3 GB can be allocated.
     entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
     answer = f"({entry['answer']})*len([__import__('builtins').bytes(3*10**9)])"
     item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{{answer}}}", entry)
@@ -143,13 +146,13 @@ def test_no_side_effects(grader, tmp_path, code):
     ],
 )
 def test_fences_refuse(grader, code, monkeypatch):
-    # The answer is right if, and only if, the code before it went through.
+    # The answer is right if and only if the code in it runs.
     entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
     item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{({entry['answer']})*len([{code}])}}", entry)
     control = (item[0], item[1].replace(code, "__import__('os').getpid()"), entry)
     monkeypatch.setenv("SECRET_TOKEN", "x")
     if "SECRET_TOKEN" in code:
-        nursery.close()  # the one that is there was started before the token was
+        nursery.close()  # the current one was started before the token was set
     with Grader() as fresh:
         assert fresh.grade([item, control]) == [0.0, 1.0]
 
@@ -175,7 +178,7 @@ def test_hostile_answers(grader, answer, task):
     assert rewards[0] in (0.0, None) and rewards[1] == 1.0
 
 
-def test_what_a_verifier_prints_is_not_a_reward(grader):
+def test_the_output_of_a_verifier_is_not_a_reward(grader):
     assert grader.grade([text("print('[1.0, null, \"\"]', flush=True)"), WRONG, RIGHT]) == [0.0, 0.0, 1.0]
 
 
@@ -198,7 +201,7 @@ def test_errors():
         Grader(memory_mb=8)
 
 
-def test_a_nursery_that_does_not_start_says_so_and_the_next_one_does(monkeypatch):
+def test_a_nursery_that_does_not_start_is_an_error_and_the_next_one_starts(monkeypatch):
     nursery.close()
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/bin/false")
@@ -210,15 +213,16 @@ def test_a_nursery_that_does_not_start_says_so_and_the_next_one_does(monkeypatch
 
 def test_a_nursery_that_dies_costs_nothing(grader):
     assert grader.grade([RIGHT]) == [1.0]
-    os.kill(nursery.current()._process.pid, 9)
-    nursery.current()._process.wait()
+    killed = nursery.current()  # asked for once: after the kill it would be a fresh one, which does not end
+    os.kill(killed._process.pid, 9)
+    killed._process.wait(WAIT_SECONDS)
     os.kill(grader._workers[0].pid, 9)
     assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
     assert not grader.causes
 
 
-def test_a_function_of_ones_own(tmp_path, monkeypatch):
-    """Any finite number is a reward; what it raises, or None, is not scored; its text cannot claim more than 1."""
+def test_a_function_of_the_users_own(tmp_path, monkeypatch):
+    """Any finite number is a reward; a response for which it raises, or returns None, is not scored."""
     (tmp_path / "my_rewards.py").write_text(
         "def brevity(response, answer):\n    return -len(response) / answer if response else None\n"
     )
@@ -242,8 +246,8 @@ def test_close_ends_the_workers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
-def test_nothing_is_left_when_the_trainer_is_killed(tmp_path):
-    """A worker that waits and uses no CPU, and the nursery: both go with a trainer that had no time to end them."""
+def test_no_process_is_left_when_the_trainer_is_killed(tmp_path):
+    """A worker that waits without using CPU, and the nursery: both end with a trainer that had no time to end them."""
     code = (
         "import threading, time, test_grader as t\n"
         "grader = t.Grader(cpu_seconds=1, wall_seconds=100)\n"
@@ -253,10 +257,15 @@ def test_nothing_is_left_when_the_trainer_is_killed(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
-        pids = [int(pid) for pid in trainer.stdout.readline().split()]
-        time.sleep(0.5)  # the worker has the item by then, most likely; else this shows less
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    try:
+        started, _, _ = select.select([trainer.stdout], [], [], WAIT_SECONDS)
+        pids = [int(pid) for pid in trainer.stdout.readline().split()] if started else []
+        time.sleep(0.5)  # the worker most likely has the item by then; otherwise this test shows less
+    finally:
         trainer.kill()
+        trainer.wait(WAIT_SECONDS)
+        trainer.stdout.close()
     deadline = time.monotonic() + 20
     while (left := [pid for pid in pids if running(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -280,5 +289,6 @@ def test_workers_import_neither_jax_nor_transformers():
         f"verifier({EVAL!r})\n"
         "print([m for m in ('jax', 'flax', 'transformers', 'torch') if m in sys.modules])\n"
     )
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS)
     assert out.stdout.strip() == "[]"

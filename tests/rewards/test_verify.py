@@ -1,4 +1,4 @@
-r"""Reading answers out of responses, and judging them in this process."""
+"""Reading answers out of responses, and judging them in this process."""
 
 import builtins
 import pathlib
@@ -44,7 +44,7 @@ def test_extract_answer(response, answer):
     assert extract_answer(response) == answer
 
 
-def test_extract_boxed_takes_nothing_else():
+def test_extract_boxed_reads_only_boxes():
     assert extract_boxed("42") is None
     assert extract_boxed("<answer>42</answer>") is None
     assert extract_boxed("\\boxed{42}") == "42"
@@ -61,7 +61,7 @@ def test_long_responses_and_answers():
 
 @pytest.mark.parametrize("piece", ["\\boxed{", "<answer>", "</answer>", "{", "}", "\\boxed{}", "\\"])
 def test_extraction_is_linear(piece):
-    # CPU time, and a bound two orders of magnitude above what it takes: quadratic code needs minutes here.
+    # In CPU time, with a bound that is two orders of magnitude above the time it takes: quadratic code takes minutes.
     start = time.process_time()
     extract_answer(piece * (MAX_RESPONSE_CHARS // len(piece)))
     assert time.process_time() - start < 5
@@ -87,7 +87,7 @@ def test_score(kind, response, answer, reward):
     assert score(kind, response, answer) == reward
 
 
-def test_part_of_a_point_is_no_reward():
+def test_a_fraction_of_a_point_is_not_a_reward():
     # The verifier itself gives 0.5 to "34" for "3", and 0.01 to any number in gsm_symbolic.
     assert verifier("reasoning_gym:chain_sum")("34", THREE) == 0.5
     assert score("reasoning_gym:chain_sum", "\\boxed{34}", THREE) == 0.0
@@ -98,7 +98,7 @@ def test_part_of_a_point_is_no_reward():
 
 
 @pytest.mark.parametrize("task", ["countdown", "gcd", "spell_backward", "puzzle24", "maze"])
-def test_the_right_answer_of_a_task_scores_1(task):
+def test_the_right_answer_to_a_task_scores_1(task):
     entry = reasoning_gym.create_dataset(task, seed=0, size=1)[0]
     assert score(f"reasoning_gym:{task}", f"\\boxed{{{entry['answer']}}}", entry) == 1.0
     assert score(f"reasoning_gym:{task}", "\\boxed{0}", entry) == 0.0
@@ -117,7 +117,7 @@ def test_unknown_kind(kind, message):
         score(kind, "3", "3")
 
 
-def test_math_without_its_library_says_what_to_install(monkeypatch):
+def test_math_without_its_library_names_what_to_install(monkeypatch):
     real = builtins.__import__
 
     def absent(name, *args, **kwargs):
@@ -157,17 +157,17 @@ def answer_pairs():
 
 
 @pytest.mark.parametrize("given, right, verdict, disagrees", list(answer_pairs()))
-def test_answers_that_people_would_judge_alike(given, right, verdict, disagrees):
-    """195 pairs; the verifier disagrees with the meaning on the five that say so, and on no other."""
+def test_answers_that_everybody_would_judge_the_same_way(given, right, verdict, disagrees):
+    """195 pairs: the verifier disagrees with the meaning only on the five that are marked."""
     reward = score("math", f"So the answer is \\boxed{{{given}}}.", right)
     assert reward == (1.0 - verdict if disagrees else verdict)
 
 
-def test_the_table_of_answers_is_large_and_two_sided():
+def test_the_table_of_answers_is_large_and_has_many_of_both_verdicts():
     verdicts = [p.values[2] for p in answer_pairs()]
     assert len(verdicts) >= 150 and 50 < sum(verdicts) < len(verdicts) - 50
     assert sum(p.values[3] for p in answer_pairs()) == 5
 
 
-def test_the_format_is_a_box_with_something_in_it():
+def test_the_format_is_a_box_that_is_not_empty():
     assert [score("format", text, None) for text in ("\\boxed{7}", "\\boxed{}", "7", "\\boxed{7")] == [1, 0, 0, 0]
