@@ -1,29 +1,40 @@
 """python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
 
-Accuracy of run directories and models, side by side, on the problems that a run held out or on other ones: greedy,
-avg@k, pass@k, maj@k with 95% intervals; by difficulty, length, truncation and entropy. Prompts are made as the
-configuration says: of --config, or of the first run directory. With --server=http://localhost:8000 a vLLM or SGLang
-makes the responses, with the --model that it serves, or with each policy in turn where --server_weights names a folder
-that both see. It runs on the mesh of the configuration, and on several processes as `entropy_rl.train` does.
+The accuracy of run directories and models, side by side, on the problems that a run held out or on others: greedy,
+avg@k, pass@k and maj@k with 95% intervals; by difficulty, length, truncation and entropy. The configuration, that of
+--config or of the first run directory, decides how prompts are made. With --server=http://localhost:8000 a vLLM or
+SGLang makes the responses, with the --model that it serves, or with each policy in turn if --server_weights names a
+folder that both see. It runs on the configuration's mesh, and on several processes as `entropy_rl.train` does.
 """
 
+import contextlib
 import dataclasses
-import functools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-_WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, with commas between; their newest checkpoint.")
-_MODEL = flags.DEFINE_list("model", [], "Hub names, folders or .gguf files, with commas between.")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Another configuration than the first run directory's.")
-_TASKS = flags.DEFINE_list("tasks", [], "reasoning-gym tasks, files or data sets; none: what the configuration has.")
-_PROBLEMS = flags.DEFINE_integer("problems", 0, "Of a set, at most; 0: eval.problems.")
-_K = flags.DEFINE_integer("k", 0, "Sampled responses a problem; 0: greedy alone.")
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from transformers import PreTrainedTokenizerBase
+
+    from entropy_rl.data import Problem, PromptEncoder
+    from entropy_rl.evaluation.report import Result
+    from entropy_rl.model.transformer import Params
+    from entropy_rl.rewards import Grader
+    from entropy_rl.sampling.base import Decoding, Sampler
+
+_WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas; their newest checkpoint is used.")
+_MODEL = flags.DEFINE_list("model", [], "Hub names, folders or .gguf files, separated by commas.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration to use instead of the first run's.")
+_TASKS = flags.DEFINE_list("tasks", [], "reasoning-gym tasks, files or data sets; none: those of the configuration.")
+_PROBLEMS = flags.DEFINE_integer("problems", 0, "At most this many per set; 0: eval.problems.")
+_K = flags.DEFINE_integer("k", 0, "Sampled responses per problem; 0: greedy only.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=1e-6)
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Of the samples.", lower_bound=1e-6, upper_bound=1.0)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "Of a response; 0: rollout.max_tokens.")
@@ -32,12 +43,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 _DATA_ROOT = flags.DEFINE_string("data_root", "", "A folder with local copies of hub data sets, in owner/name.")
 _SERVER = flags.DEFINE_string("server", "", "A server that makes the responses, with the --model that it serves.")
 _SERVER_WEIGHTS = flags.DEFINE_string("server_weights", "", "A folder through which the server is given each policy.")
-_OUT = flags.DEFINE_string("out", "", "Where the report goes; '': evaluation/ in the first run directory, or here.")
+_OUT = flags.DEFINE_string("out", "", "The report's folder; '': evaluation/ in the first run directory, or here.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is evaluated: see the flags of the same names."""
+class Request:
+    """What to evaluate: see the flags with the same names."""
 
     policies: Sequence[tuple[str, str]]  # (name in the tables, source)
     config: ConfigDict
@@ -50,45 +61,64 @@ class Plan:
     server_weights: str = ""
 
 
-def opened(plan: Plan, source: str) -> tuple:
-    """(tokenizer, draw) of a policy; draw makes its responses on the mesh here, or has the plan's server make them."""
-    import entropy_rl
+class Opened(NamedTuple):
+    """A policy that can be asked.
+
+    Attributes:
+        tokenizer: a transformers tokenizer.
+        sampler: makes responses.
+        params: its parameters; empty: a server has them.
+        decoding: how training samples.
+        on_mesh: the context to sample in.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    sampler: "Sampler"
+    params: "Params"
+    decoding: "Decoding"
+    on_mesh: Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def opened(request: Request, source: str) -> Opened:
+    """A policy whose responses are made on the mesh here, or by the request's server."""
     from entropy_rl import policy
     from entropy_rl.model.source import open_model
-    from entropy_rl.sampling import client as server
-    from entropy_rl.training import engine
+    from entropy_rl.training.engine import Engine
 
-    c = plan.config
-    if plan.server:
-        if plan.server_weights:
-            own = entropy_rl.load(source, c.model.dtype)
-            cfg, tokenizer = own.cfg, own.tokenizer
-        else:
-            cfg, tokenizer, _ = open_model(source)  # its weights are not read
-        there = server.connect(plan.server, plan.server_weights)
-        if plan.server_weights:
-            there.give(cfg, own.params, tokenizer)
-        how = dict(max_tokens=c.rollout.max_tokens, stop=c.rollout.stop, slots=c.rollout.slots)
-        return tokenizer, functools.partial(server.rollout, there, tokenizer, cfg.eos_ids, **how)
-
+    c = request.config
+    if request.server:
+        return _opened_on_server(request, source)
     mesh = mesh_of(c)
     if policy.is_run(source):
-        cfg, tokenizer, params = policy.read_run(source, mesh)
-        e = engine.build(c, cfg, tokenizer, mesh)
+        model_config, tokenizer, params = policy.read_run(source, mesh)
+        engine = Engine.of(c, model_config, tokenizer, mesh)
     else:
-        cfg, tokenizer, weights = open_model(source)
-        e = engine.build(c, cfg, tokenizer, mesh)
-        params = weights(e.params_sharding)
-
-    def draw(*asked, n, sampling):
-        with e.on_mesh():
-            return e.drawing(n, sampling)(params, *asked)
-
-    return tokenizer, draw
+        model_config, tokenizer, weights = open_model(source)
+        engine = Engine.of(c, model_config, tokenizer, mesh)
+        params = weights(engine.params_sharding)
+    return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh)
 
 
-def mesh_of(c: ConfigDict):
-    """The configuration's mesh, or the one device that there is."""
+def _opened_on_server(request: Request, source: str) -> Opened:
+    import entropy_rl
+    from entropy_rl.model.source import open_model
+    from entropy_rl.sampling import client
+    from entropy_rl.sampling.remote import ServerSampler
+    from entropy_rl.training.engine import decoding_of
+
+    c, params = request.config, dict[str, Any]()
+    if request.server_weights:
+        own = entropy_rl.load(source, c.model.dtype)
+        model_config, tokenizer, params = own.cfg, own.tokenizer, dict(own.params)
+    else:
+        model_config, tokenizer, _ = open_model(source)  # its weights are not read
+    server = client.connect(request.server, request.server_weights)
+    sampler = ServerSampler(server, model_config, tokenizer, c.rollout.slots)
+    return Opened(tokenizer, sampler, params, decoding_of(c.rollout, model_config.eos_ids), contextlib.nullcontext)
+
+
+def mesh_of(c: ConfigDict) -> "Mesh":
+    """The configuration's mesh, or the only device."""
     import jax
 
     from entropy_rl.runtime.mesh import make_mesh
@@ -96,51 +126,84 @@ def mesh_of(c: ConfigDict):
     return make_mesh(**c.mesh.to_dict()) if jax.device_count() > 1 else make_mesh()
 
 
-def run(plan: Plan) -> str:
-    """Evaluates, writes the report into `plan.out`, and returns its tables."""
-    import jax
-
+def run(request: Request) -> str:
+    """Evaluates, writes the report into `request.out`, and returns its tables ("" on all processes but the first)."""
     from entropy_rl.data import PromptEncoder, Sources
-    from entropy_rl.evaluation import report as evaluation_report
-    from entropy_rl.evaluation import respond as evaluation
+    from entropy_rl.evaluation import report
     from entropy_rl.rewards import Grader
     from entropy_rl.runtime import distributed
-    from entropy_rl.runtime.mesh import row_shards, sampling_mesh
-    from entropy_rl.sampling import slots as sampler
 
-    c, results = plan.config, []
-    mesh = mesh_of(c)
-    shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
-    rounded = lambda batch: -(-batch // shards) * shards  # a batch is filled up where there are fewer problems
+    c = request.config
+    results = []
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
-    sampling = sampler.Sampling(plan.temperature, plan.top_p).check()
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
-        for name, source in plan.policies:
-            tokenizer, draw = opened(plan, source)
-            prompts = PromptEncoder(c.data, tokenizer, sources.train.train)
-            sources.fit(prompts.fault, prompts.fault, c.data.bad_rows)
-            greedy = functools.partial(draw, n=1, sampling=sampler.Sampling(temperature=0.0))
-            sampled = functools.partial(draw, n=plan.k, sampling=sampling)
+        for name, source in request.policies:
+            policy = opened(request, source)
+            encoder = PromptEncoder(c.data, policy.tokenizer, sources.train.train)
+            sources.fit(encoder.fault, encoder.fault, c.data.bad_rows)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
-                ask = functools.partial(
-                    evaluation.respond, problems=problems, prompts=prompts, tokenizer=tokenizer, grader=grader
-                )
-                answered = ask(greedy, batch=rounded(min(c.eval.batch, len(problems))), key=jax.random.key(0), first=-1)
-                samples: list = [[] for _ in problems]
-                if plan.k:
-                    batch = rounded(max(1, min(c.eval.batch // plan.k, len(problems))))
-                    samples = ask(sampled, batch=batch, key=jax.random.key(plan.seed), first=0)
-                results.append(evaluation_report.Result(name, task, [a for a, *_ in answered], samples))
-            del draw, greedy, sampled
-    about = {"policies": dict(plan.policies), "k": plan.k, "temperature": plan.temperature, "top_p": plan.top_p}
-    about |= {"server": plan.server, "seed": plan.seed}
+                results.append(examine(request, policy, name, task, problems, encoder, grader))
+            del policy
+    about: dict[str, Any] = {"policies": dict(request.policies), "k": request.k}
+    about |= {"temperature": request.temperature, "top_p": request.top_p}
+    about |= {"server": request.server, "seed": request.seed}
     about |= {"config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
-    return evaluation_report.write(plan.out, results, about) if distributed.first() else ""
+    return report.write(request.out, results, about) if distributed.first() else ""
+
+
+def examine(
+    request: Request,
+    policy: Opened,
+    name: str,
+    task: str,
+    problems: Sequence["Problem"],
+    encoder: "PromptEncoder",
+    grader: "Grader",
+) -> "Result":
+    """One policy's responses to one set of problems."""
+    import functools
+
+    import jax
+
+    from entropy_rl.evaluation.report import Result
+    from entropy_rl.evaluation.respond import GREEDY_SAMPLE, respond
+    from entropy_rl.runtime.mesh import row_shards, sampling_mesh
+    from entropy_rl.sampling.base import GREEDY, Sampling
+
+    c, mesh = request.config, mesh_of(request.config)
+    shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
+
+    def rounded(batch: int) -> int:
+        return -(-batch // shards) * shards  # a batch is filled up if there are fewer problems
+
+    ask = functools.partial(respond, policy.sampler, policy.params, problems, encoder, policy.tokenizer, grader)
+    with policy.on_mesh():
+        greedy = ask(
+            n=1,
+            decoding=policy.decoding._replace(sampling=GREEDY),
+            batch=rounded(min(c.eval.batch, len(problems))),
+            key=jax.random.key(0),
+            first=GREEDY_SAMPLE,
+        )
+        samples: list = [[] for _ in problems]
+        if request.k:
+            samples = ask(
+                n=request.k,
+                decoding=policy.decoding._replace(sampling=Sampling(request.temperature, request.top_p).check()),
+                batch=rounded(max(1, min(c.eval.batch // request.k, len(problems)))),
+                key=jax.random.key(request.seed),
+                first=0,
+            )
+    return Result(name, task, [a for a, *_ in greedy], samples)
 
 
 def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
-    """The configuration given, or the run directory's over the defaults. Fields that its version lacked have these."""
+    """The configuration given, or the run directory's over the defaults, which fill the fields that it lacks.
+
+    Raises:
+        ValueError: The directory has no config.json.
+    """
     from entropy_rl import config
 
     if given is not None:
@@ -159,14 +222,18 @@ def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
 
 
 def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
-    """The configuration with these evaluation sets; those of data.task or of a set keep their settings."""
+    """The configuration with these evaluation sets; a task of data.task or of a set keeps its settings.
+
+    Raises:
+        ValueError: Two sets would have the same name.
+    """
     known = {part["task"]: part.get("settings", {}) for part in c.eval.sets.to_dict().values()}
     known[c.data.task] = c.data.settings.to_dict()
     sets = {}
     for task in tasks:
         name = task.rstrip("/").rpartition("/")[2].removesuffix(".jsonl").removesuffix(".parquet").replace(".", "_")
         if name in sets:
-            raise ValueError(f"--tasks: two sets would be called {name!r}; evaluate them apart")
+            raise ValueError(f"--tasks: two sets would be called {name!r}; evaluate them one at a time")
         sets[name] = {"task": task, "settings": known.get(task, {})}
     with c.unlocked():
         c.eval.sets = ConfigDict(sets)
@@ -174,9 +241,13 @@ def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
 
 
 def check_server(server: str, weights: str, models: Sequence[str], workdirs: Sequence[str]) -> None:
-    """ValueError where a server would be asked for policies that it does not have."""
+    """Refuses to ask a server for policies that it does not have.
+
+    Raises:
+        ValueError: It would not have them.
+    """
     if weights and not server:
-        raise ValueError(f"--server_weights={weights} without --server: there is nobody to give them to")
+        raise ValueError(f"--server_weights={weights} without --server: there is no server to give them to")
     if server and not weights and (workdirs or len(models) > 1):
         raise ValueError(
             "--server alone evaluates the one --model that it serves; give it run directories, or several models, "
@@ -185,21 +256,50 @@ def check_server(server: str, weights: str, models: Sequence[str], workdirs: Seq
 
 
 def names_of(sources: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, source): the last part of each where that tells them apart, else the whole."""
+    """(name, source) of each: the source's last part if that is unique, otherwise all of it.
+
+    >>> names_of(["runs/a", "runs/b", "old/b"])
+    [('a', 'runs/a'), ('runs/b', 'runs/b'), ('old/b', 'old/b')]
+    """
     short = [s.rstrip("/").rpartition("/")[2] for s in sources]
     return [(n if short.count(n) == 1 else s, s) for n, s in zip(short, sources)]
 
 
-def main(argv) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    sources = [*_MODEL.value, *_WORKDIR.value]  # gains are against the first
-    if not sources:
-        raise app.UsageError("give --workdir or --model, or both")
-    logging.set_verbosity(logging.INFO)
-    # after the flags are known to be right: these bring in jax and transformers
+def request_of_flags() -> Request:
+    """The request that the flags make.
+
+    Raises:
+        ValueError: They contradict one another, or the run directory or the configuration.
+    """
     import jax
 
+    c = configuration(_WORKDIR.value[0] if _WORKDIR.value else None, _CONFIG.value)
+    if _TASKS.value:
+        c = with_tasks(c, _TASKS.value)
+    with c.unlocked():
+        c.eval.every = 1
+        c.eval.problems = _PROBLEMS.value or c.eval.problems
+        c.eval.batch = _BATCH.value or c.eval.batch
+        c.rollout.max_tokens = _MAX_TOKENS.value or c.rollout.max_tokens
+        c.data.root = _DATA_ROOT.value or c.data.root
+        c.rollout.server = c.rollout.server_weights = ""  # those of the run; --server is this evaluation's
+        if jax.device_count() == 1:
+            c.rollout.tensor = 0
+    out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
+    check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
+    policies = names_of([*_MODEL.value, *_WORKDIR.value])  # gains are over the first
+    sampled = _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
+    return Request(policies, c, out, *sampled, _SERVER.value, _SERVER_WEIGHTS.value)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if not (_MODEL.value or _WORKDIR.value):
+        raise app.UsageError("give --workdir or --model, or both")
+    logging.set_verbosity(logging.INFO)
+    # only now that the flags are known to be right: these import jax and transformers
     from entropy_rl.runtime import distributed, host
 
     try:
@@ -207,24 +307,9 @@ def main(argv) -> None:
         if not distributed.first():
             logging.set_verbosity(logging.WARNING)
         host.prepare()
-        c = configuration(_WORKDIR.value[0] if _WORKDIR.value else None, _CONFIG.value)
-        if _TASKS.value:
-            c = with_tasks(c, _TASKS.value)
-        with c.unlocked():
-            c.eval.every = 1
-            c.eval.problems = _PROBLEMS.value or c.eval.problems
-            c.eval.batch = _BATCH.value or c.eval.batch
-            c.rollout.max_tokens = _MAX_TOKENS.value or c.rollout.max_tokens
-            c.data.root = _DATA_ROOT.value or c.data.root
-            c.rollout.server = c.rollout.server_weights = ""  # of the run; --server is this evaluation's
-            if jax.device_count() == 1:
-                c.rollout.tensor = 0
-        out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
-        check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
-        sampled = _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
-        plan = Plan(names_of(sources), c, out, *sampled, _SERVER.value, _SERVER_WEIGHTS.value)
-        if table := run(plan):
-            print(f"{table}\n\nin {out}: responses.jsonl, results.json, table.md, plot.png")
+        request = request_of_flags()
+        if table := run(request):
+            print(f"{table}\n\nin {request.out}: responses.jsonl, results.json, table.md, plot.png")
     except ValueError as error:
         sys.exit(f"error: {error}")
 

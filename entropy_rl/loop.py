@@ -10,7 +10,7 @@ import functools
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,9 @@ from entropy_rl.training.experience import Collector, Experience, refill
 from entropy_rl.training.rows import law_row, rollout_row, sample_rows, speed_row, update_row
 from entropy_rl.training.update import Metrics
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Setup(NamedTuple):
     """A run before its first step: everything is known to fit, nothing is compiled.
@@ -45,6 +48,7 @@ class Setup(NamedTuple):
     Attributes:
         c: the configuration.
         engine: what the run computes with.
+        tokenizer: the model's.
         sources: the problems.
         encoder: makes tokens of them.
         lessons: the warm-up's batches.
@@ -55,6 +59,7 @@ class Setup(NamedTuple):
 
     c: ConfigDict
     engine: Engine
+    tokenizer: "PreTrainedTokenizerBase"
     sources: Sources
     encoder: PromptEncoder
     lessons: warmup.Lessons
@@ -85,8 +90,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
     engine, sources = setup.engine, setup.sources
 
     with engine.on_mesh(), Preemption() as preemption, Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
-        collector = Collector(engine, c.rollout, c.reward, sources.train, setup.encoder, grader, clock)
-        examiner = Examiner(engine, c.eval, setup.encoder, sources.evals, grader)
+        collector = Collector(engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock)
+        examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
         state, log, start = begin(setup, workdir, checkpoints, examiner, preemption, force)
         history, root, began = log.history(), jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic()
         clock.lap()
@@ -124,7 +129,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
                 row = log.write(row | law_row(history))
                 log.sample(sample_rows(step, c.log.samples, experience, advantage_B))
                 line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
-                logging.info("%s  %s", line, accuracy_text(row))
+                logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
 
                 # Checkpoint, and the end of a run that was asked to stop.
                 stop = preemption.requested
@@ -152,7 +157,7 @@ def prepare(c: ConfigDict) -> Setup:
     checks.check_server(c.rollout, sources, encoder)
     meta = {"config": metrics.config_hash(c.to_dict()), "data": sources.digests()}
     engine = Engine.of(c, model_config, tokenizer, mesh)
-    return Setup(c, engine, sources, encoder, lessons, weights, advantage_of, meta)
+    return Setup(c, engine, tokenizer, sources, encoder, lessons, weights, advantage_of, meta)
 
 
 def begin(
@@ -172,9 +177,9 @@ def begin(
         return state, log, int(saved["step"])
     log = metrics.RunLog(workdir, None)
     log.config(c.to_dict())
-    params, row = setup.weights(engine.params_sharding), {"step": 0}
+    params, row = setup.weights(engine.params_sharding), dict[str, Any](step=0)
     if c.warmup.updates:
-        taught = warmup.engine_of(c, engine.model_config, engine.tokenizer, engine.mesh)
+        taught = warmup.engine_of(c, engine.model_config, setup.tokenizer, engine.mesh)
         params, row["warmup/loss"] = warmup.run(
             c.warmup, c.optim.max_skipped, taught, params, setup.lessons, preemption.check
         )

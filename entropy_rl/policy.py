@@ -7,50 +7,43 @@ import functools
 import json
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
 from entropy_rl.model import head
 from entropy_rl.model.hf import save_folder
+from entropy_rl.model.precision import compute_dtype, precision
 from entropy_rl.model.source import load_model
-from entropy_rl.model.transformer import ModelConfig, Transformer, head_weight, positions
+from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_weight, positions
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.runtime.mesh import make_mesh
-from entropy_rl.sampling import batching as rollouts
-from entropy_rl.sampling import slots as sampler
-from entropy_rl.training import engine
+from entropy_rl.sampling.base import Decoding, Prompts, Response, Rollout, Sampling, responses
+from entropy_rl.sampling.local import LocalSampler
+from entropy_rl.training import engine as engine_lib
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FLOAT32 = np.dtype(np.float32)
 _BUCKET = 32  # prompt lengths are rounded up to a multiple, so that few shapes are compiled
 
 
-class Response(NamedTuple):
-    """One sampled response.
+class Score(NamedTuple):
+    """Statistics of given tokens, each given the tokens before it; 0 at the first one and at masked ones.
 
     Attributes:
-        text: decoded, without special tokens.
-        tokens: i32[t], the end-of-sequence token included.
-        logp: f32[t], log-probability of each token at the sampling temperature, nats.
-        entropy: f32[t], of the distribution that each was drawn from, nats.
-        finished: it ended by itself; False: cut at max_tokens.
+        logp: f32[B, S], nats.
+        entropy: f32[B, S], nats.
     """
-
-    text: str
-    tokens: np.ndarray
-    logp: np.ndarray
-    entropy: np.ndarray
-    finished: bool
-
-
-class Score(NamedTuple):
-    """f32[B, S] each, nats: position t given the positions before it; 0 at the first and where masked."""
 
     logp: jax.Array
     entropy: jax.Array
@@ -63,20 +56,29 @@ class Policy:
         cfg: the decoder's shape.
         params: its parameters, a nested dict of float32 arrays.
         tokenizer: a transformers tokenizer.
+        model: the decoder.
+        sampler: makes its responses.
     """
 
-    def __init__(self, cfg: ModelConfig, params, tokenizer, dtype=jnp.float32):
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        params: Params,
+        tokenizer: "PreTrainedTokenizerBase",
+        dtype: np.dtype = FLOAT32,
+    ):
         self.cfg, self.params, self.tokenizer = cfg, params, tokenizer
         self.model = Transformer(cfg, dtype, unroll=jax.default_backend() == "cpu")
+        self.sampler = LocalSampler(self.model, tokenizer)
 
-    def logits(self, tokens_BxS, mask_BxS) -> jax.Array:
-        """f32[B, S, V], for left or right padding; what stands at masked positions means nothing."""
-        with engine.precision(self.model.dtype):
+    def logits(self, tokens_BxS: ArrayLike, mask_BxS: ArrayLike) -> jax.Array:
+        """f32[B, S, V], for left or right padding; the values at masked positions mean nothing."""
+        with precision(self.model.dtype):
             return _logits(self.model, self.params, *_int32(tokens_BxS, mask_BxS))
 
-    def score(self, tokens_BxS, mask_BxS, temperature: float = 1.0) -> Score:
-        """Log-probability and entropy of every token, without [B, S, V]."""
-        with engine.precision(self.model.dtype):
+    def score(self, tokens_BxS: ArrayLike, mask_BxS: ArrayLike, temperature: float = 1.0) -> Score:
+        """Log-probability and entropy of every token, without ever holding [B, S, V]."""
+        with precision(self.model.dtype):
             stats = _score(self.model, self.params, *_int32(tokens_BxS, mask_BxS), temperature=float(temperature))
         return Score(*stats)
 
@@ -91,26 +93,27 @@ class Policy:
         top_k: int = 0,
         stop: Sequence[str] = (),
     ) -> list[list[Response]]:
-        """n responses to each prompt. The same seed and prompt give the same responses.
+        """Samples n responses to each prompt. The same seed and prompt give the same responses.
 
         Args:
-            prompts: N texts, taken as they are (apply a chat template first where the model wants one).
-            n: responses a prompt.
-            max_tokens: where a response is cut.
+            prompts: N texts, used as they are (apply a chat template first if the model wants one).
+            n: responses per prompt.
+            max_tokens: the length at which a response is cut.
             temperature: 0 is greedy.
             seed: of the draws.
-            top_p, top_k: truncation of the draws; logp and entropy stay those of the whole distribution.
+            top_p: truncation of the draws; logp and entropy remain those of the whole distribution.
+            top_k: likewise; 0: off.
             stop: texts that end a response, which keeps them.
 
         Raises:
-            ValueError: prompts that are no list, sampling that makes no distribution, more tokens than the model has
-                positions.
+            ValueError: Prompts that are not a list, sampling that makes no distribution, or more tokens than the
+                model has positions.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of texts, got the text {prompts!r}")
         if not len(prompts):
             return []
-        sampling = sampler.Sampling(temperature, top_p, top_k).check()
+        sampling = Sampling(temperature, top_p, top_k).check()
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in prompts)
         if longest + max_tokens > self.cfg.max_positions:
             raise ValueError(
@@ -118,73 +121,23 @@ class Policy:
                 f"{self.cfg.max_positions} positions"
             )
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
-        tokens_NxP, mask_NxP = encode_prompts(self.tokenizer, prompts, width)
-        out = self.rollout(
-            tokens_NxP,
-            mask_NxP,
-            _uids(prompts),
-            jax.random.key(seed),
-            n=n,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            stop=stop,
-        )
-        flat = responses(out, self.tokenizer)
+        encoded = Prompts(*encode_prompts(self.tokenizer, prompts, width), _uids(prompts))
+        decoding = Decoding(sampling, max_tokens, tuple(self.cfg.eos_ids), tuple(stop))
+        flat = responses(self.rollout(encoded, jax.random.key(seed), n=n, decoding=decoding), self.tokenizer)
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
-    def rollout(
-        self,
-        tokens_NxP,
-        mask_NxP,
-        uid_N,
-        key,
-        *,
-        n: int,
-        max_tokens: int,
-        sampling: sampler.Sampling,
-        stop: Sequence[str] = (),
-        slots: int = 0,
-    ) -> sampler.Rollout:
-        """n responses to each left-padded prompt, as arrays on the host; see `rollouts.sample`."""
-        with engine.precision(self.model.dtype):
-            return rollouts.sample(
-                self.model,
-                self.params,
-                tokens_NxP,
-                mask_NxP,
-                uid_N,
-                key,
-                n=n,
-                how=sampler.How(sampling, max_tokens, tuple(self.cfg.eos_ids)),
-                slots=slots,
-                watch=rollouts.Watch(rollouts.stopper(self.tokenizer, stop)),
-            )
+    def rollout(self, prompts: Prompts, key: jax.Array, *, n: int, decoding: Decoding) -> Rollout:
+        """Samples n responses to each prompt, as arrays on the host; see `sampling/base.py: Sampler.sample`."""
+        with precision(self.model.dtype):
+            return self.sampler.sample(self.params, prompts, key, n=n, decoding=decoding)
 
-    def save(self, folder) -> None:
+    def save(self, folder: epath.PathLike) -> None:
         """Writes a Hugging Face folder, which transformers and `load` read."""
         save_folder(folder, self.cfg, self.params, self.tokenizer)
 
 
-def responses(out: sampler.Rollout, tokenizer) -> list[Response]:
-    """A rollout (on the host) as a list of B responses."""
-    found = []
-    for b, length in enumerate(np.asarray(out.mask).sum(axis=1)):
-        tokens = np.asarray(out.tokens[b, :length])
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
-        found.append(
-            Response(
-                text,
-                tokens,
-                np.asarray(out.logp[b, :length]),
-                np.asarray(out.entropy[b, :length]),
-                bool(out.finished[b]),
-            )
-        )
-    return found
-
-
 def _uids(prompts: Sequence[str]) -> np.ndarray:
-    """u32[N]: a prompt's draws hang on its text, and on how often it came before, not on its row."""
+    """u32[N]: a prompt's draws depend on its text and on how often it came before, not on its row."""
     seen: dict[str, int] = {}
     uids = []
     for text in prompts:
@@ -193,15 +146,15 @@ def _uids(prompts: Sequence[str]) -> np.ndarray:
     return np.array(uids, np.uint32)
 
 
-def _int32(tokens_BxS, mask_BxS):
-    tokens_BxS, mask_BxS = jnp.asarray(tokens_BxS, jnp.int32), jnp.asarray(mask_BxS, jnp.int32)
-    if tokens_BxS.ndim != 2 or tokens_BxS.shape != mask_BxS.shape:
-        raise ValueError(f"tokens {tokens_BxS.shape} and mask {mask_BxS.shape} must both be [B, S]")
-    return tokens_BxS, mask_BxS
+def _int32(tokens_BxS: ArrayLike, mask_BxS: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    tokens, mask = jnp.asarray(tokens_BxS, jnp.int32), jnp.asarray(mask_BxS, jnp.int32)
+    if tokens.ndim != 2 or tokens.shape != mask.shape:
+        raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must both be [B, S]")
+    return tokens, mask
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _logits(model, params, tokens_BxS, mask_BxS):
+def _logits(model: Transformer, params: Params, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> jax.Array:
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
     return jnp.einsum(
         "bsd,vd->bsv", hidden, head_weight(params).astype(hidden.dtype), preferred_element_type=jnp.float32
@@ -209,7 +162,9 @@ def _logits(model, params, tokens_BxS, mask_BxS):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "temperature"))
-def _score(model, params, tokens_BxS, mask_BxS, temperature):
+def _score(
+    model: Transformer, params: Params, tokens_BxS: jax.Array, mask_BxS: jax.Array, temperature: float
+) -> tuple[jax.Array, ...]:
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
     known = mask_BxS[:, 1:] * mask_BxS[:, :-1]  # a first token has nothing before it
     stats = head.logp_and_entropy(
@@ -222,14 +177,15 @@ def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
     if not is_run(source):
         cfg, params, tokenizer = load_model(source)
-        return Policy(cfg, params, tokenizer, engine.compute_dtype(dtype))
+        return Policy(cfg, params, tokenizer, compute_dtype(dtype))
     return load_run(source, dtype)
 
 
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
-    cfg, tokenizer, params = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
-    return Policy(cfg, jax.device_put(params, jax.local_devices()[0]), tokenizer, engine.compute_dtype(dtype))
+    run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
+    params = jax.device_put(run.params, jax.local_devices()[0])
+    return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype))
 
 
 def is_run(source: str) -> bool:
@@ -237,18 +193,33 @@ def is_run(source: str) -> bool:
     return (epath.Path(source) / "checkpoints").is_dir()
 
 
-def read_run(workdir: str, mesh: Mesh) -> tuple[ModelConfig, Any, Any]:
-    """(ModelConfig, tokenizer, parameters on the mesh) of a run directory's newest sound checkpoint.
+class TrainedRun(NamedTuple):
+    """The policy of a run directory.
 
-    Raises ValueError where nothing has been saved yet.
+    Attributes:
+        model_config: the decoder's shape.
+        tokenizer: a transformers tokenizer.
+        params: the parameters, on a mesh.
     """
-    config = config_lib.default()
-    with config.unlocked():  # over the defaults: a run of an earlier version lacks what came since
-        config.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
-        config.rollout.tensor = 0
-    cfg, tokenizer, _ = engine.load(config)
-    e = engine.build(config, cfg, tokenizer, mesh)
-    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(e.abstract_state)
+
+    model_config: ModelConfig
+    tokenizer: "PreTrainedTokenizerBase"
+    params: Params
+
+
+def read_run(workdir: str, mesh: Mesh) -> TrainedRun:
+    """The policy of a run directory's newest sound checkpoint, its parameters on the mesh.
+
+    Raises:
+        ValueError: No checkpoint has been finished yet.
+    """
+    c = config_lib.default()
+    with c.unlocked():  # over the defaults: a run of an earlier version lacks the newer fields
+        c.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
+        c.rollout.tensor = 0
+    model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
+    engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)
+    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(engine.abstract_state)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
-    return cfg, tokenizer, restored[0].params
+    return TrainedRun(model_config, tokenizer, restored[0].params)

@@ -1,19 +1,22 @@
-"""How good is a policy, from a few samples: unbiased estimates and their intervals.
-
-All functions take NumPy arrays or numbers. Intervals are 95% ones.
-"""
+"""How good a policy is, from a few samples: unbiased estimates with 95% intervals, on NumPy arrays and numbers."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-_SUBSETS = 500  # a majority over k of n samples is averaged over all subsets up to this number, else over so many
+_SUBSETS = 500  # a majority over k of n samples is averaged over all subsets, or over this many random ones
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a share of `right` in `n` (Wilson 1927); (0, 1) for n = 0."""
+    """The score interval of the share `right` / `n` (Wilson 1927); (0, 1) for n = 0.
+
+    >>> low, high = wilson(8, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.49, 0.943)
+    """
     if not n:
         return 0.0, 1.0
     p, centre = right / n, (right + z * z / 2) / (n + z * z)
@@ -24,7 +27,13 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def pass_at_k(n: int, right: int, k: int) -> float:
     """The probability that one of k samples is right, unbiased from n of which `right` are: 1 − C(n−c, k)/C(n, k).
 
-    Equation 1 of arXiv 2107.03374. Raises ValueError unless 1 ≤ k ≤ n and 0 ≤ right ≤ n.
+    Equation 1 of arXiv 2107.03374.
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+
+    Raises:
+        ValueError: Unless 1 ≤ k ≤ n and 0 ≤ right ≤ n.
     """
     if not (1 <= k <= n and 0 <= right <= n):
         raise ValueError(f"pass@{k} of {n} samples with {right} right: need 1 <= k <= n and 0 <= right <= n")
@@ -34,14 +43,17 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> float:
     """The probability that the most frequent answer of k samples is right, from n ≥ k samples.
 
-    The mean over all subsets of k, or over 500 random ones where there are more. Answers vote by their text; None (no
-    answer found) has no vote; tied answers share the verdict equally, and no vote at all is wrong.
+    The mean over all subsets of k, or over 500 random ones if there are more. Answers vote by their text; None (no
+    answer found) has no vote; tied answers share the verdict equally, and no vote at all counts as wrong.
 
     Args:
         answers: n texts.
         right: n verdicts.
         k: 1 ≤ k ≤ n.
         seed: of the random subsets.
+
+    Raises:
+        ValueError: Unless 1 ≤ k ≤ n and every answer has a verdict.
     """
     n = len(answers)
     if not 1 <= k <= n or n != len(right):
@@ -55,6 +67,7 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed:
 
 
 def _majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
+    """The verdict of the most frequent answer."""
     votes: dict[str, list[bool]] = {}
     for answer, verdict in zip(answers, right, strict=True):
         if answer is not None:
@@ -63,27 +76,29 @@ def _majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
     return float(np.mean([np.mean(v) for v in votes.values() if len(v) == most])) if votes else 0.0
 
 
-def bootstrap(total, count=None, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+def bootstrap(
+    total: ArrayLike, count: ArrayLike | None = None, seed: int = 0, draws: int = 2000
+) -> tuple[float, float, float]:
     """(Σ total / Σ count, low, high): the percentile bootstrap over problems.
 
     A problem's responses are drawn together, because they are not independent.
 
     Args:
-        total: [problems], sum of a problem's values; NaN problems are left out.
-        count: [problems], how many values a problem has; None: one each.
+        total: [problems], the sum of a problem's values; NaN problems are left out.
+        count: [problems], the number of a problem's values; None: one each.
         seed: of the resampling.
         draws: resamples.
 
     Returns:
-        NaN, NaN, NaN where nothing was counted.
+        NaN, NaN, NaN if nothing was counted.
     """
-    total = np.asarray(total, float)
-    count = np.ones(len(total)) if count is None else np.asarray(count, float)
-    kept = np.isfinite(total) & (count > 0)
-    total, count = total[kept], count[kept]
-    if not len(total):
+    totals = np.asarray(total, float)
+    counts = np.ones(len(totals)) if count is None else np.asarray(count, float)
+    kept = np.isfinite(totals) & (counts > 0)
+    totals, counts = totals[kept], counts[kept]
+    if not len(totals):
         return math.nan, math.nan, math.nan
-    rows = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
-    means = total[rows].sum(axis=1) / count[rows].sum(axis=1)
+    rows = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
+    means = totals[rows].sum(axis=1) / counts[rows].sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(total.sum() / count.sum()), float(low), float(high)
+    return float(totals.sum() / counts.sum()), float(low), float(high)

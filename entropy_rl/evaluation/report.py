@@ -1,4 +1,4 @@
-"""What an evaluation found: every response as a line of JSON, tables, and a plot; several policies side by side."""
+"""The report of an evaluation: every response as a line of JSON, tables and a plot, several policies side by side."""
 
 import json
 import math
@@ -8,16 +8,22 @@ from typing import NamedTuple
 from etils import epath
 
 from entropy_rl.evaluation.estimators import bootstrap
-from entropy_rl.evaluation.respond import Answered, by_groups, greedy_row, sampled_row
-
-Interval = tuple[float, float, float]
+from entropy_rl.evaluation.respond import GREEDY_SAMPLE, Answered
+from entropy_rl.evaluation.tables import Interval, by_groups, greedy_row, sampled_row
 
 
 class Result(NamedTuple):
-    """One policy on one set: for each problem its greedy response, and its sampled ones (none where k is 0)."""
+    """One policy on one set of problems.
+
+    Attributes:
+        policy: its name.
+        problem_set: the set's name.
+        greedy: the greedy response to each problem.
+        samples: the sampled responses to each problem; none if k is 0.
+    """
 
     policy: str
-    set: str
+    problem_set: str
     greedy: list[Answered]
     samples: list[list[Answered]]
 
@@ -49,32 +55,35 @@ def table(results: Sequence[Result]) -> str:
     for r, values in found:
         every = [a for some in r.samples for a in some] or r.greedy
         cells = [percent(values[name]) if name in values else "" for name in names]
-        mean = lambda key, every=every: sum(map(key, every)) / len(every)
+        length, cut, entropy = (
+            sum(column) / len(every) for column in zip(*((a.length, not a.finished, a.entropy) for a in every))
+        )
         lines.append(
-            f"| {r.set} | {r.policy} | {greedy_row(r.greedy)['problems']} | {' | '.join(cells)} | "
-            f"{mean(lambda a: a.length):.1f} | {mean(lambda a: not a.finished):.1%} | "
-            f"{f'{entropy:.3f}' if math.isfinite(entropy := mean(lambda a: a.entropy)) else '-'} |"
+            f"| {r.problem_set} | {r.policy} | {greedy_row(r.greedy)['problems']} | {' | '.join(cells)} | "
+            f"{length:.1f} | {cut:.1%} | {f'{entropy:.3f}' if math.isfinite(entropy) else '-'} |"
         )
     return "\n".join(lines + ["", *differences(results)])
 
 
 def differences(results: Sequence[Result]) -> list[str]:
-    """Lines with every policy's gain on the first one, problem by problem: pairing makes the interval narrow."""
+    """Lines with every policy's gain over the first one, problem by problem: pairing makes the interval narrow."""
     lines = []
     for r in results:
-        base = next(other for other in results if other.set == r.set)
+        base = next(other for other in results if other.problem_set == r.problem_set)
         if base is r:
             continue
         gains = {"greedy": _paired([[a] for a in base.greedy], [[a] for a in r.greedy])}
         if any(r.samples) and any(base.samples):
             gains["sampled"] = _paired(base.samples, r.samples)
         text = ", ".join(f"{what} {percent(gain, sign='+')}" for what, gain in gains.items())
-        lines.append(f"{r.policy} against {base.policy} on {r.set}: {text} points")
+        lines.append(f"{r.policy} against {base.policy} on {r.problem_set}: {text} points")
     return lines
 
 
 def _paired(base: Sequence[Sequence[Answered]], other: Sequence[Sequence[Answered]]) -> Interval:
-    def means(answered):
+    """The mean gain per problem, with its bootstrap interval."""
+
+    def means(answered: Sequence[Sequence[Answered]]) -> dict[int, float]:
         scored = {some[0].problem.uid: [a.right for a in some if a.score is not None] for some in answered}
         return {uid: sum(right) / len(right) for uid, right in scored.items() if right}
 
@@ -83,17 +92,21 @@ def _paired(base: Sequence[Sequence[Answered]], other: Sequence[Sequence[Answere
 
 
 def percent(value: Interval, sign: str = "") -> str:
-    """`41.0 [34.4, 47.9]`, in percent."""
+    """`41.0 [34.4, 47.9]`, in percent.
+
+    >>> percent((0.41, 0.344, 0.479))
+    '41.0 [34.4, 47.9]'
+    """
     return f"{100 * value[0]:{sign}.1f} [{100 * value[1]:{sign}.1f}, {100 * value[2]:{sign}.1f}]"
 
 
 def groups(results: Sequence[Result]) -> str:
-    """Accuracy by difficulty, length, truncation and entropy of each policy on each set, in Markdown."""
+    """Each policy's accuracy on each set by difficulty, length, truncation and entropy, in Markdown."""
     parts = []
     for r in results:
         every = [a for some in r.samples for a in some]
         for what, rows in by_groups(every or r.greedy).items():
-            parts += [f"### {r.set}, {r.policy}: by {what} ({'sampled' if every else 'greedy'})", ""]
+            parts += [f"### {r.problem_set}, {r.policy}: by {what} ({'sampled' if every else 'greedy'})", ""]
             parts += ["| | responses | accuracy |", "|---|---|---|"]
             parts += [f"| {label} | {n} | {percent((value, low, high))} |" for label, n, value, low, high in rows]
             parts.append("")
@@ -101,13 +114,13 @@ def groups(results: Sequence[Result]) -> str:
 
 
 def plot(results: Sequence[Result], path: epath.Path) -> None:
-    """One panel a set: pass@k (lines) and maj@k (dashed) over k, and the greedy accuracy at the left."""
+    """One panel per set: pass@k (lines) and maj@k (dashed) over k, and the greedy accuracy at the left."""
     from matplotlib.figure import Figure  # not pyplot: a notebook's own backend stays as it is
 
-    sets = list(dict.fromkeys(r.set for r in results))
-    figure = Figure(figsize=(5.5 * len(sets), 4), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):
-        for i, r in enumerate(r for r in results if r.set == name):
+    names = list(dict.fromkeys(r.problem_set for r in results))
+    figure = Figure(figsize=(5.5 * len(names), 4), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        for i, r in enumerate(r for r in results if r.problem_set == name):
             values, colour = measures(r), f"C{i}"
             value, low, high = values["greedy"]
             at = 0.7 * 1.04**i
@@ -133,7 +146,7 @@ def write(folder: str, results: Sequence[Result], about: Mapping[str, object]) -
         for r in results:
             for a in [*r.greedy, *(a for some in r.samples for a in some)]:
                 file.write(json.dumps(_record(r, a)) + "\n")
-    numbers = [{"set": r.set, "policy": r.policy, **_finite(measures(r))} for r in results]
+    numbers = [{"set": r.problem_set, "policy": r.policy, **_finite(measures(r))} for r in results]
     (out / "results.json").write_text(json.dumps({"about": dict(about), "results": numbers}, indent=1) + "\n")
     plot(results, out / "plot.png")
     text = table(results)
@@ -145,15 +158,16 @@ def _finite(values: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     return {name: [v if math.isfinite(v) else None for v in interval] for name, interval in values.items()}
 
 
-def _record(r: Result, a: Answered) -> dict:
+def _record(r: Result, a: Answered) -> dict[str, object]:
+    """A line of responses.jsonl."""
     return {
         "policy": r.policy,
-        "set": r.set,
+        "set": r.problem_set,
         "uid": a.problem.uid,
         "question": a.problem.question,
         "right_answer": a.problem.answer,
         "difficulty": a.problem.difficulty,
-        "sample": "greedy" if a.sample < 0 else a.sample,
+        "sample": "greedy" if a.sample == GREEDY_SAMPLE else a.sample,
         "response": a.text,
         "answer": a.answer,
         "score": a.score,

@@ -1,18 +1,19 @@
-"""Rollouts by continuous batching: responses of unequal length in slots that are never empty for long.
+"""Continuous batching: responses of unequal length in slots that are seldom empty.
 
-Shapes: N prompts, P prompt positions, n samples a prompt, B = N·n responses, T response positions, W slots.
+Shapes: N prompts, P prompt positions, n samples per prompt, B = N·n responses, T response positions, W slots,
+S shards, each with W/S slots that make the responses to its own prompts.
 
-A compiled chunk of steps runs; then what has ended leaves, what waits takes its place, or, where nothing waits, the
-slots close ranks into half as many. The cache grows by doubling as responses do. Shapes are few (the slots halved, the
-cache doubled), so that after the first rollouts nothing is compiled any more, and which one is next hangs on the
-responses alone: a rollout is a function of (parameters, prompts, key), and several processes, which all see every
-response, decide the same.
+A compiled chunk of steps runs. Then finished responses leave their slots, and waiting ones take their place; if none
+waits, the living ones move together into half as many slots. The cache grows by doubling as responses grow. There are
+few shapes (the slots halved, the cache doubled), so nothing is compiled after the first rollouts. The next shape
+depends on the responses alone: a rollout is a function of (parameters, prompts, key), and several processes, each of
+which sees every response, decide alike.
 """
 
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,160 +21,180 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.model import decode
-from entropy_rl.model.transformer import ModelConfig, Transformer
+from entropy_rl.model.transformer import ModelConfig, Params, Transformer
 from entropy_rl.runtime import distributed
-from entropy_rl.sampling import slots as sampler
+from entropy_rl.sampling import slots as slots_lib
+from entropy_rl.sampling.base import Decoding, Done, Prompts, Rollout
 
-CHUNK = 16  # steps between two looks
-ROOM = 32  # places of the cache, at first
-EVEN = 16  # they come in multiples of this: products over an odd number of places are slower
+CHUNK = 16  # steps between two looks at the slots
+FIRST_CACHE = 32  # places in the cache at the start
+EVEN = 16  # the cache has a multiple of this many places: products over an odd number of places are slower
 
-_read = jax.jit(sampler.read_prompts, static_argnames=("model", "n"))
-_admit = jax.jit(sampler.admit, static_argnames=("model", "n", "shared", "room", "how"))
-_ready: Callable[..., decode.DecodeWeights] = jax.jit(decode.decode_weights, static_argnames=("model", "places"))
-_advance = jax.jit(sampler.advance, static_argnames=("model", "steps", "how"), donate_argnames="slots")
+_read_prompts = jax.jit(slots_lib.read_prompts, static_argnames=("model", "n"))
+_admit = jax.jit(slots_lib.admit, static_argnames=("model", "n", "shared", "cache_len", "decoding"))
+_weights: Callable[..., decode.DecodeWeights] = jax.jit(decode.decode_weights, static_argnames=("model", "places"))
+_advance = jax.jit(slots_lib.advance, static_argnames=("model", "steps", "decoding"), donate_argnames="slots")
 
 
 class Watch(NamedTuple):
     """What a caller does while responses are made.
 
     Attributes:
-      stop: (response number, its tokens so far) -> how many of them to keep, or None to go on.
-      done: (numbers of the responses that have just ended, the rollout so far) -> None.
+        stop: a response's tokens so far -> how many of them to keep, or None to continue.
+        done: see `base.Done`.
     """
 
-    stop: Callable[[int, np.ndarray], int | None] | None = None
-    done: Callable[[list[int], sampler.Rollout], None] | None = None
+    stop: Callable[[np.ndarray], int | None] | None = None
+    done: Done | None = None
 
 
-class Layout(NamedTuple):
-    """Where a rollout lies, which may be elsewhere than training does.
+def _same(x: Any) -> Any:
+    return x
+
+
+def _ignore(seconds: float, weights: decode.DecodeWeights) -> None:
+    pass
+
+
+class Placement(NamedTuple):
+    """Where the parts of a rollout are placed; sampling may use another layout than training.
 
     Attributes:
-      shards: the parts of the mesh that have slots of their own; divides prompts and slots.
-      prompts: puts prompts where they are read, from host arrays that are the same on every process.
-      slots: the same for what hangs on slots.
-      ready: (model, params, places=…) -> the weights as the steps take them, where they are to lie.
-      move: prompts that were read -> where slots take them from.
-      moved: (seconds, weights) -> None, told what both took.
-      on_mesh: the context in which slots are made.
+        shards: S, the parts of the mesh that have their own slots; divides prompts and slots.
+        put_prompts: places prompts for the prefill, from host arrays that are the same on every process.
+        put_slots: the same for arrays with one entry per slot.
+        put_key: the same for the key.
+        weights: (model, params, places=…) -> the weights that the steps read, placed for them.
+        move: prefilled prompts -> the same, placed for the slots.
+        on_moved: called with the seconds that placing weights and prompts took, and the weights.
+        on_mesh: the context in which the slots' programs run.
     """
 
     shards: int = 1
-    prompts: Callable[[Any], Any] = jnp.asarray
-    slots: Callable[[Any], Any] = jnp.asarray
-    ready: Callable[..., decode.DecodeWeights] = _ready
-    move: Callable[[sampler.Prompts], sampler.Prompts] = lambda prompts: prompts
-    moved: Callable[[float, decode.DecodeWeights], None] = lambda seconds, weights: None
+    put_prompts: Callable[[jax.Array | np.ndarray], jax.Array] = jnp.asarray
+    put_slots: Callable[[jax.Array | np.ndarray], jax.Array] = jnp.asarray
+    put_key: Callable[[jax.Array], jax.Array] = _same
+    weights: Callable[..., decode.DecodeWeights] = _weights
+    move: Callable[[slots_lib.Prefilled], slots_lib.Prefilled] = _same
+    on_moved: Callable[[float, decode.DecodeWeights], None] = _ignore
     on_mesh: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
-NOBODY, LOCAL = Watch(), Layout()
+UNWATCHED, LOCAL = Watch(), Placement()
 
 
 def sample(
     model: Transformer,
-    params,
-    prompt_NxP,
-    prompt_mask_NxP,
-    uid_N,
-    key,
+    params: Params,
+    prompts: Prompts,
+    key: jax.Array,
     *,
     n: int,
-    how: sampler.How,
+    decoding: Decoding,
     slots: int = 0,
-    layout: Layout = LOCAL,
-    watch: Watch = NOBODY,
+    placement: Placement = LOCAL,
+    watch: Watch = UNWATCHED,
     chunk: int = CHUNK,
-) -> sampler.Rollout:
-    """n responses to each left-padded prompt, prompt by prompt, as arrays on the host.
+) -> Rollout:
+    """Makes n responses to each left-padded prompt, prompt by prompt, as arrays on the host.
 
     Args:
-      model, params: the decoder and its parameters.
-      prompt_NxP, prompt_mask_NxP: i32, padded on the left.
-      uid_N: u32, what the randomness of a prompt hangs on.
-      key: the step's key.
-      n: samples a prompt.
-      how: sampling, where a response is cut, what ends it.
-      slots: how many responses are made at a time; 0: as many as memory has room for (`slots_that_fit`).
-      layout: where the prompts, the weights and the slots lie.
-      watch: the caller's stops and what it does with responses as they end.
-      chunk: steps between two looks.
+        model: the decoder.
+        params: its parameters.
+        prompts: the prompts.
+        key: the step's key.
+        n: samples per prompt.
+        decoding: how tokens are drawn and what ends a response.
+        slots: responses made at a time; 0: as many as memory has room for (`slots_that_fit`).
+        placement: where prompts, weights and slots are placed.
+        watch: the caller's stops, and its use of responses that have ended.
+        chunk: steps between two looks at the slots.
     """
-    N, P = np.shape(prompt_NxP)
-    B, T = N * n, how.max_tokens
-    out = _nothing(B, T)
+    N, P = np.shape(prompts.tokens_NxP)
+    B, T = N * n, decoding.max_tokens
+    out = Rollout.empty(B, T)
     if not B:
         return out
-    asked = map(layout.prompts, (prompt_NxP, prompt_mask_NxP, uid_N))
-    prompts = jax.block_until_ready(_read(model, params, *asked, key, n=n))
+    prefilled = jax.block_until_ready(
+        _read_prompts(model, params, *map(placement.put_prompts, prompts), placement.put_key(key), n=n)
+    )
     began = time.monotonic()
-    weights = layout.ready(model, params, places=P + T)
-    with layout.on_mesh():
-        # what is free is told, and what was moved is timed, once the weights and prompts lie where they will
-        weights, prompts = jax.block_until_ready((weights, layout.move(prompts)))
-        layout.moved(time.monotonic() - began, weights)
+    weights = placement.weights(model, params, places=P + T)
+    with placement.on_mesh():
+        # Free memory is read, and the move is timed, only once weights and prompts have arrived.
+        weights, prefilled = jax.block_until_ready((weights, placement.move(prefilled)))
+        placement.on_moved(time.monotonic() - began, weights)
         if not slots:
-            slots = slots_that_fit(model, prompts.prefix.key, P, B, T, layout.shards)
-        _decode(model, weights, prompts, out, n=n, how=how, slots=slots, layout=layout, watch=watch, chunk=chunk)
+            slots = slots_that_fit(model, prefilled.prefix.key, P, B, T, placement.shards)
+        _decode(model, weights, prefilled, out, n, decoding, slots, placement, watch, chunk)
     return out
 
 
-def _decode(model, weights, prompts, out: sampler.Rollout, *, n, how, slots, layout: Layout, watch, chunk) -> None:
-    """All responses to the prompts, written to `out`; the rest as in `sample`."""
-    (B, T), shards, place = out.tokens.shape, layout.shards, layout.slots
+def _decode(
+    model: Transformer,
+    weights: decode.DecodeWeights,
+    prompts: slots_lib.Prefilled,
+    out: Rollout,
+    n: int,
+    decoding: Decoding,
+    slots: int,
+    placement: Placement,
+    watch: Watch,
+    chunk: int,
+) -> None:
+    """Writes all responses to `out`; arguments as in `sample`."""
+    (B, T), shards, place = out.tokens.shape, placement.shards, placement.put_slots
     width = min(slots, B)
     if width < B:
         width = max(shards, width // shards * shards)
-    admit = functools.partial(_admit, model, weights, prompts, n=n, how=how)
+    admit = functools.partial(_admit, model, weights, prompts, n=n, decoding=decoding)
     most = places(T)
-    room = min(ROOM, most)
-    # Each shard makes the responses to its own prompts in slots of its own, so that no cache crosses the mesh: shard s
-    # has slots s·w … (s+1)·w − 1, and of its `each` responses the first `waiting` have begun.
+    cache_len = min(FIRST_CACHE, most)
+    # Each shard makes the responses to its own prompts in its own slots, so that no cache crosses the mesh: shard s
+    # has slots s·w … (s+1)·w − 1, and of its `each` responses the first `begun_S` have begun.
     w, each = width // shards, B // shards
-    first_S, waiting_S = np.arange(shards) * each, np.full(shards, w)
+    first_S, begun_S = np.arange(shards) * each, np.full(shards, w)
     rows = (first_S[:, None] + np.arange(w)).ravel()
     shared = n if width == B else 1
-    state: sampler.Slots
-    state, drawn = admit(None, place(rows), place(rows), shared=shared, room=room)
+    state: slots_lib.Slots
+    state, drawn = admit(None, place(rows), place(rows), shared=shared, cache_len=cache_len)
     alive = np.ones(width, bool)
     age = np.zeros(width, np.int64)
     while True:
-        alive = _record(out, rows, age, alive, distributed.fetch(drawn), how, watch)
-        left_S = each - waiting_S
+        alive = _record(out, rows, age, alive, distributed.fetch(drawn), decoding, watch)
+        left_S = each - begun_S
         if not alive.any() and not left_S.any():
             return
-        # what is next: fresh responses in free slots, else fewer slots; a larger cache where this one would not do
+        # What comes next: new responses in free slots, or fewer slots; and a larger cache if this one is too small.
         free_S = w - alive.reshape(shards, w).sum(axis=1)
         fresh_S = np.minimum(free_S, left_S) if free_S.sum() >= max(1, len(rows) // 8) else np.zeros_like(left_S)
         fewer = w if left_S.any() else _halve(w, w - free_S.min())
-        larger = room
+        larger = cache_len
         while larger < most and age[alive].max(initial=0) - 1 + chunk > larger:
             larger = min(2 * larger, most)
-        if fresh_S.any() or fewer < w or larger > room:
+        if fresh_S.any() or fewer < w or larger > cache_len:
             shared = shared if fewer == w and not fresh_S.any() else 1
-            keep, begin = _places(alive, shards, fewer, fresh_S)
+            keep, begin = _rearrange(alive, shards, fewer, fresh_S)
             at, there = np.minimum(keep, len(rows) - 1), keep < len(rows)
             keep[begin] = len(rows)
-            rows, age, alive = (np.where(there, x[at], nobody) for x, nobody in ((rows, -1), (age, 0), (alive, False)))
-            rows[begin] = np.concatenate([a + np.arange(k) for a, k in zip(first_S + waiting_S, fresh_S)])
+            rows, age, alive = (np.where(there, x[at], none) for x, none in ((rows, -1), (age, 0), (alive, False)))
+            rows[begin] = np.concatenate([a + np.arange(k) for a, k in zip(first_S + begun_S, fresh_S)])
             age[begin], alive[begin] = 0, False
-            w, room, waiting_S = fewer, larger, waiting_S + fresh_S
-            state, drawn = admit(state, place(keep), place(rows), shared=shared, room=room)
+            w, cache_len, begun_S = fewer, larger, begun_S + fresh_S
+            state, drawn = admit(state, place(keep), place(rows), shared=shared, cache_len=cache_len)
             if len(begin):
                 begun = np.isin(np.arange(len(rows)), begin)
-                alive[begin] = _record(out, rows, age, begun, distributed.fetch(drawn), how, watch)[begin]
-        state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), how=how)
+                alive[begin] = _record(out, rows, age, begun, distributed.fetch(drawn), decoding, watch)[begin]
+        state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), decoding=decoding)
 
 
 def places(T: int) -> int:
-    """Places of the cache for responses of T tokens, the last of which is never fed."""
+    """Places in the cache for responses of T tokens, the last of which is never fed.
+
+    >>> places(1), places(17), places(18)
+    (16, 16, 32)
+    """
     return -(-max(T - 1, 1) // EVEN) * EVEN
-
-
-def _nothing(B: int, T: int) -> sampler.Rollout:
-    tokens, values = np.zeros((B, T), np.int32), np.zeros((B, T), np.float32)
-    return sampler.Rollout(tokens, values, values.copy(), tokens.copy(), np.zeros(B, bool))
 
 
 def _halve(width: int, living: int) -> int:
@@ -182,14 +203,14 @@ def _halve(width: int, living: int) -> int:
     return width
 
 
-def _places(alive, shards: int, fewer: int, fresh_S) -> tuple[np.ndarray, np.ndarray]:
-    """For each new slot, `fewer` a shard, the old one that moves in (past the end: nobody), and those that begin."""
+def _rearrange(alive: np.ndarray, shards: int, fewer: int, fresh_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which old slot each new slot continues (past the end: none), `fewer` per shard; and the slots that begin."""
     of_shard = alive.reshape(shards, -1)
     w = of_shard.shape[1]
     keep = np.full((shards, fewer), len(alive))
     begin = []
     for s, lives in enumerate(of_shard):
-        # the living first where ranks close, else everyone in their place
+        # with fewer slots the living come first; otherwise each stays in its place
         stay = np.flatnonzero(lives) if fewer < w else np.arange(w)
         keep[s, : len(stay)] = s * w + stay
         free = np.flatnonzero(~lives) if fewer == w else np.arange(len(stay), fewer)
@@ -197,8 +218,16 @@ def _places(alive, shards: int, fewer: int, fresh_S) -> tuple[np.ndarray, np.nda
     return keep.ravel(), np.concatenate(begin)
 
 
-def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: sampler.How, watch: Watch):
-    """Writes what was drawn to its rows, moves the ages on in place; bool[W], who goes on."""
+def _record(
+    out: Rollout,
+    rows: np.ndarray,
+    age: np.ndarray,
+    alive: np.ndarray,
+    drawn: slots_lib.Drawn,
+    decoding: Decoding,
+    watch: Watch,
+) -> np.ndarray:
+    """Writes what was drawn to its rows of `out` and advances `age`, in place; bool[W], the slots that continue."""
     went = alive.copy()
     mask = np.asarray(drawn.mask) > 0
     slot, at = np.nonzero(mask & alive[:, None])
@@ -206,12 +235,12 @@ def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: s
         x[rows[slot], age[slot] + at] = np.asarray(new)[slot, at]
     age += np.where(alive, mask.sum(axis=1), 0)
     last = out.tokens[rows, np.maximum(age - 1, 0)]
-    ended = alive & np.isin(last, how.eos_ids) & (age > 0)
+    ended = alive & np.isin(last, decoding.eos_ids) & (age > 0)
     out.finished[rows[ended]] = True
-    alive = alive & ~ended & (age < how.max_tokens)
+    alive = alive & ~ended & (age < decoding.max_tokens)
     if watch.stop:
-        for w in np.flatnonzero(went):  # those with an end of their own too: the stop may have come before it
-            if (kept := watch.stop(int(rows[w]), out.tokens[rows[w], : age[w]])) is not None:
+        for w in np.flatnonzero(went):  # those that ended too: the stop text may have come before the end
+            if (kept := watch.stop(out.tokens[rows[w], : age[w]])) is not None:
                 for x in out[:4]:
                     x[rows[w], kept:] = 0
                 out.finished[rows[w]], alive[w] = True, False
@@ -220,34 +249,21 @@ def _record(out: sampler.Rollout, rows, age, alive, drawn: sampler.Drawn, how: s
     return alive
 
 
-def slots_that_fit(model: Transformer, key_LxNxKxhxP: Any, P: int, B: int, T: int, shards: int) -> int:
+def slots_that_fit(model: Transformer, key_LxNxKxhxP: jax.Array, P: int, B: int, T: int, shards: int) -> int:
     """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU.
 
-    The prompts' keys tell the device, and how many heads of a slot it holds.
+    The prompts' keys determine the device and the number of heads that it holds of a slot.
     """
-    device = min(key_LxNxKxhxP.sharding.addressable_devices, key=lambda d: d.id)
+    addressable: set[Any] = key_LxNxKxhxP.sharding.addressable_devices
+    device = min(addressable, key=lambda d: d.id)
     stats = device.memory_stats() if device.platform != "cpu" else None
     mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
-    free = min(distributed.collect(mine))  # all processes have to decode the same
+    free = min(distributed.collect(mine))  # all processes have to decide alike
     if free < 0:
         return B
     c: ModelConfig = model.cfg
     heads = key_LxNxKxhxP.sharding.shard_shape(key_LxNxKxhxP.shape)[2]
     token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(model.dtype).itemsize
     left = 0.9 * free * shards
-    # twice: while slots move, both copies are there
+    # twice: while slots move, both copies exist
     return int(np.clip(left // (2 * (P + T) * token), shards, B))
-
-
-def stopper(tokenizer, stops: Sequence[str]) -> Callable[[int, np.ndarray], int | None] | None:
-    """`Watch.stop` for stop strings: the tokens up to the one that completes the first of them."""
-    if not stops:
-        return None
-
-    def stop(_, tokens: np.ndarray) -> int | None:
-        text = lambda count: tokenizer.decode(tokens[:count], skip_special_tokens=True)
-        if not any(s in text(len(tokens)) for s in stops):
-            return None
-        return next(i for i in range(1, len(tokens) + 1) if any(s in text(i) for s in stops))
-
-    return stop

@@ -69,6 +69,7 @@ class Collector(NamedTuple):
 
     Attributes:
         engine: samples.
+        tokenizer: makes text of the responses.
         rollout: the config section.
         reward: the config section.
         source: gives the problems.
@@ -78,6 +79,7 @@ class Collector(NamedTuple):
     """
 
     engine: Engine
+    tokenizer: "PreTrainedTokenizerBase"
     rollout: ConfigDict
     reward: ConfigDict
     source: Source
@@ -101,7 +103,7 @@ class Collector(NamedTuple):
                 problems = self.source.train(step, self.rollout.prompts, refill_round)
                 prompts = Prompts(*self.encoder(problems), distinct_uids(problems))
                 key = jax.random.fold_in(key, _REFILL_KEYS + refill_round if refill_round else 0)
-                grading = Grading(self.engine.tokenizer, self.reward, self.grader, pool, problems, self.rollout.samples)
+                grading = Grading(self.tokenizer, self.reward, self.grader, pool, problems, self.rollout.samples)
                 rollout = self.engine.rollout(params, prompts, key, done=grading.start)
                 rollout, old_logp = self._scored(params, prompts, rollout)
             with self.clock("reward"):
@@ -150,7 +152,7 @@ class Grading:
         """Decodes responses that have ended and starts to grade this process's share; see `sampling.base.Done`."""
         for b in rows:
             ids = rollout.tokens[b, : rollout.mask[b].sum()]
-            self.texts[b] = self._tokenizer.decode(ids, skip_special_tokens=True)
+            self.texts[b] = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         if mine := [b for b in rows if distributed.mine(b)]:
             items = [(self._owners[b].kind, self.texts[b], self._owners[b].entry) for b in mine]
             verdicts = self._pool.submit(reward_parts.verdicts, self._reward, self._grader, items, local=True)
@@ -199,9 +201,7 @@ def degenerate(experience: Experience) -> np.ndarray:
     return ~(np.where(scored, values, -np.inf).max(axis=1) > low)
 
 
-def refill(
-    first: Experience, again: Callable[[int], Experience], refills: int
-) -> tuple[Experience, dict[str, Any]]:
+def refill(first: Experience, again: Callable[[int], Experience], refills: int) -> tuple[Experience, dict[str, Any]]:
     """DAPO's dynamic sampling (arXiv 2503.14476): degenerate groups are replaced by new groups that are not.
 
     Args:

@@ -1,0 +1,109 @@
+"""The rows of metrics.jsonl and samples.jsonl, from what a step did.
+
+Shapes: N prompts, G samples per prompt, B = N·G, T response positions. All on the host.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from entropy_rl import law
+from entropy_rl.stats import masked
+from entropy_rl.training.experience import Experience, degenerate
+
+Row = dict[str, Any]
+
+
+def update_row(updates: Sequence[Mapping[str, Any]]) -> Row:
+    """Means over a step's updates, of each metric over the updates that have it; skipped updates are only counted."""
+    done = [u for u in updates if not u["grad/skipped"]] or updates
+    keys = {k: None for u in done for k in u}
+    row: Row = {k: float(np.mean([u[k] for u in done if k in u])) for k in keys}
+    return row | {"grad/skipped": int(sum(u["grad/skipped"] for u in updates))}
+
+
+def rollout_row(experience: Experience) -> Row:
+    """A rollout's own metrics: rewards, the sampling policy's entropy over its own tokens, lengths."""
+    rollout = experience.rollout
+    entropy = rollout_entropy(rollout.logp, rollout.entropy, rollout.mask)
+    return {
+        **reward_row(experience),
+        **{k: float(v) for k, v in jax.device_get(entropy).items()},
+        "length/mean": int(rollout.mask.sum()) / len(rollout.mask),
+        "length/clipped_frac": float(1 - rollout.finished.mean()),
+        "group/degenerate_frac": float(degenerate(experience).mean()),
+    }
+
+
+@jax.jit
+def rollout_entropy(logp: jax.Array, entropy: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """The sampling policy's entropy over the tokens that it drew, f32[B, T] each -> f32[] each, nats."""
+    return {
+        "entropy/mean": masked.mean(entropy, mask),
+        "entropy/response_mean": masked.response_mean(entropy, mask),
+        "entropy/sampled": masked.mean(-logp, mask),
+        "entropy/p80": masked.quantile(entropy, mask, 0.8),
+        "entropy/frac_below_0.01": masked.fraction_below(entropy, mask, 0.01),
+    }
+
+
+def reward_row(experience: Experience) -> Row:
+    """reward/mean, reward/std and a mean for every part, over the responses that were scored; null if none was."""
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values.mean()) if len(values) else None
+
+    scored = experience.reward_B[experience.valid_B]
+    return {
+        "reward/mean": mean(scored),
+        "reward/std": float(scored.std()) if len(scored) else None,
+        "reward/unscored": int((~experience.valid_B).sum()),
+        **{f"reward/{name}": mean(part[np.isfinite(part)]) for name, part in experience.parts.items()},
+    }
+
+
+def speed_row(first: Experience, experience: Experience, refill_tokens: int, seconds: Mapping[str, float]) -> Row:
+    """Throughput in tokens/s, and where the time went.
+
+    Args:
+        first: the step's own rollout.
+        experience: what the updates consumed, as whole sequences.
+        refill_tokens: tokens sampled beyond the first rollout.
+        seconds: of the parts "rollout", "reward", "train", "eval", and the "total" since the last row; `time/other_s`
+            is the rest of it: prompts, metrics, logs, checkpoints.
+    """
+    spent = {part: seconds.get(part, 0.0) for part in ("rollout", "reward", "train", "eval")}
+    sampled = int(first.rollout.mask.sum()) + refill_tokens
+    consumed = int(experience.rollout.mask.sum()) + int(experience.prompts.mask_NxP.sum()) * experience.samples
+    return {
+        "throughput/rollout_tokens_per_s": sampled / spent["rollout"],
+        "throughput/train_tokens_per_s": consumed / spent["train"],
+        **{f"time/{part}_s": s for part, s in spent.items()},
+        "time/other_s": seconds["total"] - sum(spent.values()),
+    }
+
+
+def law_row(history: Sequence[Row]) -> Row:
+    """R = −a·exp(H) + b over the run so far, once there are points and spread enough (arXiv 2505.22617)."""
+    fitted = law.fit([r["entropy/mean"] for r in history], [r["reward/mean"] for r in history])
+    return {"law/a": fitted.a, "law/b": fitted.b, "law/ceiling": fitted.ceiling}
+
+
+def sample_rows(step: int, n: int, experience: Experience, advantage_B: np.ndarray) -> list[Row]:
+    """The first n responses of a step, for samples.jsonl."""
+    rollout = experience.rollout
+    return [
+        {
+            "step": step,
+            "question": experience.owner(b).question,
+            "response": experience.texts[b],
+            "reward": experience.reward_B[b] if experience.valid_B[b] else None,
+            "advantage": advantage_B[b],
+            "length": rollout.mask[b].sum(),
+            "finished": rollout.finished[b],
+            "entropy": float(rollout.entropy[b].sum()) / max(1, int(rollout.mask[b].sum())),
+        }
+        for b in range(min(n, len(experience.texts)))
+    ]

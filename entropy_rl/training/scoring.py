@@ -1,0 +1,141 @@
+"""The policy's log-probability and entropy of a batch's tokens, piece by piece, and the pull-back to the parameters.
+
+Shapes: N prompts, G samples per prompt, B = N·G responses, T response positions. Nats.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.model import head
+from entropy_rl.model.transformer import Group, Params, Transformer, head_weight, positions
+from entropy_rl.objective.tokens import TokenGrads
+from entropy_rl.stats import blocks
+from entropy_rl.training.batch import Batch
+from entropy_rl.training.packing import Packed
+
+Array = jax.Array
+PIECES = "update_pieces"  # the name of a loop over an update's pieces: preflight counts how often it runs
+
+
+def token_stats(model: Transformer, params: Params, batch: Batch, temperature: float) -> tuple[Array, Array]:
+    """(logp, entropy), f32[B, T] in nats, of the responses; 0 at masked tokens.
+
+    The prompt of a group is computed once: its responses attend to it and each to itself, and the first token of
+    each is predicted from the prompt's last position.
+    """
+    group = Group(batch.prompt.shape[1], batch.tokens.shape[0] // batch.prompt.shape[0])
+    start_Bx1 = jnp.repeat(jnp.sum(batch.prompt_mask, axis=1), group.samples)[:, None]
+    places_BxT = start_Bx1 + jnp.arange(batch.tokens.shape[1])[None, :]
+    # the last token predicts nothing
+    hidden, _ = model.apply(
+        {"params": params},
+        group.paste(batch.prompt, batch.tokens[:, :-1]),
+        group.paste(positions(batch.prompt_mask), places_BxT[:, :-1]),
+        group.paste(batch.prompt_mask, batch.mask[:, :-1]),
+        group=group,
+    )
+    prompt, inner = group.cut(hidden)
+    hidden_BxTxD = jnp.concatenate([jnp.repeat(prompt[:, -1:], group.samples, axis=0), inner], axis=1)
+    return head.logp_and_entropy(
+        hidden_BxTxD, head_weight(params).astype(model.dtype).T, batch.tokens, temperature, batch.mask
+    )
+
+
+class Pieces(NamedTuple):
+    """An update as the micro-batches that are computed one after another.
+
+    Attributes:
+        number: how many,  known at compile time or an i32[].
+        stats: (params, i) -> (logp, entropy) of piece i, in the piece's own shape.
+        take: (x_BxT, i) -> x in that shape, 0 where piece i has no token of x.
+        put: (x_BxT, i, piece) -> x with the tokens of piece i replaced.
+    """
+
+    number: int | Array
+    stats: Callable[[Params, int | Array], tuple[Array, Array]]
+    take: Callable[[Array, int | Array], Array]
+    put: Callable[[Array, int | Array, Array], Array]
+
+
+def pieces(model: Transformer, temperature: float, micro_batches: int, batch: Batch) -> Pieces:
+    """The batch as whole groups in `micro_batches` pieces, or as packed rows if it holds them."""
+    if batch.packed is not None:
+        return _packed_pieces(model, temperature, batch.packed, batch.tokens.size)
+    n = batch.prompt.shape[0]
+    if n % micro_batches:
+        raise ValueError(f"train.micro_batches={micro_batches} must divide the {n} prompts of an update")
+
+    def take(x: Array, i: int | Array) -> Array:
+        return blocks.take(x, i, micro_batches, n)
+
+    def put(x: Array, i: int | Array, piece: Array) -> Array:
+        return blocks.put(x, i, piece, micro_batches, n)
+
+    def stats(params: Params, i: int | Array) -> tuple[Array, Array]:
+        part = batch if micro_batches == 1 else jax.tree.map(lambda x: take(x, i), batch)
+        return token_stats(model, params, part, temperature)
+
+    return Pieces(micro_batches, stats, take, put)
+
+
+def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size: int) -> Pieces:
+    """Packed rows as pieces; `size` is B·T, the slot of positions that predict nothing."""
+
+    def at(x: Array, i: int | Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False)
+
+    def stats(params: Params, i: int | Array) -> tuple[Array, Array]:
+        tokens, position, segment, target, slot = (at(x, i) for x in packed)
+        hidden, _ = model.apply({"params": params}, tokens, position, segment)
+        W_DxV = head_weight(params).astype(model.dtype).T
+        return head.logp_and_entropy(hidden, W_DxV, target, temperature, slot < size)
+
+    def take(x: Array, i: int | Array) -> Array:
+        return jnp.take(x.ravel(), at(packed.slot, i), mode="fill", fill_value=0)
+
+    def put(x: Array, i: int | Array, piece: Array) -> Array:
+        return x.ravel().at[at(packed.slot, i)].set(piece, mode="drop").reshape(x.shape)
+
+    return Pieces(jnp.sum(jnp.any(packed.segment > 0, axis=(0, 2)), dtype=jnp.int32), stats, take, put)
+
+
+def score(
+    model: Transformer, temperature: float, micro_batches: int, params: Params, batch: Batch
+) -> tuple[Array, Array]:
+    """(logp, entropy), f32[B, T], of an update, piece by piece and without a gradient."""
+    p = pieces(model, temperature, micro_batches, batch)
+    if isinstance(p.number, int) and p.number == 1:
+        return p.stats(params, 0)
+
+    def put(i: Array, out: tuple[Array, Array]) -> tuple[Array, ...]:
+        return tuple(p.put(x, i, piece) for x, piece in zip(out, p.stats(params, i), strict=True))
+
+    zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
+    with jax.named_scope(PIECES):
+        return jax.lax.fori_loop(0, p.number, put, (zeros, zeros))
+
+
+def pull(g: TokenGrads, logp: Array, entropy: Array) -> Array:
+    """Σ g·statistics, f32[]: the function whose gradient is the pull-back of g."""
+    return jnp.sum(jax.lax.stop_gradient(g.logp) * logp) + jnp.sum(jax.lax.stop_gradient(g.entropy) * entropy)
+
+
+def pull_back(p: Pieces, params: Params, g: TokenGrads) -> Params:
+    """The gradient of Σ g·statistics with respect to the parameters, summed over the pieces."""
+
+    def piece(i: int | Array) -> Params:
+        part = TokenGrads(*(p.take(x, i) for x in g))
+        return jax.grad(lambda params: pull(part, *p.stats(params, i)))(params)
+
+    if isinstance(p.number, int) and p.number == 1:
+        return piece(0)
+
+    def add(i: Array, total: Params) -> Params:
+        # Without the barrier XLA for TPUs (libtpu 0.0.42) tries to move an all-reduce out of this loop, and fails.
+        return jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(piece(i)))
+
+    with jax.named_scope(PIECES):
+        return jax.lax.fori_loop(0, p.number, add, jax.tree.map(jnp.zeros_like, params))

@@ -1,0 +1,190 @@
+"""One update: token statistics, the token gradient and its edits, one pull-back to the parameters, Optax.
+
+Shapes: B responses, T response positions. A batch here is one *update*: whole groups, over the whole mesh. Every
+statistic, rank and normaliser is taken over it, however it is split into micro-batches.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from entropy_rl import covariance, token_transforms
+from entropy_rl.model.transformer import Params, Transformer
+from entropy_rl.objective.importance import importance_weights, sampler_gap
+from entropy_rl.objective.surrogates import Objective, token_gradient, token_weight
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.stats import masked
+from entropy_rl.training.batch import Batch, TrainState
+from entropy_rl.training.scoring import pieces, pull, pull_back, score, token_stats
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class Method(NamedTuple):
+    """What a recipe decides about the gradient: which tokens may push the policy, and how hard.
+
+    Attributes:
+        objective: (logp, tokens) -> (loss_BxT, clipped_BxT), see `objective/surrogates.py`.
+        chain: the Optax chain over token gradients.
+        aggregation: how per-token losses are averaged, see `objective/surrogates.py: token_weight`.
+        temperature: the sampling temperature.
+        is_cap: the largest importance weight between sampler and trainer; 0: no correction.
+        needs_ref: a transform reads `ref_logp`.
+    """
+
+    objective: Objective
+    chain: optax.GradientTransformationExtraArgs
+    aggregation: str = "token-mean"
+    temperature: float = 1.0
+    is_cap: float = 0.0
+    needs_ref: bool = False
+
+
+def edit(
+    method: Method, logp: Array, entropy: Array, batch: Batch, token_state: Any, key: Array, on_policy: Array | bool
+) -> tuple[TokenGrads, Any, Metrics]:
+    """The token gradient of one update after the chain, the chain's new state, and the update's metrics.
+
+    Args:
+        method: the recipe.
+        logp: f32[B, T], nats, under the current parameters.
+        entropy: f32[B, T], nats, under the current parameters.
+        batch: the update.
+        token_state: the chain's state.
+        key: of the chain's random draws.
+        on_policy: no update of this rollout has been made yet.
+    """
+    mask = (batch.mask * batch.valid[:, None]).astype(jnp.float32)
+    # Before the first update the policy is the one that sampled: the ratio is 1 to the last bit.
+    old_logp = jnp.where(on_policy, logp, batch.old_logp)
+    tokens = TokenInfo(
+        logp=logp,
+        old_logp=old_logp,
+        advantage=batch.advantage,
+        entropy=entropy,
+        mask=mask,
+        clipped=jnp.zeros(mask.shape, bool),
+        old_entropy=jnp.where(on_policy, entropy, batch.old_entropy),
+        ref_logp=batch.ref_logp,
+        uid=batch.uid,
+        weight=token_weight(mask, method.aggregation, mask.shape[1]),
+    )
+    # at the parameters that sampled, the trainer's logp is old_logp
+    correction = importance_weights(old_logp, batch.sampler_logp, mask, method.is_cap) if method.is_cap else None
+    loss, grads, clipped = token_gradient(method.objective, tokens, correction)
+    tokens = tokens._replace(clipped=clipped)
+    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key)
+    cov = covariance.token_covariance(logp, batch.advantage, mask)
+    tail = covariance.heavy_tail(cov, mask)
+    metrics = {
+        "loss": loss,
+        "cov/mean": tail.pop("all"),
+        **{f"cov/{share}": value for share, value in tail.items()},
+        "tokens/kept_frac": token_transforms.kept_fraction(token_state),
+        "ratio/clip_frac": masked.mean(clipped, mask),
+        "kl/old": masked.mean(old_logp - logp, mask),
+        **{f"sampler/gap_{k}": v for k, v in sampler_gap(old_logp, batch.sampler_logp, mask).items()},
+    }
+    return grads, token_state, metrics
+
+
+def loss_fn(
+    model: Transformer,
+    method: Method,
+    params: Params,
+    batch: Batch,
+    key: Array,
+    token_state: Any = None,
+    on_policy: Array | bool = False,
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """The update as a loss: `functools.partial(loss_fn, model, method)` is a function of (params, batch, key).
+
+    Its `jax.grad` is the pull-back of the edited token gradient g: the gradient of Σ stop_gradient(g)·logp is vjp(g)
+    bit for bit, so the chain acts inside a differentiable, jittable loss.
+
+    Args:
+        model: the decoder.
+        method: the recipe.
+        params: the parameters.
+        batch: the update, in whole groups.
+        key: of the chain's random draws.
+        token_state: the chain's state; None: a fresh one.
+        on_policy: no update of this rollout has been made yet.
+
+    Returns:
+        (loss f32[], (the chain's new state, metrics)), for `has_aux=True`.
+    """
+    logp, entropy = token_stats(model, params, batch, method.temperature)
+    if token_state is None:
+        token_state = method.chain.init(TokenGrads(jnp.zeros_like(logp), jnp.zeros_like(entropy)))
+    detached = jax.lax.stop_gradient((logp, entropy))
+    g, token_state, metrics = edit(method, *detached, batch, token_state, key, on_policy)
+    surrogate = pull(g, logp, entropy)
+    return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)
+
+
+def gradients(
+    model: Transformer,
+    method: Method,
+    micro_batches: int,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    on_policy: Array | bool,
+) -> tuple[Params, Any, Metrics]:
+    """(the parameters' gradient, the chain's new state, metrics) of one update.
+
+    With one micro-batch the chain runs between the forward and the backward pass. With several, and in packed rows,
+    a forward-only pass gathers the statistics of the whole update first. The first update of a rollout does not need
+    that pass: its statistics are the batch's `old_logp` and `old_entropy`.
+    """
+    if micro_batches == 1 and batch.packed is None:
+        differentiated = jax.value_and_grad(loss_fn, argnums=2, has_aux=True)
+        out = differentiated(model, method, state.params, batch, key, state.token_state, on_policy)
+        (_, (token_state, metrics)), grads = out
+        return grads, token_state, metrics
+
+    def known() -> tuple[Array, Array]:
+        return batch.old_logp, batch.old_entropy
+
+    def forward() -> tuple[Array, Array]:
+        return score(model, method.temperature, micro_batches, state.params, batch)
+
+    logp, entropy = jax.lax.cond(on_policy, known, forward)
+    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, on_policy)
+    grads = pull_back(pieces(model, method.temperature, micro_batches, batch), state.params, g)
+    return grads, token_state, metrics
+
+
+def train_step(
+    model: Transformer,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    micro_batches: int,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    on_policy: Array | bool,
+) -> tuple[TrainState, Metrics]:
+    """One update: (the new state, metrics). Jit it with the first four arguments bound, and donate the state.
+
+    An update whose gradient is not finite changes nothing but `skipped`.
+    """
+    grads, token_state, metrics = gradients(model, method, micro_batches, state, batch, key, on_policy)
+    norm = optax.tree.norm(grads)
+
+    finite = jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new = optax.apply_updates(state.params, updates), opt_state, token_state
+
+    def keep(new: Array, old: Array) -> Array:
+        # element by element, so that the donated state is written in place: a branch would hold it twice
+        return jnp.where(finite, new, old)
+
+    params, opt_state, token_state = jax.tree.map(keep, new, (state.params, state.opt_state, state.token_state))
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    metrics |= {"grad/norm": norm, "grad/skipped": 1 - finite.astype(jnp.int32)}
+    return TrainState(state.step, params, opt_state, token_state, skipped, state.ref), metrics
