@@ -4,32 +4,47 @@ import json
 import os
 import sys
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server tells of a TPU that is not here
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nobody holds a chip, so two may compile side by side
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server, since there is no TPU here
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no process holds a chip, so two may compile side by side
 
-from absl import app, flags
-from ml_collections import config_flags
+import jax  # noqa: E402 (libtpu reads the variables above)
+from absl import app, flags  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:method.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, as v5p:4x4x4 or h100:8.", required=True)
+from entropy_rl.preflight import chips  # noqa: E402
+from entropy_rl.preflight.advice import advice  # noqa: E402
+from entropy_rl.preflight.compiled import compile_for  # noqa: E402
+from entropy_rl.preflight.estimate import estimate  # noqa: E402
+from entropy_rl.preflight.report import Report  # noqa: E402
+from entropy_rl.preflight.text import text  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:ARGUMENT.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5p:4x4x4 or h100:8.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 
 
-def main(argv) -> None:
+def preflight(c: ConfigDict, topology: chips.Topology) -> Report:
+    """The report of a run: compiled if the topology is of TPUs, by arithmetic if it is of GPUs.
+
+    Raises:
+        ValueError: If a run would refuse the configuration, or if libtpu is missing or not that of this JAX.
+    """
+    report = compile_for(c, topology) if topology.is_tpu else estimate(c, topology)
+    return report if report.fits else report._replace(advice=advice(c, report))
+
+
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    import jax
-
-    from entropy_rl.preflight import chips, report
-
-    jax.config.update("jax_platforms", "cpu")  # of the tracing; the topology's devices are compiled for alone
-
+    jax.config.update(
+        "jax_platforms", "cpu"
+    )  # programs are traced on a CPU; the topology's devices only serve compiling
     try:
-        found = report.preflight(_CONFIG.value, chips.parse(_TOPOLOGY.value))
+        report = preflight(_CONFIG.value, chips.parse(_TOPOLOGY.value))
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(found, indent=1) if _JSON.value else report.text(found))
-    if not found["fits"]:
+    print(json.dumps(report.to_json(), indent=1) if _JSON.value else text(report))
+    if not report.fits:
         sys.exit(1)
 
 

@@ -1,33 +1,53 @@
-"""What to change where a run does not fit."""
-
-from typing import Any
+"""Advice on what to change if a run does not fit."""
 
 from ml_collections import ConfigDict
+
+from entropy_rl.preflight.report import Report
+from entropy_rl.runtime.mesh import DATA, FSDP
 
 _GB = 1e9
 
 
-def advice(c: ConfigDict, report: dict[str, Any]) -> list[str]:
-    """What to change, the likeliest first."""
-    update, rollout = (report["programs"][k]["peak"] > report["capacity"] for k in ("update", "rollout"))
-    state = report["parameters"] + report["optimiser"]
-    said = []
-    if state > report["capacity"] / 2:
-        said.append(f"parameters and optimiser take {state / _GB:.1f} GB a chip: raise mesh.fsdp, or take more chips")
-    if update and c.model.remat != "full":
-        said.append("model.remat='full'")
-    shards = report["mesh"]["data"] * report["mesh"]["fsdp"]
-    if update and (report["layout"] != "packed" or report["rows"] > shards):
-        said.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences a chip at a time")
-    elif update:  # a row a chip already
-        said.append("a mesh.tensor that divides the heads, so that chips share a sequence, or shorter ones")
-    if rollout and c.rollout.tensor:
-        said.append("a larger rollout.tensor that divides the heads: chips share the weights that sampling reads")
-    if rollout and report["kv_cache"] > report["capacity"] / 4:
-        said.append(
-            f"the KV cache takes {report['kv_cache'] / _GB:.1f} GB a chip: "
-            f"rollout.slots={report['slots'] // 2}, or more chips"
+def advice(c: ConfigDict, report: Report) -> tuple[str, ...]:
+    """Changes to the configuration, the most promising first.
+
+    Args:
+        c: the whole configuration.
+        report: of a run that does not fit.
+    """
+    found = []
+    state = report.parameters + report.optimiser
+    if state > report.capacity / 2:
+        found.append(
+            f"parameters and optimiser take {state / _GB:.1f} GB per chip: raise mesh.fsdp, or take more chips"
         )
-    elif rollout:
-        said.append("fewer rollout.prompts, or a mesh.tensor that divides the key/value heads")
-    return said
+    if report.programs["update"]["peak"] > report.capacity:
+        found += _for_update(c, report)
+    if report.programs["rollout"]["peak"] > report.capacity:
+        found += _for_rollout(c, report)
+    return tuple(found)
+
+
+def _for_update(c: ConfigDict, report: Report) -> list[str]:
+    found = []
+    if c.model.remat != "full":
+        found.append("model.remat='full'")
+    if report.layout != "packed" or report.rows > report.mesh[DATA] * report.mesh[FSDP]:
+        found.append(f"train.micro_batches={2 * c.train.micro_batches}: fewer sequences per chip at a time")
+    else:  # each chip has only one row already
+        found.append("a mesh.tensor that divides the heads, so that chips share a sequence, or shorter sequences")
+    return found
+
+
+def _for_rollout(c: ConfigDict, report: Report) -> list[str]:
+    found = []
+    if c.rollout.tensor:
+        found.append("a larger rollout.tensor that divides the heads: chips share the weights that sampling reads")
+    if report.kv_cache > report.capacity / 4:
+        found.append(
+            f"the KV cache takes {report.kv_cache / _GB:.1f} GB per chip: "
+            f"rollout.slots={report.slots // 2}, or more chips"
+        )
+    else:
+        found.append("fewer rollout.prompts, or a mesh.tensor that divides the key/value heads")
+    return found

@@ -1,224 +1,185 @@
-"""The real programs of a run, with shapes in the place of arrays: the update, and what a rollout is made of.
+"""The jitted functions of a run, with shapes instead of arrays: an update, and the pass that scores its batch.
+
+`rollout.py` has the functions of a rollout.
 
 Shapes: N prompts and B = N·G responses of an update, P prompt and T response positions, W slots of a rollout.
 """
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl.model import decode, head, sharding
+from entropy_rl.model import head
+from entropy_rl.model.precision import on_mesh
 from entropy_rl.model.shapes import SHAPES
-from entropy_rl.model.transformer import ModelConfig
+from entropy_rl.model.sharding import MeshRules
 from entropy_rl.runtime.mesh import row_shards
-from entropy_rl.sampling import batching as rollouts
-from entropy_rl.sampling import slots as sampler
+from entropy_rl.sampling import batching
+from entropy_rl.sampling import slots as slots_lib
 from entropy_rl.training import engine as engine_lib
-from entropy_rl.training import step
+from entropy_rl.training import scoring
+from entropy_rl.training.batch import Batch
+from entropy_rl.training.engine import Engine
 from entropy_rl.training.packing import Packed
 
 
 class Run(NamedTuple):
-    """A run that has no devices: its engine, and what its update is called with."""
+    """A run that is compiled and never executed.
 
-    c: ConfigDict
-    cfg: ModelConfig
-    e: engine_lib.Engine
-    update_args: tuple
+    Attributes:
+        config: the whole configuration.
+        engine: its engine, whose state is only shapes; its mesh may be of devices that are not present.
+    """
+
+    config: ConfigDict
+    engine: Engine
+
+    @property
+    def responses(self) -> int:
+        """Responses of a rollout."""
+        return self.config.rollout.prompts * self.config.rollout.samples
+
+    @property
+    def sequences(self) -> int:
+        """B: sequences per update."""
+        return self.responses // self.config.train.updates_per_rollout
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of an update that are computed one after another."""
+        plan = self.engine.plan
+        return plan.micro if plan.layout == "packed" else self.config.train.micro_batches
+
+    @property
+    def slots(self) -> int:
+        """W: `rollout.slots`, or all responses of a rollout if that is 0 (a run then takes as many as fit)."""
+        shards = row_shards(self.engine.sampling.mesh)
+        slots = min(self.config.rollout.slots or self.responses, self.responses)
+        return slots if slots == self.responses else max(shards, slots // shards * shards)
+
+    @property
+    def chunk(self) -> int:
+        """Decode steps per compiled chunk."""
+        return min(batching.CHUNK, max(self.config.rollout.max_tokens - 1, 1))
+
+    @property
+    def is_scored(self) -> bool:
+        """An update's batch is scored before it by the policy that sampled it (`loop.py: with_old_logp`)."""
+        train = self.config.train
+        return train.layout == "packed" or train.micro_batches > 1 or train.updates_per_rollout > 1
 
 
-class Called(NamedTuple):
-    """A program: the function, its arguments, the mesh and the rules it is for, and the bytes of a chip beside it."""
+class Phase(NamedTuple):
+    """One jitted function of a run, with what it is called with.
 
-    f: Any
+    Attributes:
+        function: the function.
+        args: ShapeDtypeStructs with shardings, which may be missing if the function has `in_shardings`.
+        layout: the mesh and rules under which it runs.
+        dtype: the compute dtype.
+        resident: bytes per chip of the arrays that are in memory meanwhile and are not among its arguments.
+    """
+
+    function: Any
     args: tuple
-    on: tuple[Mesh, Any]
-    beside: float
+    layout: MeshRules
+    dtype: np.dtype
+    resident: float = 0.0
+
+    def shapes(self) -> Any:
+        """The result's ShapeDtypeStructs."""
+        with on_mesh(self.layout, self.dtype):
+            return jax.eval_shape(self.function, *self.args)
+
+    def trace(self) -> jax.stages.Traced:
+        """The function as a jaxpr."""
+        with on_mesh(self.layout, self.dtype):
+            return self.function.trace(*self.args)
+
+    def compile(self) -> tuple[jax.stages.Traced, jax.stages.Compiled]:
+        """The function as a jaxpr, and compiled for the layout's devices."""
+        with on_mesh(self.layout, self.dtype):
+            traced = self.function.trace(*self.args)
+            return traced, traced.lower().compile()
 
 
-def prepare(c: ConfigDict, devices: list) -> Run:
-    """The run on these devices, which may be a topology's. Raises ValueError as a run would at its start."""
+def prepare(c: ConfigDict, devices: list[jax.Device]) -> Run:
+    """The run of a configuration on these devices, which may be those of a topology.
+
+    Raises:
+        ValueError: If a run would refuse the configuration at its start.
+    """
     config_lib.check(c)
-    cfg = SHAPES[c.model.source] if c.model.source in SHAPES else engine_lib.load(c)[0]
-    if c.data.max_prompt_len + c.rollout.max_tokens > cfg.max_positions:
+    source = c.model.source
+    model_config = SHAPES[source] if source in SHAPES else engine_lib.load(c.model, c.seed).model_config
+    if c.data.max_prompt_len + c.rollout.max_tokens > model_config.max_positions:
         raise ValueError(
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "
-            f"the model's {cfg.max_positions} positions"
+            f"the model's {model_config.max_positions} positions"
         )
-    e = engine_lib.build(c, cfg, None, engine_lib.mesh_of(c, devices))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    first = jax.ShapeDtypeStruct((), jnp.bool_)
-    return Run(c, cfg, e, (e.abstract_state, batch(c, e), key, first))
+    return Run(c, Engine.of(c, model_config, None, engine_lib.mesh_of(c, devices)))
 
 
-def scored(c: ConfigDict) -> bool:
-    """An update's batch is scored before it, by the policy that the rollout was made with (`loop.py: score`)."""
-    return c.train.layout == "packed" or c.train.micro_batches > 1 or c.train.updates_per_rollout > 1
+def update(run: Run) -> Phase:
+    """An update."""
+    engine = run.engine
+    args = engine.abstract_state, batch(run), random_key(), array(jnp.bool_)
+    return Phase(engine.jitted_update, args, engine.training, engine.model.dtype)
 
 
-def slots(run: Run) -> int:
-    """W: `rollout.slots`, or all responses of a step, where a run takes as many as fit."""
-    c, shards = run.c, row_shards(run.e.sampling[0])
-    B = c.rollout.prompts * c.rollout.samples
-    W = min(c.rollout.slots or B, B)
-    return B if W == B else max(shards, W // shards * shards)
+def score(run: Run) -> Phase:
+    """The pass that scores an update's batch before it. `resident` lacks the optimiser's state."""
+    engine = run.engine
+    return Phase(engine.jitted_score, (engine.abstract_state.params, batch(run)), engine.training, engine.model.dtype)
 
 
-def rollout(run: Run) -> dict[str, Called]:
-    """The programs of a rollout where its cache is largest: weights, the prompts' pass, an admission, a chunk of steps.
-
-    All responses at once: the admission doubles the cache to its full room, prompts are shared by their responses.
-    Fewer slots: it refills some at full room, and each slot has a copy of its prompt's keys. The weights that sampling
-    reads lie beside the parameters.
-    """
-    c, model, params = run.c, run.e.model, run.e.abstract_state.params
-    here, there = (run.e.mesh, run.e.rules), run.e.sampling
-    N, n, T, P = c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len
-    W, room = slots(run), rollouts.places(T)
-    how = sampler.How(
-        sampler.Sampling(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k), T, tuple(run.cfg.eos_ids)
-    )
-    B = N * n
-    shared, before = (n, min(rollouts.ROOM, room)) if W == B else (1, room)
-    while 2 * before < room:
-        before *= 2
-
-    def read(params, prompt, mask, uid, key):
-        return sampler.read_prompts(model, params, prompt, mask, uid, key, n=n)
-
-    def admission(room):
-        return lambda ready, prompts, old, keep, row: sampler.admit(
-            model, ready, prompts, old, keep, row, n=n, shared=shared, room=room, how=how
-        )
-
-    def chunk(ready, old, alive):
-        return sampler.advance(model, ready, old, alive, steps=steps_of(run), how=how)
-
-    lies = decode.decode_sharding(model, sharding.param_shardings(run.cfg, *there))
-    make_ready = jax.jit(lambda params: decode.decode_weights(model, params, places=P + T), out_shardings=lies)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    asked, uid = _ints(N, P), jax.ShapeDtypeStruct((N,), jnp.uint32)
-    read_args = (params, *placed(here, (asked, asked, uid, key)))
-    with engine_lib.on_mesh(*here, model.dtype):
-        shapes = jax.eval_shape(make_ready, params)
-        read_shapes = jax.eval_shape(read, *read_args)
-    ready = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
-    prompts, row = placed(there, (read_shapes, _ints(W)))
-    with engine_lib.on_mesh(*there, model.dtype):
-        old, _ = jax.eval_shape(admission(before), ready, prompts, None, row, row)
-        admit_args = (ready, prompts, placed(there, old), row, row)
-        full, _ = jax.eval_shape(admission(room), *admit_args)
-    alive = placed(there, jax.ShapeDtypeStruct((W,), jnp.bool_))
-    beside, weights = bytes_per_chip(params), bytes_per_chip(ready)
-    called = {
-        "prefill": Called(jax.jit(read, keep_unused=True), read_args, here, 0.0),
-        "ready": Called(make_ready, (params,), here, bytes_per_chip(placed(here, read_shapes))),
-        "admit": Called(jax.jit(admission(room), keep_unused=True), admit_args, there, beside),
-        "decode": Called(
-            jax.jit(chunk, keep_unused=True, donate_argnums=1),
-            (ready, placed(there, full), alive),
-            there,
-            bytes_per_chip(prompts) + beside,
-        ),
-    }
-    if there[0] is not here[0]:
-        move = jax.jit(sampler.constrain), (placed(here, read_shapes),)
-        called["move"] = Called(*move, there, beside + weights)
-    return called
-
-
-def placed(on: tuple[Mesh, Any], tree: Any) -> Any:
-    """Shapes with the shardings that sampling gives them: rows over the batch's axes, heads over the heads'."""
-    mesh, rules = on
-
-    def place(x):
-        names = ("batch",)[: x.ndim]
-        if x.ndim >= 4:  # keys and values
-            names = (None,) * (x.ndim - 4) + ("batch", "kv_heads")
-        spec = nn.logical_to_mesh_axes(names, rules) or PartitionSpec()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, tree)
-
-
-def steps_of(run: Run) -> int:
-    """Steps of a chunk."""
-    return min(rollouts.CHUNK, max(run.c.rollout.max_tokens - 1, 1))
-
-
-def batch(c: ConfigDict, e: engine_lib.Engine) -> step.Batch:
-    """An update's batch at its full size, in packed rows where the config asks for them."""
-    N, P, T = c.rollout.prompts // c.train.updates_per_rollout, c.data.max_prompt_len, c.rollout.max_tokens
-    B = N * c.rollout.samples
+def batch(run: Run) -> Batch:
+    """An update's batch at its full size, in packed rows if the configuration asks for them."""
+    c, plan = run.config, run.engine.plan
+    N, P = c.rollout.prompts // c.train.updates_per_rollout, c.data.max_prompt_len
+    B, T = N * c.rollout.samples, c.rollout.max_tokens
     packed = None
-    if e.plan.layout == "packed":
-        N, rows = 0, _ints(e.plan.rows, e.plan.micro, e.plan.length)
-        packed = Packed(*[rows] * 5)
-    real = jax.ShapeDtypeStruct((B, T), jnp.float32)
-    valid, uid = jax.ShapeDtypeStruct((B,), jnp.bool_), jax.ShapeDtypeStruct((B,), jnp.uint32)
-    asked, answered = _ints(N, P), _ints(B, T)
-    return step.Batch(asked, asked, answered, answered, valid, real, real, real, real, real, uid, packed)
+    if plan.layout == "packed":
+        N, rows = 0, array(jnp.int32, plan.rows, plan.micro, plan.length)
+        packed = Packed(rows, rows, rows, rows, rows)
+    real, tokens = array(jnp.float32, B, T), array(jnp.int32, B, T)
+    return Batch(
+        prompt=array(jnp.int32, N, P),
+        prompt_mask=array(jnp.int32, N, P),
+        tokens=tokens,
+        mask=tokens,
+        valid=array(jnp.bool_, B),
+        advantage=real,
+        old_logp=real,
+        old_entropy=real,
+        sampler_logp=real,
+        ref_logp=real,
+        uid=array(jnp.uint32, B),
+        packed=packed,
+    )
 
 
 def trips(run: Run) -> dict[str, float]:
-    """How often the loops run whose length is data, by their scopes' names, when all responses are full."""
-    c, e = run.c, run.e
-    T = c.rollout.max_tokens
-    pieces = e.plan.micro if e.plan.layout == "packed" else c.train.micro_batches
-    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
-    positions = sequences * T / pieces / row_shards(e.mesh)
+    """How often the loops run whose length is data if all responses are full, by the names of their scopes."""
+    positions = run.sequences * run.config.rollout.max_tokens / run.pieces / row_shards(run.engine.mesh)
     return {
-        step.PIECES: pieces,
-        sampler.STEPS: steps_of(run),
-        head.CHUNKS: positions / head.chunk_of(e.model.dtype),
+        scoring.PIECES: run.pieces,
+        slots_lib.STEPS: run.chunk,
+        head.CHUNKS: positions / head.chunk_of(run.engine.model.dtype),
         head.REST: 1,
     }
 
 
-def bytes_per_chip(tree: Any) -> float:
-    """Of a tree of ShapeDtypeStructs with shardings."""
-    size = lambda x: x.dtype.itemsize * _product(x.sharding.shard_shape(x.shape))
-    return float(sum(size(x) for x in jax.tree.leaves(tree)))
+def array(dtype: DTypeLike, *shape: int) -> Any:
+    """A ShapeDtypeStruct; its type is Any, since it takes the place of an array."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def cache_bytes(run: Run) -> float:
-    """KV cache of one chip at its full room, the prompts' keys as they were read, and as the slots have them."""
-    c, cfg, (mesh, _) = run.c, run.cfg, run.e.sampling
-    tensor = mesh.shape["tensor"]
-    heads = cfg.n_kv_heads // tensor if cfg.n_kv_heads % tensor == 0 else cfg.n_kv_heads
-    W, N, B = slots(run), c.rollout.prompts, c.rollout.prompts * c.rollout.samples
-    rows = N if W == B else W
-    positions = (N + rows) * c.data.max_prompt_len + W * rollouts.places(c.rollout.max_tokens)
-    one = 2 * cfg.n_layers * heads * cfg.head_dim * jnp.dtype(run.e.model.dtype).itemsize
-    return positions * one / row_shards(mesh)
-
-
-def parameters(run: Run) -> float:
-    """Parameters that are multiplied with: all but an embedding that is only looked up."""
-    total = sum(_product(x.shape) for x in jax.tree.leaves(run.e.abstract_state.params))
-    return total if run.cfg.tied else total - run.cfg.vocab_size * run.cfg.d_model
-
-
-def useful_flops(run: Run) -> float:
-    """6·N·tokens + attention, forward and back, under a causal mask: what an update is for, on all chips."""
-    c, cfg = run.c, run.cfg
-    S = c.data.max_prompt_len + c.rollout.max_tokens - 1
-    sequences = c.rollout.prompts * c.rollout.samples // c.train.updates_per_rollout
-    attention = 6 * S * S * cfg.n_layers * cfg.n_heads * cfg.head_dim
-    return sequences * (6 * parameters(run) * S + attention)
-
-
-def _ints(*shape: int):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _product(shape) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
+def random_key() -> Any:
+    """A random key's ShapeDtypeStruct."""
+    return jax.eval_shape(lambda: jax.random.key(0))

@@ -10,9 +10,11 @@ def trips_of(scope: str, trips: Trips) -> float:
 
     >>> trips_of("jit(train_step)/update_pieces", {"update_pieces": 6})
     6
+    >>> trips_of("update_pieces/transpose(jvp(head_chunks))", {"head_chunks": 20})
+    20
 
     Args:
-        scope: the path of names in which the loop was written, "outer/…/name".
+        scope: the path of names in which the loop was written, "outer/…/name"; JAX writes transformations around names.
         trips: the known loops.
 
     Raises:
@@ -20,7 +22,7 @@ def trips_of(scope: str, trips: Trips) -> float:
     """
     if trips is None:
         return 1
-    name = scope.rpartition("/")[2]
+    name = scope.rpartition("/")[2].rpartition("(")[2].rstrip(")")
     if name not in trips:
         raise ValueError(
             f"preflight cannot know how often a loop runs whose length is data: it was written under {scope!r}. Put it "

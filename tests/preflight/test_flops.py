@@ -28,3 +28,15 @@ def test_a_loop_of_unknown_length_is_an_error():
     jaxpr = jax.make_jaxpr(lambda x, n: jax.lax.fori_loop(0, n, lambda i, c: c @ x, x))(x, 3).jaxpr
     with pytest.raises(ValueError, match="written under ''"):
         flops.count(jaxpr, {"other": 5})
+
+
+def test_a_loop_is_known_by_its_scope_under_transformations():
+    """JAX writes a scope that it differentiates as jvp(loop)."""
+    w = jnp.zeros((8, 8))
+
+    def f(x, n):
+        with jax.named_scope("loop"):
+            return jax.lax.fori_loop(0, n, lambda i, c: c @ w, x)
+
+    jaxpr = jax.make_jaxpr(lambda x, n: jax.jvp(lambda x: f(x, n), (x,), (x,)))(w, 3).jaxpr
+    assert flops.count(jaxpr, {"loop": 10}) == 2 * 10 * 2 * 8 * 8 * 8
