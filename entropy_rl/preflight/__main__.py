@@ -24,10 +24,10 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 
 
 def preflight(c: ConfigDict, topology: chips.Topology) -> Report:
-    """The report of a run: compiled if the topology is of TPUs, by arithmetic if it is of GPUs.
+    """The report of a run: for TPUs its programs are compiled, for GPUs it is made by arithmetic.
 
     Raises:
-        ValueError: If a run would refuse the configuration, or if libtpu is missing or not that of this JAX.
+        ValueError: If a run would refuse the configuration, or if libtpu is missing or made for another JAX.
     """
     report = compile_for(c, topology) if topology.is_tpu else estimate(c, topology)
     return report if report.fits else report._replace(advice=advice(c, report))

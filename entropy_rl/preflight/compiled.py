@@ -24,7 +24,7 @@ def compile_for(c: ConfigDict, topology: Topology) -> Report:
     """Compiles the programs of a run for TPUs, and reports what they need per chip.
 
     Raises:
-        ValueError: If a run would refuse the configuration, or if libtpu is missing or not that of this JAX.
+        ValueError: If a run would refuse the configuration, or if libtpu is missing or made for another JAX.
     """
     run = programs.prepare(c, devices(topology))
     engine = run.engine

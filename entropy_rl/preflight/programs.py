@@ -75,18 +75,18 @@ class Run(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One jitted function of a run, with what it is called with.
+    """One jitted function of a run and its arguments.
 
     Attributes:
         function: the function.
-        args: ShapeDtypeStructs with shardings, which may be missing if the function has `in_shardings`.
+        args: ShapeDtypeStructs, with shardings unless the function has `in_shardings`.
         layout: the mesh and rules under which it runs.
         dtype: the compute dtype.
-        resident: bytes per chip of the arrays that are in memory meanwhile and are not among its arguments.
+        resident: bytes per chip of other arrays that are in memory meanwhile.
     """
 
     function: Any
-    args: tuple
+    args: tuple[Any, ...]
     layout: MeshRules
     dtype: np.dtype
     resident: float = 0.0
