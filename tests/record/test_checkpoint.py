@@ -1,4 +1,4 @@
-"""Faults of the disk and of the caller, in one process. Kills and a full disk are in test_checkpoint_kill."""
+"""Checkpoints with faults of the disk and of the caller, in one process. Kills are in test_checkpoint_kill."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ class Adaptive(NamedTuple):
 
 
 def make_state(seed: int):
-    """Everything that a training state holds: nested params, Adam, NamedTuples, scalars of four dtypes."""
+    """All that a training state holds: nested parameters, Adam's state, NamedTuples, scalars of four dtypes."""
     keys = jax.random.split(jax.random.key(seed), 3)
     params = {
         "embed": jax.random.normal(keys[0], (16, 8)),
@@ -87,8 +87,8 @@ def test_saving_logs_nothing(tmp_path, caplog):
     assert warnings_in(caplog) == ""
 
 
-def test_newest_are_kept_and_an_older_one_can_be_asked_for(tmp_path):
-    checkpoints = saved(tmp_path, 1, 2, 10, 9 + 2)
+def test_the_newest_are_kept_and_an_older_one_can_be_restored(tmp_path):
+    checkpoints = saved(tmp_path, 1, 2, 10, 11)
     assert checkpoints.steps() == [10, 11]
     state, meta = checkpoints.restore(ABSTRACT, step=10)
     assert_bitwise(state, make_state(10))
@@ -103,7 +103,7 @@ def test_keep_below_one_is_refused(tmp_path):
 
 
 def test_a_step_can_be_saved_again_and_later_ones_are_abandoned(tmp_path):
-    """After a fall-back from 6 to 4, the run meets 5 and 6 again; 8 is of the history it left."""
+    """After falling back to 4, the run comes to 6 again; 8 belongs to the history that it has abandoned."""
     checkpoints = saved(tmp_path, 4, 8)
     checkpoints.save(6, make_state(6), {})
     assert checkpoints.steps() == [4, 6]
@@ -111,7 +111,7 @@ def test_a_step_can_be_saved_again_and_later_ones_are_abandoned(tmp_path):
     assert_bitwise(checkpoints.restore(ABSTRACT)[0], make_state(7))
 
 
-def test_row_3_a_flipped_bit_names_its_leaf_and_falls_back(tmp_path, caplog):
+def test_a_flipped_bit_names_its_leaf_and_falls_back(tmp_path, caplog):
     checkpoints = saved(tmp_path, 1, 2)
     expected = make_state(1)
     leaves = set(json.loads((tmp_path / "2/manifest.json").read_text())["manifest"]["leaves"])
@@ -133,13 +133,13 @@ def test_row_3_a_flipped_bit_names_its_leaf_and_falls_back(tmp_path, caplog):
     assert checkpoints.restore(ABSTRACT)[1]["step"] == 2
 
 
-def test_row_3_a_flipped_bit_in_the_manifest_itself(tmp_path, caplog):
+def test_a_flipped_bit_in_the_manifest_itself(tmp_path, caplog):
     checkpoints = saved(tmp_path, 1, 2)
     manifest = tmp_path / "2/manifest.json"
     rng = np.random.default_rng(1)
     for bit in rng.integers(8 * (manifest.stat().st_size - 1), size=30).tolist():
         flip_bit(manifest, bit)
-        # A flip inside the layout of the JSON (a blank for a tab, say) may leave every value as it was.
+        # A flip in the layout of the JSON (say, a blank that becomes a tab) may leave every value as it was.
         state, meta = checkpoints.restore(ABSTRACT)
         flip_bit(manifest, bit)
         assert_bitwise(state, make_state(meta["step"]))
@@ -165,20 +165,20 @@ def remove_leaf(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault, said",
+    "fault, message",
     [(remove_chunk, "is missing"), (cut_chunk, "has 256 bytes, 512"), (remove_leaf, "is missing")],
 )
-def test_row_4_a_lost_or_cut_shard_falls_back(tmp_path, caplog, fault, said):
+def test_a_lost_or_cut_shard_falls_back(tmp_path, caplog, fault, message):
     checkpoints = saved(tmp_path, 1, 2)
     fault(tmp_path / "2/state/params.embed")
     state, meta = checkpoints.restore(ABSTRACT)
     assert meta["step"] == 1
     assert_bitwise(state, make_state(1))
     assert "leaf 'params.embed' (file params.embed/0.0)" in warnings_in(caplog)
-    assert said in warnings_in(caplog)
+    assert message in warnings_in(caplog)
 
 
-def test_row_4_never_a_silent_fresh_start(tmp_path):
+def test_never_a_silent_fresh_start(tmp_path):
     checkpoints = saved(tmp_path, 1, 2)
     with pytest.raises(RuntimeError, match=r"no undamaged checkpoint among steps \[2\]"):
         cut_chunk(tmp_path / "2/state/params.embed")
@@ -188,7 +188,7 @@ def test_row_4_never_a_silent_fresh_start(tmp_path):
         checkpoints.restore(ABSTRACT)
 
 
-def test_row_2_leftovers_are_no_checkpoint_and_go_at_the_next_save(tmp_path, caplog):
+def test_leftovers_are_no_checkpoint_and_the_next_save_removes_them(tmp_path, caplog):
     checkpoints = saved(tmp_path, 1, 2, 3)
     (tmp_path / "3/manifest.json").unlink()
     torn = (tmp_path / "2/manifest.json").read_bytes()
@@ -202,7 +202,7 @@ def test_row_2_leftovers_are_no_checkpoint_and_go_at_the_next_save(tmp_path, cap
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "only"]
 
 
-def test_row_5_stray_directories_are_ignored(tmp_path):
+def test_stray_directories_are_ignored(tmp_path):
     checkpoints = saved(tmp_path, 1)
     for name in ("999", "tmp.7", "002", "notes"):
         (tmp_path / name).mkdir()
@@ -232,7 +232,7 @@ def changed(path: tuple[str, ...], leaf) -> dict:
 
 
 @pytest.mark.parametrize(
-    "path, leaf, said",
+    "path, leaf, message",
     [
         (
             ("params", "embed"),
@@ -249,35 +249,35 @@ def changed(path: tuple[str, ...], leaf) -> dict:
     ],
     ids=["wider", "bf16", "new leaf", "leaf gone"],
 )
-def test_row_7_another_state_is_refused_by_name(tmp_path, path, leaf, said):
+def test_another_state_is_refused_by_name(tmp_path, path, leaf, message):
     checkpoints = saved(tmp_path, 1, 2)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         checkpoints.restore(changed(path, leaf))
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_row_8_a_state_that_is_not_finite_is_refused(tmp_path, bad):
+def test_a_state_that_is_not_finite_is_refused(tmp_path, bad):
     checkpoints = saved(tmp_path, 1, keep=1)
     state = make_state(2)
     state["params"]["layers"]["scale"] = state["params"]["layers"]["scale"].at[3].set(bad)
-    with pytest.raises(ValueError, match=r"leaf 'params\.layers\.scale' not finite"):
+    with pytest.raises(ValueError, match=r"NaN or infinity in leaf 'params\.layers\.scale'"):
         checkpoints.save(2, state, {})
     assert checkpoints.steps() == [1]
     assert_bitwise(checkpoints.restore(ABSTRACT)[0], make_state(1))
 
 
 @pytest.mark.parametrize("leaf, got", [(3, "int"), (np.zeros(2), "ndarray"), (jax.random.key(0), "key<fry>")])
-def test_what_is_no_array_of_numbers_is_refused(tmp_path, leaf, got):
+def test_a_leaf_that_is_no_array_of_numbers_is_refused(tmp_path, leaf, got):
     with pytest.raises(ValueError, match=f"leaf 'a' is {got}"):
         Checkpoints(tmp_path).save(1, {"a": leaf}, {})
 
 
-def test_two_leaves_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"leaf 'a\.b' has no name of its own"):
+def test_two_leaves_with_the_same_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the name 'a\.b' is empty or belongs to two leaves"):
         Checkpoints(tmp_path).save(1, {"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)}, {})
 
 
-def test_row_9_buffers_may_be_donated_once_save_returns(tmp_path):
+def test_buffers_may_be_donated_once_save_returns(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = {"w": jnp.arange(1 << 20, dtype=jnp.float32)}
     before = np.array(state["w"])
@@ -288,7 +288,7 @@ def test_row_9_buffers_may_be_donated_once_save_returns(tmp_path):
     np.testing.assert_array_equal(restored["w"], before)
 
 
-def test_row_10_the_older_step_survives_a_next_save_that_fails(tmp_path):
+def test_the_older_step_survives_a_next_save_that_fails(tmp_path):
     checkpoints = saved(tmp_path, 1, keep=1)
     (tmp_path / "2").write_text("a file in the way")
     with pytest.raises(OSError):
@@ -297,7 +297,7 @@ def test_row_10_the_older_step_survives_a_next_save_that_fails(tmp_path):
     assert_bitwise(checkpoints.restore(ABSTRACT)[0], make_state(1))
 
 
-def test_row_16_another_mesh(tmp_path):
+def test_a_state_restores_on_another_mesh(tmp_path):
     """Saved on 1 device, restored and saved on 8, restored on 4: the same bits, the same loss."""
     x_BxD = jax.random.normal(jax.random.key(1), (8, 16))
     loss = jax.jit(lambda params, x: jnp.mean(jnp.tanh(x @ params["w"] + params["b"][None, :]) ** 2))

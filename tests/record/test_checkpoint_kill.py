@@ -1,4 +1,4 @@
-"""Checkpoints under SIGKILL, sudden death before the commit and a full disk, each in a process of its own."""
+"""Checkpoints under SIGKILL, sudden death before the commit and a full disk, each in its own process."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from entropy_rl.record.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 
-# 16 MB a step, every bit of it known from the step's number.
+# 16 MB per step, every bit of which follows from the step's number.
 PRELUDE = """
 import os, resource, sys
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def save(step):
     print("saved", step, flush=True)
 """
 
-SAVE_FOR_EVER = """
+SAVE_FOREVER = """
 step = (checkpoints.latest() or 0) + 1
 while True:
     save(step)
@@ -46,9 +46,9 @@ save(2)
 """
 
 DIE_BEFORE_MANIFEST = """
-from entropy_rl.record import checkpoint
+from entropy_rl.record import manifest
 save(1)
-checkpoint._put = lambda *args: os._exit(9)
+manifest.write = lambda *args: os._exit(9)
 save(2)
 """
 
@@ -74,7 +74,7 @@ def run(script: str, directory: Path, keep: int = 2) -> tuple[int, str, str]:
 
 
 def assert_holds_step(directory: Path, step: int) -> None:
-    """`step` is what a restore gives, bit for bit, and the next save leaves no trace of the death."""
+    """A restore returns `step`, bit for bit, and the next save leaves no trace of the death."""
     checkpoints = Checkpoints(directory)
     abstract = {f"w{i}": jax.ShapeDtypeStruct((1 << 20,), np.float32) for i in range(4)}
     state, meta = checkpoints.restore(abstract)
@@ -86,7 +86,7 @@ def assert_holds_step(directory: Path, step: int) -> None:
 
 
 def kill_at_random(parent: Path, count: int, seed: int) -> None:
-    """Kills `count` processes which only save, each at its own moment; the newest step must hold."""
+    """Kills `count` processes that do nothing but save, each at its own moment; the newest step must be whole."""
     rng = random.Random(seed)
     parent.mkdir(exist_ok=True)
     logs = [parent / f"{i}.log" for i in range(count)]
@@ -94,7 +94,7 @@ def kill_at_random(parent: Path, count: int, seed: int) -> None:
     try:
         for i, log in enumerate(logs):
             with log.open("w") as out:
-                processes.append(subprocess.Popen(command(SAVE_FOR_EVER, parent / str(i)), stdout=out, env=ENV))
+                processes.append(subprocess.Popen(command(SAVE_FOREVER, parent / str(i)), stdout=out, env=ENV))
         for log, process in zip(logs, processes, strict=True):
             while not log.read_text():
                 assert process.poll() is None, "died before its first save"
@@ -109,23 +109,23 @@ def kill_at_random(parent: Path, count: int, seed: int) -> None:
     for i, log in enumerate(logs):
         announced = int(log.read_text().split()[-1])
         newest = Checkpoints(parent / str(i)).latest()
-        # One more than announced where the kill fell between the commit and the print.
+        # One more than announced if the kill came between the commit and the print.
         assert newest in (announced, announced + 1)
         assert_holds_step(parent / str(i), newest)
 
 
-def test_row_1_sigkill_during_a_save(tmp_path):
+def test_sigkill_during_a_save(tmp_path):
     kill_at_random(tmp_path, count=5, seed=0)
 
 
 @pytest.mark.slow
-def test_row_1_sigkill_during_a_save_twenty_times(tmp_path):
+def test_sigkill_during_a_save_twenty_times(tmp_path):
     for batch in range(5):
         kill_at_random(tmp_path / str(batch), count=4, seed=1 + batch)
 
 
 @pytest.mark.parametrize("script", [DIE_IN_FINALIZE, DIE_BEFORE_MANIFEST], ids=["finalize", "manifest"])
-def test_row_2_death_before_the_commit(tmp_path, script):
+def test_death_before_the_commit(tmp_path, script):
     code, out, err = run(script, tmp_path)
     assert (code, out) == (9, "saved 1\n"), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
@@ -133,7 +133,7 @@ def test_row_2_death_before_the_commit(tmp_path, script):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_rows_6_and_10_a_full_disk(tmp_path, keep):
+def test_a_full_disk(tmp_path, keep):
     code, out, err = run(FULL_DISK, tmp_path, keep)
     assert code == 1, err
     assert out == "saved 1\n"

@@ -135,7 +135,7 @@ def test_a_run_that_starts_from_nothing_drops_what_is_there(tmp_path):
     assert steps_in(path) == [1]
 
 
-def test_row_27_a_line_torn_at_any_byte_is_dropped_and_said(tmp_path, caplog):
+def test_a_line_torn_at_any_byte_is_dropped_and_logged(tmp_path, caplog):
     path = written(tmp_path, range(1, 4))
     whole = path.read_bytes()
     last = len(whole.splitlines(keepends=True)[-1])
@@ -169,7 +169,7 @@ for step in range(1, 1000):
 """
 
 
-def test_row_27_sigkill_in_mid_append(tmp_path):
+def test_sigkill_in_mid_append(tmp_path):
     command = [sys.executable, "-c", KILLED_IN_APPEND, str(tmp_path)]
     root = str(Path(__file__).parents[2])
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
@@ -187,7 +187,7 @@ def test_row_27_sigkill_in_mid_append(tmp_path):
     assert steps_in(tmp_path / "samples.jsonl") == [1]
 
 
-def test_row_14_another_config_is_refused_with_a_diff(tmp_path):
+def test_another_config_is_refused_with_a_diff(tmp_path):
     RunLog(tmp_path, None).config(CONFIG)
     now = json.loads(json.dumps(CONFIG))
     now["seed"] = 1
@@ -210,7 +210,7 @@ def test_row_14_another_config_is_refused_with_a_diff(tmp_path):
     assert config_hash(now) != config_hash(CONFIG)
 
 
-def test_row_14_free_keys_may_change(tmp_path):
+def test_free_keys_may_change(tmp_path):
     RunLog(tmp_path, None).config(CONFIG)
     now = CONFIG | {
         "train": {"batch": 32, "steps": 100},
