@@ -1,8 +1,8 @@
 """The record of a run: config.json, metrics.jsonl and samples.jsonl in its working directory.
 
-One JSON object a line, one line a step. Values are written once, as Python numbers with every digit that a
-float32 or float64 needs, so that the rows of two runs can be compared bit for bit. What was not measured, or
-came out as NaN or infinity, is null: a reader never meets a token that JSON does not have.
+metrics.jsonl has one JSON object per line and one line per step. Each value is a Python number with every digit that a
+float32 or float64 needs, so the rows of two runs can be compared bit for bit. A value that was not measured, or that is
+NaN or infinite, is null: the file holds nothing but standard JSON.
 """
 
 import fnmatch
@@ -22,7 +22,7 @@ from entropy_rl.runtime import distributed
 
 EVAL_PATTERN = "eval/<name>/accuracy"
 
-# The fixed keys, in the order of the file. `EVAL_PATTERN` stands for as many keys as there are evaluations.
+# The fixed keys, in the order of the file. In place of `EVAL_PATTERN` there are the keys of every evaluation.
 METRIC_KEYS = (
     "step",
     "time",  # seconds since 1970, at the write
@@ -30,7 +30,7 @@ METRIC_KEYS = (
     "reward/std",
     EVAL_PATTERN,
     "entropy/mean",  # nats, over tokens
-    "entropy/response_mean",  # nats, over responses of their token means
+    "entropy/response_mean",  # nats, over responses, of the mean over each one's tokens
     "entropy/sampled",  # nats, -mean logp
     "entropy/p80",
     "entropy/frac_below_0.01",
@@ -58,19 +58,22 @@ METRIC_KEYS = (
     "law/ceiling",
 )
 
-# What may change between the parts of one run without making it another run.
+# Patterns of the keys that may change when a run is resumed, without making it another run.
 FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.*", "rollout.server*")
 
 
 class RunLog:
-    """Writes the record of one run; made anew whenever the run is started or resumed. The first process alone writes.
-
-    resume_step: the step of the checkpoint that the run goes on from. Rows past it, and a last line torn by
-      a kill, are dropped from both files: the run will write them again. None: it starts from nothing, and
-      every row there is dropped.
-    """
+    """Writes the record of one run. Only the first process writes."""
 
     def __init__(self, workdir: epath.Path | str, resume_step: int | None):
+        """Opens the record, whenever the run is started or resumed.
+
+        Args:
+            workdir: the run directory, made if it does not exist.
+            resume_step: the step of the checkpoint that the run resumes from. The rows of later steps, and a last line
+                torn by a kill, are dropped from both files: the run will write them again. None: the run starts from
+                nothing, and every row is dropped.
+        """
         self._workdir = epath.Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._metrics = self._workdir / "metrics.jsonl"
@@ -83,11 +86,18 @@ class RunLog:
         jsonl.drop_after(self._samples, keep_through)
 
     def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Appends the row of one step to metrics.jsonl and returns it as written.
+        """Appends the row of one step to metrics.jsonl.
 
-        row: {key: number, bool, None, or an array of no dimensions}, with "step", an int above the last one
-          written. Absent keys of the contract become null, "time" the present; keys beyond it follow.
-        Raises ValueError naming the key or step that is wrong.
+        Args:
+            row: numbers, bools, None or arrays without dimensions, by key. "step" is an int above the last one
+                written.
+
+        Returns:
+            The row as written: METRIC_KEYS in their order, null if absent, except that "time" is then the present; then
+            all other keys.
+
+        Raises:
+            ValueError: If a value or the step is wrong; the message names the key.
         """
         values = {key: _number(key, value) for key, value in _on_host(row).items()}
         step = values.get("step")
@@ -107,7 +117,11 @@ class RunLog:
         return ordered
 
     def sample(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends to samples.jsonl one object for each response: JSON values and arrays, with its "step"."""
+        """Appends one object per response to samples.jsonl: JSON values and arrays.
+
+        Raises:
+            ValueError: If an object has no "step", an int.
+        """
         plain = [_plain(_on_host(row)) for row in rows]
         if any(type(row.get("step")) is not int for row in plain):
             raise ValueError(f"{self._samples}: every sample needs its step, an int")
@@ -115,13 +129,13 @@ class RunLog:
             jsonl.append(self._samples, plain)
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json, unless it says the same: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
+        """Writes config.json, unless it is up to date: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
         path, text = self._workdir / "config.json", json.dumps(config, indent=2) + "\n"
         if self._writes and (not path.exists() or path.read_text() != text):
             path.write_text(text)
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of the steps so far; none where this process does not write them."""
+        """The rows of the steps so far, without step 0; none if this process does not write them."""
         return [row for row in jsonl.read(self._metrics) if row["step"]] if self._writes else []
 
 
@@ -132,10 +146,19 @@ def check_config(
     free: Sequence[str] = FREE_KEYS,
     force: bool = False,
 ) -> list[str]:
-    """Compares `config` with the config.json that is in `workdir`; without one, there is nothing to compare.
+    """Compares a configuration with the one that a run was started with.
 
-    free: patterns (fnmatch) of dotted keys that may differ. Returns the differences in the other keys, one
-    line each, which can only be non-empty with force=True; without it they raise ValueError, all listed.
+    Args:
+        workdir: the run directory. If it has no config.json, there is nothing to compare.
+        config: the configuration as nested dicts.
+        free: patterns (fnmatch) of the dotted keys that may differ.
+        force: return the differences instead of raising an error.
+
+    Returns:
+        The differences in the keys that are not free, one line each.
+
+    Raises:
+        ValueError: If config.json is not JSON, or if there are differences, which the message lists, without `force`.
     """
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
@@ -155,19 +178,24 @@ def check_config(
         listed = "\n  ".join(differences)
         raise ValueError(
             f"{path}: the run was started with another configuration:\n  {listed}\n"
-            "Go on with the old values, start in another workdir, or force the change"
+            "Continue with the old values, start in another workdir, or force the change"
         )
     return differences
 
 
 def config_hash(config: Mapping[str, Any], free: Sequence[str] = FREE_KEYS) -> str:
-    """SHA-256, in hex, of the keys that are not free: equal when `check_config` finds no difference."""
+    """SHA-256, in hex, of the keys that are not free: equal if `check_config` finds no difference."""
     flat = {k: v for k, v in _flat(json.loads(json.dumps(config))).items() if not _is_free(k, free)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
 def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: float) -> str:
-    """One line for a terminal, from a row as `RunLog.write` returns it; what is null shows as "-"."""
+    """One line for a terminal, from a row as `RunLog.write` returns it.
+
+    >>> row = {"reward/mean": 0.512, "entropy/mean": 0.167, "throughput/rollout_tokens_per_s": None}
+    >>> progress(row, done=12, total=60, seconds_per_step=1.25)
+    'step 12/60  reward 0.512  entropy 0.167  - tokens/s  1m00s left'
+    """
 
     def show(key: str, form: str) -> str:
         value = row.get(key)
@@ -183,7 +211,7 @@ def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: fl
 
 
 def _on_host(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row in its own order, with every array fetched in one call (device_get would sort the keys)."""
+    """The row in its own order, with all arrays fetched in one call (device_get of a dict would sort the keys)."""
     return dict(zip(row, jax.device_get(list(row.values())), strict=True))
 
 
@@ -195,7 +223,7 @@ def _number(key: str, value: Any) -> float | int | bool | None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types only, from arrays on the host, NumPy scalars and containers of them."""
+    """Arrays on the host, NumPy scalars and containers of them as JSON's own types; NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):

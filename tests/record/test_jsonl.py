@@ -1,4 +1,4 @@
-"""A run's record in a bucket: one that refuses to append and to rename, at an address of gs://."""
+"""A run's record in a bucket: a stand-in at gs:// addresses that refuses to append and to rename."""
 
 import os
 
@@ -12,7 +12,7 @@ RUN = "gs://bucket/runs/a"
 
 
 class Bucket(type(backend.os_backend)):
-    """A folder behind the addresses of a bucket, without what a bucket does not have."""
+    """A folder at the address of a bucket, without the operations that a bucket does not have."""
 
     def __init__(self, folder):
         self.folder, self.puts = str(folder), []
@@ -63,7 +63,7 @@ def steps(name):
     return [row["step"] for row in jsonl.read(f"{RUN}/{name}")]
 
 
-def test_a_record_is_put_in_numbered_parts_once_each(bucket):
+def test_a_record_is_written_in_numbered_parts_each_of_them_once(bucket):
     log = metrics.RunLog(RUN, None)
     log.config({"seed": 0})
     fill(log, range(1, 12))
@@ -74,7 +74,7 @@ def test_a_record_is_put_in_numbered_parts_once_each(bucket):
     assert metrics.check_config(RUN, {"seed": 0}) == []
 
 
-def test_what_is_past_a_checkpoint_is_written_again(bucket):
+def test_rows_after_the_checkpoint_are_written_again(bucket):
     fill(metrics.RunLog(RUN, None), range(1, 6))
     log = metrics.RunLog(RUN, 3)
     assert steps("metrics.jsonl") == [1, 2, 3] and steps("samples.jsonl") == [1, 1, 2, 2, 3, 3]
@@ -87,13 +87,13 @@ def test_what_is_past_a_checkpoint_is_written_again(bucket):
     assert steps("metrics.jsonl") == []
 
 
-def test_no_part_is_no_file(bucket):
+def test_a_file_without_parts_does_not_exist(bucket):
     assert not jsonl.exists(epath.Path(RUN) / "metrics.jsonl")
     with pytest.raises(FileNotFoundError, match="metrics.jsonl: no object"):
         jsonl.read(f"{RUN}/metrics.jsonl")
 
 
-def test_the_bucket_refuses_as_a_bucket_does(bucket):
+def test_the_stand_in_refuses_what_a_bucket_refuses(bucket):
     path = epath.Path(RUN) / "x"
     path.parent.mkdir(parents=True)
     path.write_text("1")

@@ -45,7 +45,7 @@ def steps_in(path: Path) -> list[int]:
     return [row["step"] for row in jsonl.read(path)]
 
 
-def test_a_row_holds_every_key_of_the_contract_in_its_order(tmp_path):
+def test_a_row_has_all_fixed_keys_in_their_order(tmp_path):
     row = {"step": 0, "extra/b": 1, "eval/sums/accuracy": 0.5, "reward/mean": 1.0, "eval/gsm/accuracy": None}
     returned = RunLog(tmp_path, None).write(row)
     (read,) = jsonl.read(tmp_path / "metrics.jsonl")
@@ -82,7 +82,7 @@ def test_floats_keep_every_bit(tmp_path):
     assert row["law/a"] is True
 
 
-def test_what_is_not_finite_is_null_and_the_file_is_strict_json(tmp_path):
+def test_values_that_are_not_finite_are_null_and_the_file_is_strict_json(tmp_path):
     log = RunLog(tmp_path, None)
     log.write({"step": 1, "reward/mean": jnp.nan, "kl/old": jnp.float32(jnp.inf), "law/a": -math.inf})
     log.sample([{"step": 1, "logp": jnp.array([-1.5, -jnp.inf]), "more": {"x": (float("nan"), "s", None)}}])
@@ -102,7 +102,7 @@ def test_a_metric_is_one_number(tmp_path, value, got):
 
 
 @pytest.mark.parametrize("row", [{}, {"step": 2}, {"step": 1}, {"step": 3.0}, {"step": True}])
-def test_steps_are_ints_that_rise(tmp_path, row):
+def test_steps_are_ascending_ints(tmp_path, row):
     log = RunLog(tmp_path, None)
     log.write({"step": jnp.int32(2)})
     with pytest.raises(ValueError, match="expected an int above 2"):
@@ -115,7 +115,7 @@ def test_a_sample_needs_its_step(tmp_path):
         RunLog(tmp_path, None).sample([{"text": "a"}])
 
 
-def test_resume_drops_rows_past_its_step_and_keeps_the_others_byte_for_byte(tmp_path, caplog):
+def test_resuming_drops_the_rows_of_later_steps_and_keeps_the_others_byte_for_byte(tmp_path, caplog):
     path = written(tmp_path, range(1, 8))
     before = path.read_bytes().splitlines(keepends=True)
     log = RunLog(tmp_path, resume_step=4)
@@ -129,7 +129,7 @@ def test_resume_drops_rows_past_its_step_and_keeps_the_others_byte_for_byte(tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl"]
 
 
-def test_a_run_that_starts_from_nothing_drops_what_is_there(tmp_path):
+def test_a_run_that_starts_from_nothing_drops_all_rows(tmp_path):
     path = written(tmp_path, range(1, 4))
     RunLog(tmp_path, None).write({"step": 1})
     assert steps_in(path) == [1]
@@ -149,7 +149,7 @@ def test_a_line_torn_at_any_byte_is_dropped_and_logged(tmp_path, caplog):
     assert steps_in(path) == [1, 2, 3]
 
 
-def test_a_whole_line_that_is_broken_is_an_error_not_a_gap(tmp_path):
+def test_a_broken_line_in_the_middle_is_an_error_not_a_gap(tmp_path):
     path = written(tmp_path, range(1, 4))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
@@ -169,14 +169,14 @@ for step in range(1, 1000):
 """
 
 
-def test_sigkill_in_mid_append(tmp_path):
+def test_sigkill_during_an_append(tmp_path):
     command = [sys.executable, "-c", KILLED_IN_APPEND, str(tmp_path)]
     root = str(Path(__file__).parents[2])
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         for _ in range(2):
             assert process.stdout.readline()
-        time.sleep(0.1)  # most likely inside the 64 MB write
+        time.sleep(0.1)  # most likely during the 64 MB write
         process.kill()
     steps = steps_in(tmp_path / "metrics.jsonl")
     assert steps == list(range(1, len(steps) + 1))
