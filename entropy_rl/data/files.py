@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -63,7 +62,7 @@ def read(name: str, settings: Mapping[str, str], root: str, bad_rows: str) -> li
     if repeated:
         logging.info("%s: %d rows repeat an earlier one and are dropped", name, repeated)
     if not problems:
-        raise ValueError(f"data.task={name!r} has no problem in it ({bad.count} rows, all bad)")
+        raise ValueError(f"data.task={name!r} contains no problem ({bad.count} rows, all bad)")
     found = list(problems.values())
     for part in ("solution", "difficulty"):
         path = getattr(fields, part)
@@ -116,7 +115,7 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
     """The fields of a file or data set, with the settings applied.
 
     Raises:
-        ValueError: If a setting is unknown, or is not a text.
+        ValueError: If a setting is unknown, or is not text.
     """
     if name.endswith(SUFFIXES):
         base = Fields()
@@ -128,7 +127,7 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
             near = ", ".join(difflib.get_close_matches(key, legal, 1) or legal)
             raise ValueError(f"data.settings.{key}: {name} has no such setting; it has {near}")
         if not isinstance(value, str):
-            raise ValueError(f"data.settings.{key}={value!r} must be a text")
+            raise ValueError(f"data.settings.{key}={value!r} must be text")
     return dataclasses.replace(base, **settings)
 
 
@@ -223,9 +222,9 @@ def _problem(row: dict[str, Any], fields: Fields) -> tuple[Problem | None, str]:
     if fields.answer_after:
         answer = answer.rpartition(fields.answer_after)[2].strip()
     if not question:
-        return None, f"field {fields.question!r} has no question in it"
+        return None, f"field {fields.question!r} contains no question"
     if not answer:
-        return None, f"field {fields.answer!r} has no answer in it"
+        return None, f"field {fields.answer!r} contains no answer"
     if any("\ud800" <= c <= "\udfff" for c in question):
         return None, f"field {fields.question!r} holds a lone surrogate, which no tokenizer takes"
     entry: Any = row if _ENTRY_KINDS.fullmatch(fields.kind) else answer
@@ -252,11 +251,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def digest(problems: list[Problem]) -> str:
-    """The number of problems and a hash of their contents in order: equal if the data are equal."""
-    total = hashlib.blake2b(digest_size=8)
-    for p in problems:
-        total.update(json.dumps([p.question, p.entry, p.kind, p.solution], default=str).encode())
-    return f"{len(problems)} problems, {total.hexdigest()}"

@@ -95,11 +95,13 @@ class Sources:
     ) -> dict[str, Source]:
         """The sets of `eval.sets`; if there are none, the training source itself, or each part of a mixture.
 
-        A set with the same task and settings as a source that is trained on is what that source holds out; any other
+        A set with the same task and settings as a source that is trained on is that source's held-out part; any other
         file is used whole.
         """
         if wrong := [name for name in sets if "/" in name]:
-            raise ValueError(f"eval.sets names {wrong}: a name goes into eval/<name>/accuracy and has no '/' in it")
+            raise ValueError(
+                f"eval.sets names {wrong}: a name is part of eval/<name>/accuracy and must not contain '/'"
+            )
         if not sets:
             return dict(self.train.parts)
         found: dict[str, Source] = {}
@@ -128,15 +130,15 @@ class Sources:
 
 
 def _check_settings(data: ConfigDict, warmup: ConfigDict) -> None:
-    """Raises ValueError for settings that contradict one another, or that nothing would read."""
+    """Raises ValueError for settings that contradict one another or have no effect."""
     if bool(len(data.mixture)) != (data.task == "mixture"):
         raise ValueError(
             f"data.task={data.task!r} with {len(data.mixture)} parts in data.mixture: a mixture needs both"
         )
     if len(data.mixture) and len(data.settings):
-        raise ValueError("data.settings with data.task='mixture' is read by nothing: each part has its own settings")
+        raise ValueError("data.settings with data.task='mixture' has no effect: each part has its own settings")
     if len(warmup.settings) and not warmup.task:
-        raise ValueError("warmup.settings without warmup.task is read by nothing; the warm-up takes data.settings")
+        raise ValueError("warmup.settings without warmup.task has no effect: the warm-up uses data.settings")
 
 
 def _task_and_settings(part: Mapping[str, Any]) -> tuple[Any, Any]:

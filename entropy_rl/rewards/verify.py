@@ -93,7 +93,7 @@ def verifier(kind: str) -> Callable[[str, Any], float]:
     if kind.startswith(REASONING_GYM):
         return _reasoning_gym(kind.removeprefix(REASONING_GYM))
     raise ValueError(
-        f"unknown kind of reward {kind!r}; there are 'math', 'exact', 'format', "
+        f"unknown kind of reward {kind!r}; the kinds are 'math', 'exact', 'format', "
         "'reasoning_gym:<task>' and 'module:function'"
     )
 

@@ -140,8 +140,8 @@ def test_a_mixtures_shares_are_exact_in_every_window(file):
         (b'{"question": "a", "answer": "\xff"}', r"line 2: not UTF-8 at byte 29"),
         (b'{"question": "a"}', r"line 2: no field 'answer' \(answer\); it has question"),
         (b'{"question": null, "answer": 3}', r"line 2: no field 'question'"),
-        (b'{"question": "  ", "answer": 3}', r"line 2: field 'question' has no question in it"),
-        (b'{"question": "a", "answer": ""}', r"line 2: field 'answer' has no answer in it"),
+        (b'{"question": "  ", "answer": 3}', r"line 2: field 'question' contains no question"),
+        (b'{"question": "a", "answer": ""}', r"line 2: field 'answer' contains no answer"),
         (b'{"question": "\\ud800", "answer": 3}', r"line 2: .* lone surrogate"),
         (b'["question"]', r"line 2: a list, not an object"),
         (b'{"question": "What is 0 + 1?", "answer": 2}', r"line 2: another answer to the question of .*line 1"),
@@ -162,7 +162,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, line, message, capl
 def test_faults_of_a_whole_file(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n\n")
-    with pytest.raises(ValueError, match=r"empty\.jsonl' has no problem in it \(0 rows"):
+    with pytest.raises(ValueError, match=r"empty\.jsonl' contains no problem \(0 rows"):
         Stored(str(empty), {}, 0)
     with pytest.raises(ValueError, match="no such file"):
         Stored(str(tmp_path / "none.jsonl"), {}, 0)
@@ -376,7 +376,7 @@ def test_the_digest_changes_with_the_file(tmp_path):
         ("mixture", {}, r"data\.task='mixture' with 0 parts in data\.mixture"),
         ("chain_sum", {"data__mixture": {"a": {"task": "gcd"}}}, r"data\.task='chain_sum' with 1 parts"),
         ("mixture", {"data__mixture": {"a": {"task": "gcd"}}, "data__settings": {"a": 1}}, r"data\.settings with data"),
-        ("gcd", {"warmup__settings": {"a": 1}}, r"warmup\.settings without warmup\.task is read by nothing"),
+        ("gcd", {"warmup__settings": {"a": 1}}, r"warmup\.settings without warmup\.task has no effect"),
         ("mixture", {"data__mixture": {"a": {"name": "gcd"}}}, r"data\.mixture\.a has \['name'\]; it may have"),
         ("mixture", {"data__mixture": {"a": {"weight": 2}}}, r"data\.mixture\.a\.task is missing"),
         ("mixture", {"data__mixture": {"a": {"task": "gdc"}}}, r"data\.mixture\.a: data\.task: .* near it: gcd"),

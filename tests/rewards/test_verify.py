@@ -110,7 +110,7 @@ def test_a_verifier_that_raises_scores_none():
 
 
 @pytest.mark.parametrize(
-    "kind, message", [("maths", "'maths'; there are 'math'"), ("reasoning_gym:chainsum", "chain_sum")]
+    "kind, message", [("maths", "'maths'; the kinds are 'math'"), ("reasoning_gym:chainsum", "chain_sum")]
 )
 def test_unknown_kind(kind, message):
     with pytest.raises(ValueError, match=message):
