@@ -1,28 +1,37 @@
-"""python -m entropy_rl.train --config=configs/quickstart.py --workdir=runs/q [--config.optim.lr=1e-6]"""
+"""Trains a policy in a run directory, or resumes the run that is there.
+
+python -m entropy_rl.train --config=configs/quickstart.py --workdir=runs/q [--config.optim.lr=1e-6]
+"""
 
 import logging as python_logging
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 _HERE = str(pathlib.Path(__file__).parent)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:method.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there goes on.", required=True)
-_FORCE = flags.DEFINE_bool("force", False, "Go on although the configuration is not the one the run started with.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there is resumed.", required=True)
+_FORCE = flags.DEFINE_bool("force", False, "Resume even if the run was started with another configuration.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Trace this many steps, from the third on, into WORKDIR/profile.", 0)
 
 
-def main(argv) -> None:
+def _is_shown(record: python_logging.LogRecord) -> bool:
+    """Whether a message is shown: all of this package's are, of other libraries only warnings and errors."""
+    return record.levelno > python_logging.INFO or _HERE in record.pathname
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    # of the libraries' own talk, only what is a warning
-    handler.addFilter(lambda record: record.levelno > python_logging.INFO or _HERE in record.pathname)
-    # after the flags are known to be right: these bring in jax and transformers
+    handler.addFilter(_is_shown)
+    # only now that the flags are known to be right: these import jax and transformers
     from entropy_rl import loop
     from entropy_rl.runtime import distributed, host
 
