@@ -1,4 +1,4 @@
-"""The report of a run: its table, its law, its plot."""
+"""The report of a run: its table, its law and its figure."""
 
 import json
 import math
@@ -30,9 +30,10 @@ def test_report(tmp_path):
     assert "a = 0.400" in (tmp_path / "a" / "report" / "index.html").read_text()
 
 
-def test_runs_of_one_name_stay_apart(tmp_path):
+def test_runs_with_the_same_name_are_shown_by_their_paths(tmp_path):
     run, other = write_run(tmp_path / "x" / "grpo"), write_run(tmp_path / "y" / "grpo", rows=12)
-    assert analyze.report(run, [other]).count("law R") == 2
+    text = analyze.report(run, [other])
+    assert text.count("law R") == 2 and run in text and other in text
 
 
 def test_few_steps_give_a_sentence_and_no_law(tmp_path):
@@ -40,7 +41,7 @@ def test_few_steps_give_a_sentence_and_no_law(tmp_path):
     assert "law R = −a·exp(H) + b: " in text and "a = " not in text
 
 
-def test_entropy_changes_beside_their_predictions():
+def test_entropy_changes_and_their_predictions():
     rows = [{"step": 0}, {"step": 1, "entropy/delta": None}]
     assert analyze.entropy_changes(rows) == ""
     for step, delta in enumerate((-0.01, 0.02, -0.04), 2):
@@ -61,6 +62,6 @@ def test_entropy_changes_beside_their_predictions():
     assert "high_prob_positive      25.0%" in lines[6]
 
 
-def test_no_run_is_named(tmp_path):
+def test_a_directory_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"--workdir: .*metrics.jsonl holds no metrics"):
         analyze.report(str(tmp_path))
