@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The three runs of results/smollm2: one warm-up, from which every method starts. An interrupted run resumes.
+# The three runs of results/smollm2, which all start from the same warm-up. An interrupted run resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
