@@ -127,13 +127,13 @@ def refuse_mismatch(folder: epath.Path, saved: Mapping[str, Leaf], wanted: Mappi
     """Checks that the leaves saved in `folder` are those that are wanted.
 
     Raises:
-        ValueError: If a leaf is missing, is too many, or has another shape or dtype; the message names it.
+        ValueError: If a leaf is missing, is not wanted, or has another shape or dtype; the message names it.
     """
     missing = [name for name in wanted if name not in saved]
     extra = [name for name in saved if name not in wanted]
     if missing or extra:
-        sides = [f"it lacks {listed(missing)}"] * bool(missing) + [f"only it has {listed(extra)}"] * bool(extra)
-        raise ValueError(f"{folder}: the checkpoint is of another state: {' and '.join(sides)}")
+        sides = [f"it lacks {listed(missing)}"] * bool(missing) + [f"it also holds {listed(extra)}"] * bool(extra)
+        raise ValueError(f"{folder}: the checkpoint holds another state: {' and '.join(sides)}")
     for name, expected in wanted.items():
         if saved[name] != expected:
             there, here = (f"{spec['dtype']}{spec['shape']}" for spec in (saved[name], expected))

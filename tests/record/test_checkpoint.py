@@ -245,7 +245,7 @@ def changed(path: tuple[str, ...], leaf) -> dict:
             r"leaf 'params.embed' was saved as float32\[16, 8\], but bfloat16\[16, 8\]",
         ),
         (("params", "head"), jax.ShapeDtypeStruct((2,), jnp.float32), "it lacks leaf 'params.head'"),
-        (("params", "embed"), None, "only it has leaf 'params.embed'"),
+        (("params", "embed"), None, "it also holds leaf 'params.embed'"),
     ],
     ids=["wider", "bf16", "new leaf", "leaf gone"],
 )
