@@ -1,4 +1,4 @@
-"""Covariances against NumPy: token, prompt, heavy tail, quadrants, and that nothing is trained through them."""
+"""Covariances against NumPy: token, prompt, heavy tail, quadrants; and no gradient flows through them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from entropy_rl import covariance
 
 
 @pytest.fixture(params=range(3))
-def batch(request):
+def batch(request: pytest.FixtureRequest) -> tuple[jax.Array, jax.Array, jax.Array]:
     _, tokens = batches.random_tokens(request.param, 8, 30)
     return tokens.logp, tokens.advantage, tokens.mask
 
 
-def numpy_of(batch):
+def numpy_of(batch: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray]:
     logp, advantage, mask = (np.asarray(x, np.float64) for x in batch)
     valid = mask > 0
     return valid, (logp - logp[valid].mean()) * (advantage - advantage[valid].mean()) * valid

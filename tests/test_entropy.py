@@ -1,4 +1,4 @@
-"""Entropy, cross-entropy and divergence against NumPy, and their gradients at the edge."""
+"""Entropy, cross-entropy and divergence against NumPy, and their gradients in edge cases."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from entropy_rl import entropy as ent
 from entropy_rl.model.head import logp_and_entropy
 
 
-def logits(seed, *shape, scale=3.0):
+def logits(seed: int, *shape: int, scale: float = 3.0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * scale, jnp.float32)
 
 
-def probabilities(z):
+def probabilities(z: jax.Array) -> np.ndarray:
     z = np.asarray(z, np.float64)
     p = np.exp(z - z.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
@@ -31,13 +31,13 @@ def test_values_and_the_identity_that_joins_them():
     np.testing.assert_allclose(ent.kl_divergence(zp, zp + 3.0), 0.0, atol=1e-6)
 
 
-def test_the_inside_is_float32_whatever_comes_in():
+def test_it_computes_in_float32_for_any_input():
     z = logits(2, 3, 50000).astype(jnp.bfloat16)
     assert ent.entropy(z).dtype == jnp.float32
     np.testing.assert_allclose(ent.entropy(z), ent.entropy(z.astype(jnp.float32)), rtol=1e-6)
 
 
-def test_minus_infinity_takes_a_token_out():
+def test_minus_infinity_removes_a_token():
     z = logits(3, 2, 6)
     out = jnp.array([True, False, False, True, False, False])
     masked_z = jnp.where(out, -jnp.inf, z)

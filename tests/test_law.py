@@ -1,4 +1,4 @@
-"""The law: its fit, its intervals in simulation, its forecast, and the sentences in place of numbers."""
+"""The law: its fit, its intervals in simulation, its forecast, and the messages if there is no fit."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from entropy_rl import law
 H = np.linspace(1.2, 0.1, 30)
 
 
-def rewards(rng, noise, entropy=H, a=0.2, b=0.8):
+def rewards(
+    rng: np.random.Generator, noise: float, entropy: np.ndarray = H, a: float = 0.2, b: float = 0.8
+) -> np.ndarray:
     return b - a * np.exp(entropy) + noise * rng.normal(size=entropy.size)
 
 
@@ -20,7 +22,7 @@ def test_an_exact_law_is_found_exactly():
     np.testing.assert_allclose(found.predict([0.0, 1.0]), [0.6, 0.8 - 0.2 * np.e])
 
 
-def test_noise_leaves_r2_and_rmse():
+def test_r2_and_rmse_measure_the_noise():
     y = rewards(np.random.default_rng(0), 0.02)
     found = law.fit(H.tolist(), y.tolist())
     residual = y - found.predict(H)
@@ -28,7 +30,7 @@ def test_noise_leaves_r2_and_rmse():
     assert found.r2 == pytest.approx(1 - residual.var() / y.var())
 
 
-def test_the_intervals_cover_as_often_as_they_say():
+def test_the_intervals_cover_at_their_level():
     rng, hits = np.random.default_rng(1), np.zeros(3)
     for _ in range(2000):
         found = law.fit(H[::3].tolist(), rewards(rng, 0.03, H[::3]).tolist())
@@ -52,7 +54,7 @@ def test_points_that_were_not_measured_are_left_out():
         (H.tolist(), [0.3] * 30, "no spread: the reward is the same at every point"),
     ],
 )
-def test_where_there_is_no_fit_there_is_a_sentence_and_no_number(entropy, reward, sentence):
+def test_without_a_fit_there_is_a_message_and_no_number(entropy, reward, sentence):
     found = law.fit(entropy, reward)
     assert sentence in found.message
     assert (found.a, found.b, found.ceiling, found.r2, found.rmse, found.a_interval) == (None,) * 6
@@ -60,7 +62,7 @@ def test_where_there_is_no_fit_there_is_a_sentence_and_no_number(entropy, reward
         found.predict(0.5)
 
 
-def test_series_of_different_length_are_an_error():
+def test_series_of_different_lengths_are_an_error():
     with pytest.raises(ValueError, match=r"the series differ in length: 3, 2"):
         law.fit([1.0, 2.0, 3.0], [1.0, 2.0])
 

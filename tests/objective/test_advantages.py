@@ -1,4 +1,4 @@
-"""Advantages against NumPy, group by group, with rows that could not be scored."""
+"""Advantages against NumPy, group by group, including rows that could not be scored."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from entropy_rl.objective import advantages
 G = 4
 
 
-def numpy_group(name, r, everything, k=0.4):
+def numpy_group(name: str, r: np.ndarray, everything: np.ndarray, k: float = 0.4) -> np.ndarray:
     """The advantages of one group's valid rewards; `everything` holds all valid rewards of the batch."""
     if name == "signed":
         return np.where(r > 0.5, 0.1, -1.0)
@@ -29,13 +29,13 @@ def numpy_group(name, r, everything, k=0.4):
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("name", sorted(advantages.ADVANTAGES))
-def test_every_advantage_is_numpys(name, binary):
+def test_every_advantage_equals_numpy(name, binary):
     advantage = jax.jit(advantages.build(name), static_argnums=2)
     for seed in range(8):
         rng = np.random.default_rng(seed)
         reward = (rng.integers(0, 2, 24) if binary else rng.normal(size=24)).astype(np.float32)
         valid = rng.random(24) < 0.8
-        reward[~valid] = np.nan  # nothing may read it
+        reward[~valid] = np.nan  # must not be read
         out = np.asarray(advantage(reward, valid, G))
         assert not np.any(out[~valid])
         for g in range(0, 24, G):
@@ -66,8 +66,8 @@ def test_reinforce_pp_with_baseline_centres_by_group_and_scales_by_batch():
     np.testing.assert_allclose(out, centred / centred.std(ddof=1), rtol=1e-5)
 
 
-def test_the_quantile_baseline_of_right_and_wrong_is_the_papers():
-    """2509.22611: up to an accuracy of 1 − K only right answers push, above it only wrong ones do."""
+def test_the_quantile_baseline_of_right_and_wrong_answers_is_that_of_the_paper():
+    """arXiv 2509.22611: up to an accuracy of 1 − K only right answers push, above it only wrong ones."""
     for right in range(1, 10):
         out = np.asarray(advantages.quantile(jnp.arange(10) < right, jnp.ones(10), 10, k=0.4))
         assert (out[:right].any(), out[right:].any()) == ((True, False) if right <= 6 else (False, True))
@@ -82,7 +82,7 @@ def test_signed_rewards(options, expected):
     np.testing.assert_allclose(out, expected)
 
 
-def test_what_a_config_may_not_say():
+def test_what_a_config_may_not_set():
     with pytest.raises(ValueError, match=r"algo.advantage: unknown name 'gae'"):
         advantages.build("gae")
     with pytest.raises(ValueError, match=r"algo.advantage: grpo has no option 'k'; legal options: none"):

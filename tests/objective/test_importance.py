@@ -1,4 +1,4 @@
-"""The correction between sampler and trainer, and the gap that it corrects."""
+"""The importance weights between sampler and trainer, and the gap that they correct."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Editing token gradients equals writing the method into the loss, to float32 rounding, down to the parameters.
+"""Editing token gradients gives the same parameter gradient as writing the method into the loss, up to rounding.
 
-A softmax policy over V tokens at every position. On one side jax.grad of the loss as the papers write it, with
-detached tokens and added penalties; on the other the token gradient, the chain, and the pull-back.
+The policy is a softmax over V tokens at every position. One side is jax.grad of the loss as the papers write it, with
+detached tokens and added penalties; the other is the token gradient, the chain and the pull-back.
 """
 
 import jax
@@ -24,12 +24,12 @@ TARGETS = jnp.asarray(np.random.default_rng(1).integers(0, V, (B, T)))
 PPO = objectives.ppo_clip(0.2, 0.28)
 
 
-def statistics(logits):
+def statistics(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), TARGETS[..., None], -1)[..., 0]
     return logp, entropy(logits)
 
 
-def batch():
+def batch() -> tt.TokenInfo:
     _, tokens = batches.random_tokens(3, B, T)
     logp, h = statistics(LOGITS)
     noise = jnp.asarray(np.random.default_rng(2).normal(size=(B, T)) * 0.3, jnp.float32)
@@ -52,75 +52,76 @@ ONES = tt.TokenGrads(np.asarray(TOKENS.mask), np.asarray(TOKENS.mask))
 DRAWS = {salt: np.asarray(random_scores(KEY, salt, TOKENS.uid, T)) for salt in (0, 1, 2)}
 
 
-def kept(name, salt=0, **options):
-    """Which tokens a mask of that name keeps, by its NumPy reference."""
+def kept(name: str, salt: int = 0, **options: float) -> np.ndarray:
+    """The tokens that the mask `name` keeps, by its NumPy reference, bool[B, T]."""
     return getattr(ref, name)(ONES, AS_NUMPY, None, DRAWS[salt], **options)[0] != 0
 
 
-def mean(x_BxT, keep=None, over=None):
+def mean(x_BxT: jax.Array, keep: jax.Array | None = None, over: jax.Array | None = None) -> jax.Array:
+    """Sum of x over `keep` (None: the valid tokens) divided by `over` (None: N)."""
     keep = TOKENS.mask if keep is None else keep
     return jnp.sum(jnp.where(keep > 0, x_BxT, 0)) / (N if over is None else over)
 
 
-def surrogate(logp, tokens=TOKENS):
+def surrogate(logp: jax.Array, tokens: tt.TokenInfo = TOKENS) -> jax.Array:
     return PPO(logp, tokens)[0]
 
 
-def clip_cov(logp, h):
+def clip_cov(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(jnp.where(kept("clip_cov", fraction=0.1, low=0.0), logp, sg(logp)))) - 0 * h.sum()
 
 
-def forking(logp, h):
+def forking(logp: jax.Array, h: jax.Array) -> jax.Array:
     keep = kept("keep_top_entropy")
     return mean(surrogate(logp), keep, keep.sum())
 
 
-def forking_all(logp, h):
+def forking_all(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp), kept("keep_top_entropy"))
 
 
-def bottom(logp, h):
+def bottom(logp: jax.Array, h: jax.Array) -> jax.Array:
     keep = kept("keep_bottom_entropy")
     return mean(surrogate(logp), keep, keep.sum())
 
 
-def random_mask(logp, h):
+def random_mask(logp: jax.Array, h: jax.Array) -> jax.Array:
     keep = kept("random_mask", salt=1, fraction=0.3)
     return mean(surrogate(logp), keep, keep.sum())
 
 
-def kl_cov(logp, h):
+def kl_cov(logp: jax.Array, h: jax.Array) -> jax.Array:
     held = ref.kl_cov(ONES._replace(logp=0 * ONES.logp), AS_NUMPY, None, None, fraction=0.1, coef=0.7)[0] != 0
     return mean(surrogate(logp)) + 0.7 * mean(kl_estimate(logp - TOKENS.old_logp, "abs"), held)
 
 
-def bonus(logp, h):
+def bonus(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp)) - 0.05 * mean(h)
 
 
-def masked_bonus(logp, h):
+def masked_bonus(logp: jax.Array, h: jax.Array) -> jax.Array:
     keep = kept("keep_top_entropy")
     return mean(surrogate(logp) - 0.05 * h, keep, keep.sum())
 
 
-def adaptive(logp, h):
+def adaptive(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp)) - 0.004 * mean(h)
 
 
-def shaped(logp, h):
+def shaped(logp: jax.Array, h: jax.Array) -> jax.Array:
     a = TOKENS.advantage
     return mean(surrogate(logp, TOKENS._replace(advantage=a + jnp.minimum(0.4 * sg(h), jnp.abs(a) / 2))))
 
 
-def ratio_clip(logp, h):
+def ratio_clip(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp), kept("entropy_ratio_clip"))
 
 
-def reference(logp, h):
+def reference(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp)) + 0.1 * mean(kl_estimate(TOKENS.ref_logp - logp, "k3"))
 
 
-def positive(logp, h):
+def positive(logp: jax.Array, h: jax.Array) -> jax.Array:
     return mean(surrogate(logp) * jnp.where(TOKENS.advantage > 0, 0.5, 1.0))
 
 

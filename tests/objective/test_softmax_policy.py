@@ -1,7 +1,7 @@
 """A tabular softmax policy: Lemma 1, Theorem 1 and Theorem 2 of arXiv 2505.22617 hold to first order in the step.
 
-S states, A actions. The theorems say what a step does to the entropy; the measured change may differ by the second
-order only, so a step ten times smaller must bring the error down a hundredfold.
+S states, A actions. The theorems predict the change of the entropy. The measured change may differ from that only to
+second order, so with a step ten times smaller the error must be a hundred times smaller.
 """
 
 import jax.numpy as jnp
@@ -13,61 +13,65 @@ from entropy_rl.covariance import predicted_entropy_change
 S, A = 3, 6
 
 
-def softmax(z):
+def softmax(z: np.ndarray) -> np.ndarray:
     p = np.exp(z - z.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 
 
-def entropy(z):
+def entropy(z: np.ndarray) -> np.ndarray:
     p = softmax(z)
     return -(p * np.log(p)).sum(-1)
 
 
-def cov(p, x, y):
-    """Covariance of two functions of the action under the policy, by state."""
+def cov(p: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Covariance of two functions of the action under the policy, per state."""
     return (p * x * y).sum(-1) - (p * x).sum(-1) * (p * y).sum(-1)
 
 
-def policy_and_advantage(seed):
+def policy_and_advantage(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     z, advantage = rng.normal(size=(S, A)), rng.normal(size=(S, A))
     p = softmax(z)
-    return z, p, advantage - (p * advantage).sum(-1, keepdims=True)  # E_π A = 0, as an advantage is
+    return z, p, advantage - (p * advantage).sum(-1, keepdims=True)  # E_π A = 0, as for any advantage
 
 
-def lemma_1(p, step, advantage, eta):
+def lemma_1(p: np.ndarray, step: np.ndarray, advantage: np.ndarray, eta: float) -> np.ndarray:
     return -cov(p, np.log(p), step)
 
 
-def theorem_1(p, step, advantage, eta):
+def theorem_1(p: np.ndarray, step: np.ndarray, advantage: np.ndarray, eta: float) -> np.ndarray:
     return -eta * cov(p, np.log(p), p * advantage)
 
 
-def theorem_2(p, step, advantage, eta):
+def theorem_2(p: np.ndarray, step: np.ndarray, advantage: np.ndarray, eta: float) -> np.ndarray:
     return -eta * cov(p, np.log(p), advantage)
 
 
-def policy_gradient(p, advantage):
-    """d E_π[A] / dz by state, held by the finite difference below."""
+def policy_gradient(p: np.ndarray, advantage: np.ndarray) -> np.ndarray:
+    """d E_π[A] / dz per state; a test below compares it with finite differences."""
     return p * advantage
 
 
-def natural_gradient(p, advantage):
-    """F⁺ · gradient with the Fisher information F = diag(p) − p pᵀ of each state."""
+def natural_gradient(p: np.ndarray, advantage: np.ndarray) -> np.ndarray:
+    """F⁺ · gradient, with the Fisher information F = diag(p) − p pᵀ of each state."""
     fisher = [np.diag(q) - np.outer(q, q) for q in p]
     return np.stack([np.linalg.pinv(f) @ g for f, g in zip(fisher, policy_gradient(p, advantage), strict=True)])
+
+
+def any_direction(p: np.ndarray, advantage: np.ndarray) -> np.ndarray:
+    return np.cos(np.arange(S * A)).reshape(S, A)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("prediction", "direction"),
     [
-        (lemma_1, lambda p, advantage: np.cos(np.arange(S * A)).reshape(S, A)),
+        (lemma_1, any_direction),
         (theorem_1, policy_gradient),
         (theorem_2, natural_gradient),
     ],
 )
-def test_the_error_falls_as_the_square_of_the_step(prediction, direction, seed):
+def test_the_error_falls_with_the_square_of_the_step(prediction, direction, seed):
     z, p, advantage = policy_and_advantage(seed)
     errors = []
     for eta in (1e-2, 1e-3):
@@ -87,8 +91,8 @@ def test_the_gradient_is_that_of_the_expected_advantage():
         assert policy_gradient(p, advantage)[s, a] == pytest.approx(slope, abs=1e-8)
 
 
-def test_the_package_predicts_it_from_samples():
-    """On tokens in the proportions of one state's policy the proxies are the theorems themselves."""
+def test_the_package_predicts_the_change_from_samples():
+    """On tokens in the proportions of one state's policy, the proxies equal the theorems."""
     counts = np.array([1, 2, 3, 4, 6, 16])
     p = counts / counts.sum()
     advantage = np.random.default_rng(0).normal(size=6)

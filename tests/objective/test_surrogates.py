@@ -31,7 +31,7 @@ def test_every_objective_has_a_case():
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-def test_loss_gradient_and_clip_are_numpys(name, options):
+def test_loss_gradient_and_clip_equal_numpy(name, options):
     gradient = jax.jit(lambda tokens: objectives.token_gradient(objectives.build((name, options)), tokens))
     weigh = jax.jit(objectives.token_weight, static_argnums=(1, 2))
     for seed in range(9):
@@ -66,7 +66,7 @@ def test_a_gspo_response_is_clipped_as_one():
 
 
 @pytest.mark.parametrize("name", sorted(objectives.OBJECTIVES))
-def test_finite_and_exact_at_the_edges(name):
+def test_it_is_finite_and_exact_at_the_edges(name):
     gradient = jax.jit(lambda tokens: objectives.token_gradient(objectives.build(name), tokens))
     _, tokens = batches.random_tokens(0, 6, 20)
     far = jnp.full((6, 20), -1e4)
@@ -102,7 +102,7 @@ def test_weights():
     assert all(not np.any(objectives.token_weight(0 * mask, a, max_tokens=10)) for a in objectives.AGGREGATIONS)
 
 
-def test_what_a_config_may_not_say():
+def test_what_a_config_may_not_set():
     with pytest.raises(ValueError, match=r"algo.aggregation: got 'mean', choose one of token-mean"):
         objectives.token_weight(jnp.ones((1, 1)), "mean")
     with pytest.raises(ValueError, match=r"needs max_tokens, the longest response in tokens, got None"):

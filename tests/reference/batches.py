@@ -1,4 +1,4 @@
-"""Random batches for the tests of layer 1: any shape, any mask, with or without ties."""
+"""Random batches for the tests of the maths: any shape, any mask, with or without ties."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +9,18 @@ SHAPES = ((1, 1), (5, 1), (6, 20))
 
 
 def random_mask(rng: np.random.Generator, B: int, T: int) -> np.ndarray:
-    """Responses of random length, some of none, as f32[B, T]; at least one valid token."""
+    """Responses of random length, possibly 0, as f32[B, T]; at least one token is valid."""
     length_Bx1 = rng.integers(0, T + 1, (B, 1))
     length_Bx1[rng.integers(B)] = T
     return (np.arange(T)[None] < length_Bx1).astype(np.float32)
 
 
 def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tuple[TokenGrads, TokenInfo]:
-    """Gradients and statistics of a batch; with `ties`, of few different values, so that ranks are full of ties."""
+    """Gradients and statistics of a batch; with `ties` there are few different values, so ranks have many ties."""
     rng = np.random.default_rng(seed)
     mask_BxT = random_mask(rng, B, T)
 
-    def draw(scale):
+    def draw(scale: float) -> np.ndarray:
         x_BxT = rng.normal(size=(B, T)) * scale
         return (np.round(x_BxT) if ties else x_BxT).astype(np.float32)
 

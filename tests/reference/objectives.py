@@ -1,13 +1,23 @@
-"""Every objective again in NumPy float64: (loss, d loss / d logp, clipped) of each token, from the papers."""
+"""Every objective again in NumPy float64, from the papers: (loss, d loss / d logp, clipped) of each token."""
 
 import numpy as np
 
+from entropy_rl.objective.tokens import TokenInfo
 
-def ratio_of(tokens):
+Losses = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def ratio_of(tokens: TokenInfo) -> np.ndarray:
     return np.exp(tokens.logp.astype(np.float64) - tokens.old_logp)
 
 
-def ppo_clip(tokens, low=0.2, high=0.2, dual=None, ratio=None):
+def ppo_clip(
+    tokens: TokenInfo,
+    low: float = 0.2,
+    high: float = 0.2,
+    dual: float | None = None,
+    ratio: np.ndarray | None = None,
+) -> Losses:
     r, a = ratio_of(tokens) if ratio is None else ratio, tokens.advantage.astype(np.float64)
     loss, slope, clipped = np.zeros(r.shape), np.zeros(r.shape), np.zeros(r.shape, bool)
     for place in np.ndindex(r.shape):
@@ -21,12 +31,12 @@ def ppo_clip(tokens, low=0.2, high=0.2, dual=None, ratio=None):
     return loss, slope, clipped
 
 
-def policy_gradient(tokens):
+def policy_gradient(tokens: TokenInfo) -> Losses:
     loss = -ratio_of(tokens) * tokens.advantage
     return loss, loss, np.zeros(loss.shape, bool)
 
 
-def gspo(tokens, low=3e-4, high=4e-4):
+def gspo(tokens: TokenInfo, low: float = 3e-4, high: float = 4e-4) -> Losses:
     valid = tokens.mask > 0
     s = np.ones(valid.shape)
     for b in range(valid.shape[0]):
@@ -35,13 +45,15 @@ def gspo(tokens, low=3e-4, high=4e-4):
     return ppo_clip(tokens, low, high, ratio=s)
 
 
-def cispo(tokens, low=1.0, high=4.0):
+def cispo(tokens: TokenInfo, low: float = 1.0, high: float = 4.0) -> Losses:
     weight = np.clip(ratio_of(tokens), 1 - low, 1 + high)
     slope = -weight * tokens.advantage
     return slope * tokens.logp, slope, np.zeros(slope.shape, bool)
 
 
-def ce_gppo(tokens, low=0.2, high=0.2, beta_low=0.5, beta_high=1.0):
+def ce_gppo(
+    tokens: TokenInfo, low: float = 0.2, high: float = 0.2, beta_low: float = 0.5, beta_high: float = 1.0
+) -> Losses:
     r, a = ratio_of(tokens), tokens.advantage.astype(np.float64)
     factor = np.where((a < 0) & (r < 1 - low), beta_low * (1 - low), r)
     factor = np.where((a > 0) & (r > 1 + high), beta_high * (1 + high), factor)

@@ -1,7 +1,10 @@
 """Every token transform again in NumPy float64, written from the papers and not from the code.
 
-Each function takes gradients, tokens (NumPy arrays, named as in TokenInfo), the state as one number or None, random
-draws where it needs them, and options; it returns (logp gradient, entropy gradient, new state).
+Each function takes gradients and tokens (both with NumPy arrays), the state as one number or None, the random draws if
+it needs them, and options. It returns (logp gradient, entropy gradient, new state). As all have these arguments, their
+types are given only here:
+
+    f(grads: TokenGrads, tokens: TokenInfo, state: float | None, draws: np.ndarray | None, **options) -> Edited
 """
 
 import math
@@ -9,14 +12,18 @@ from decimal import Decimal
 
 import numpy as np
 
+from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 
-def size_of(fraction, n):
-    """max(1, floor(fraction * n)) in decimal arithmetic, as a person would read the fraction; a share of 0 is none."""
+Edited = tuple[np.ndarray, np.ndarray, float | None]
+
+
+def size_of(fraction: float, n: int) -> int:
+    """max(1, floor(fraction * n)) in decimal arithmetic, as a person would read the fraction; 0 if either is 0."""
     return 0 if n * fraction == 0 else max(1, math.floor(Decimal(str(fraction)) * int(n)))
 
 
-def first_by(score, tokens, candidates, k):
-    """The k candidates of highest score; ties by lower uid, then lower position: a plain sort."""
+def first_by(score: np.ndarray, tokens: TokenInfo, candidates: np.ndarray, k: int) -> np.ndarray:
+    """The k candidates of highest score, by a plain sort; ties go to the lower uid, then to the lower position."""
     B, T = score.shape
     places = [(b, t) for b in range(B) for t in range(T) if candidates[b, t]]
     places.sort(key=lambda p: (-float(score[p]), int(tokens.uid[p[0]]), p[1]))
@@ -26,106 +33,106 @@ def first_by(score, tokens, candidates, k):
     return chosen
 
 
-def covariance(tokens):
+def covariance(tokens: TokenInfo) -> np.ndarray:
     valid = tokens.mask > 0
     logp, advantage = tokens.logp.astype(np.float64), tokens.advantage.astype(np.float64)
     return np.where(valid, (logp - logp[valid].mean()) * (advantage - advantage[valid].mean()), 0.0)
 
 
-def valid_and_count(tokens, fraction):
+def valid_and_count(tokens: TokenInfo, fraction: float) -> tuple[np.ndarray, int]:
     valid = tokens.mask > 0
     return valid, size_of(fraction, valid.sum())
 
 
-def kept_only(grads, keep, tokens, normalizer):
+def kept_only(grads: TokenGrads, keep: np.ndarray, tokens: TokenInfo, normalizer: str) -> tuple[np.ndarray, np.ndarray]:
     scale = 1.0
     if normalizer == "selected" and (tokens.weight * keep).sum() > 0:
         scale = tokens.weight.sum() / (tokens.weight * keep).sum()
     return grads.logp * keep * scale, grads.entropy * keep * scale
 
 
-def clip_cov(grads, tokens, state, draws, fraction=2e-4, low=1.0, high=5.0):
+def clip_cov(grads, tokens, state, draws, fraction=2e-4, low=1.0, high=5.0) -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     cov = covariance(tokens)
     stop = first_by(draws, tokens, valid & ~tokens.clipped & (cov > low) & (cov < high), k)
     return grads.logp * ~stop, grads.entropy * ~stop, state
 
 
-def kl_cov(grads, tokens, state, draws, fraction=2e-3, coef=1.0, kl="abs"):
+def kl_cov(grads, tokens, state, draws, fraction=2e-3, coef=1.0, kl="abs") -> Edited:
     valid, k = valid_and_count(tokens, fraction)
-    # ranked in float32: where two covariances tie in the code they must tie here
+    # ranked in float32, so that covariances that tie in the code tie here too
     held = first_by(covariance(tokens).astype(np.float32), tokens, valid, k)
     x = tokens.logp - tokens.old_logp
     slope = np.sign(x) if kl == "abs" else np.expm1(x)
     return grads.logp + coef * tokens.weight * slope * held, grads.entropy, state
 
 
-def keep_top_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected"):
+def keep_top_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     return *kept_only(grads, first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
 
 
-def keep_bottom_entropy(grads, tokens, state, draws, fraction=0.8, normalizer="selected"):
+def keep_bottom_entropy(grads, tokens, state, draws, fraction=0.8, normalizer="selected") -> Edited:
     rest = float(1 - Decimal(str(fraction)))
     valid, k = valid_and_count(tokens, rest)
     return *kept_only(grads, valid & ~first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
 
 
-def random_mask(grads, tokens, state, draws, fraction=0.2, normalizer="selected"):
+def random_mask(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     return *kept_only(grads, first_by(draws, tokens, valid, k), tokens, normalizer), state
 
 
-def random_positive_clip(grads, tokens, state, draws, fraction=2e-4):
+def random_positive_clip(grads, tokens, state, draws, fraction=2e-4) -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     stop = first_by(draws, tokens, valid & (tokens.advantage > 0), k)
     return grads.logp * ~stop, grads.entropy * ~stop, state
 
 
-def entropy_bonus(grads, tokens, state, draws, coef):
+def entropy_bonus(grads, tokens, state, draws, coef) -> Edited:
     return grads.logp, grads.entropy - coef * tokens.weight, state
 
 
-def adaptive_entropy_bonus(grads, tokens, state, draws, target=0.2, step=1e-4, max_coef=5e-3):
+def adaptive_entropy_bonus(grads, tokens, state, draws, target=0.2, step=1e-4, max_coef=5e-3) -> Edited:
     entropy = tokens.entropy[tokens.mask > 0].mean()
     used = state if entropy <= target else 0.0
     moved = min(max(state + (step if entropy < target else -step), 0.0), max_coef)
     return grads.logp, grads.entropy - used * tokens.weight, moved
 
 
-def positive_reweighting(grads, tokens, state, draws, target=0.2, step=0.05):
+def positive_reweighting(grads, tokens, state, draws, target=0.2, step=0.05) -> Edited:
     entropy = tokens.entropy[tokens.mask > 0].mean()
     moved = min(max(state + (-step if entropy < target else step), 0.0), 1.0)
     return np.where(tokens.advantage > 0, state * grads.logp, grads.logp), grads.entropy, moved
 
 
-def entropy_shaped_advantage(grads, tokens, state, draws, alpha=0.4, kappa=2.0):
+def entropy_shaped_advantage(grads, tokens, state, draws, alpha=0.4, kappa=2.0) -> Edited:
     a = tokens.advantage
     shaped = a + np.minimum(alpha * tokens.entropy, np.abs(a) / kappa)
     return np.where(a == 0, grads.logp, grads.logp * shaped / np.where(a == 0, 1, a)), grads.entropy, state
 
 
-def entropy_ratio_clip(grads, tokens, state, draws, low=0.95, high=1.05):
+def entropy_ratio_clip(grads, tokens, state, draws, low=0.95, high=1.05) -> Edited:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = tokens.entropy / tokens.old_entropy
     keep = ((ratio > low) & (ratio < high)) | (tokens.entropy == tokens.old_entropy)
     return grads.logp * keep, grads.entropy * keep, state
 
 
-def steer(grads, tokens, state, draws, min_weight=0.8, floor=0.02):
+def steer(grads, tokens, state, draws, min_weight=0.8, floor=0.02) -> Edited:
     logp = tokens.logp.astype(np.float64)
     omega = np.abs(np.exp(logp - tokens.old_logp) * tokens.advantage * (1 - np.exp(logp)) * (logp + tokens.entropy))
     rate = -np.log(min_weight) / max((omega * tokens.mask).max(), floor)
     return grads.logp * np.exp(-rate * omega), grads.entropy, state
 
 
-def reference_kl(grads, tokens, state, draws, coef, kind="k3"):
+def reference_kl(grads, tokens, state, draws, coef, kind="k3") -> Edited:
     x = tokens.ref_logp.astype(np.float64) - tokens.logp
     slope = {"k1": np.ones_like(x), "k2": -x, "k3": 1 - np.exp(x), "abs": -np.sign(x)}[kind]
     return grads.logp + coef * tokens.weight * slope, grads.entropy, state
 
 
-def matched_norm(grads, tokens, state, draws, inner):
+def matched_norm(grads, tokens, state, draws, inner) -> Edited:
     """`inner` is (function of this module, options)."""
     logp, entropy, _ = inner[0](grads, tokens, None, draws, **inner[1])
     before = np.sqrt((grads.logp**2).sum() + (grads.entropy**2).sum())

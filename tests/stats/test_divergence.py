@@ -1,4 +1,4 @@
-"""Estimates of KL from log-ratios: their values, their gradients, and what they estimate."""
+"""Estimates of KL from log-ratios: their values, their gradients and their expectations."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_values():
 @pytest.mark.parametrize(
     ("kind", "slope"), [("k1", [-1, -1, -1]), ("k2", [-0.5, 0, 2]), ("k3", np.expm1([-0.5, 0, 2])), ("abs", [-1, 0, 1])]
 )
-def test_gradients_are_zero_where_the_policies_agree_but_for_k1(kind, slope):
+def test_gradients_are_zero_if_the_policies_agree_except_for_k1(kind, slope):
     grad = jax.vmap(jax.grad(lambda x: kl_estimate(x, kind)))(jnp.array([-0.5, 0.0, 2.0]))
     np.testing.assert_allclose(grad, slope, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Means, shares and quantiles over valid tokens against NumPy on the valid tokens alone."""
+"""Means, shares and quantiles over valid tokens, against NumPy on only those tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ quantile, top_mean = (jax.jit(f, static_argnums=2) for f in (masked.quantile, ma
 
 
 @pytest.fixture(params=[(s, t) for s in batches.SHAPES for t in (False, True)], ids=str)
-def case(request):
-    """(x, mask) with NaN wherever the mask is 0, and the valid values."""
+def case(request: pytest.FixtureRequest) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """x, which is NaN at masked tokens, the mask, and the valid values."""
     shape, ties = request.param
     _, tokens = batches.random_tokens(sum(shape), *shape, ties=ties)
     x = jnp.where(tokens.mask > 0, tokens.logp, jnp.nan)
@@ -39,7 +39,7 @@ def test_response_mean_leaves_out_empty_responses(case):
 
 
 @pytest.mark.parametrize("q", [0.0, 0.25, 0.8, 0.999, 1.0])
-def test_quantile_is_numpys(case, q):
+def test_quantile_equals_numpy(case, q):
     x, mask, valid = case
     np.testing.assert_allclose(quantile(x, mask, q), np.quantile(valid, q), rtol=1e-6)
 

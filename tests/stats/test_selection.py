@@ -16,13 +16,13 @@ from entropy_rl.stats import selection
 select = jax.jit(selection.select)
 
 
-def counts_to_try(n):
+def counts_to_try(n: int) -> list[int]:
     return sorted({0, 1, n // 3, n - 1, n, n + 5} - {-1})
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("shape", batches.SHAPES)
-def test_it_is_the_sort_by_score_uid_and_position(shape, ties):
+def test_it_equals_a_sort_by_score_uid_and_position(shape, ties):
     for seed in range(4):
         _, tokens = batches.random_tokens(seed, *shape, ties=ties)
         tokens = jax.tree.map(np.asarray, tokens)
@@ -41,7 +41,7 @@ def test_equal_scores_go_by_uid_without_truncation():
         np.testing.assert_array_equal(chosen[::-1].ravel(), np.arange(12) < k)
 
 
-def test_the_count_is_exact_where_sequences_share_a_uid():
+def test_the_count_is_exact_if_sequences_share_a_uid():
     score, mask = jnp.zeros((6, 5)), jnp.ones((6, 5))
     for k in range(31):
         assert int(select(score, jnp.zeros(6, jnp.uint32), mask, k).sum()) == k
@@ -83,10 +83,10 @@ def test_a_sharded_selection_is_the_same_set_and_gathers_no_score():
     )
     gathers = [line for line in compiled.as_text().splitlines() if "all-gather" in line]
     assert not [line for line in gathers if "40]" in line], gathers
-    assert "all-reduce" in compiled.as_text()  # else the program was not a sharded one
+    assert "all-reduce" in compiled.as_text()  # otherwise the program was not sharded
 
 
-def counts(fraction, sizes):
+def counts(fraction: float, sizes: list[int]) -> list[int]:
     return np.asarray(jax.vmap(lambda n: selection.count(fraction, n))(jnp.array(sizes, jnp.uint32))).tolist()
 
 
@@ -96,8 +96,8 @@ def test_a_count_is_the_floor_of_the_decimal_product(fraction):
     assert counts(fraction, sizes) == [size_of(fraction, n) for n in sizes]
 
 
-def test_a_complement_is_read_as_it_was_meant():
-    assert 1 - 0.8 < 0.2  # the float lies below a fifth
+def test_a_complement_is_read_as_intended():
+    assert 1 - 0.8 < 0.2  # the float is below a fifth
     sizes = [3, 10, 35, 2**24 + 9]
     assert counts(1 - 0.8, sizes) == [max(1, n // 5) for n in sizes]
     assert counts(1 / 3, sizes) == [n // 3 for n in sizes]
@@ -116,7 +116,7 @@ def test_a_share_outside_0_to_1_is_an_error(fraction):
         selection.as_ratio(fraction)
 
 
-def test_random_scores_belong_to_their_sequence_and_position():
+def test_random_scores_depend_only_on_salt_sequence_and_position():
     draw = jax.jit(selection.random_scores, static_argnums=3)
     key, uid = jax.random.key(3), jnp.array([7, 9, 4_000_000_000], jnp.uint32)
     scores = draw(key, 0, uid, 6)

@@ -1,16 +1,21 @@
-"""The transforms with a coefficient of their own: how it moves over updates, and that it is state."""
+"""The transforms with an adaptive coefficient: how it moves over updates, and that it is part of the state."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from reference.batches import random_tokens
 
 from entropy_rl import token_transforms as tt
 
 
-def over_updates(factory, entropies, **options):
-    """The coefficient after each update on a batch of that mean entropy, and what it did to the gradients."""
+def over_updates(
+    factory: Callable[..., optax.GradientTransformationExtraArgs], entropies: list[float], **options: float
+) -> tuple[tt.TokenGrads, tt.TokenInfo, list[tuple[float, tt.TokenGrads]]]:
+    """The gradients and tokens; and after each update on a batch of that entropy, the coefficient and the gradients."""
     made = factory(**options)
     update = jax.jit(made.update)
     grads, tokens = random_tokens(0, 4, 10)
@@ -28,7 +33,7 @@ def test_the_bonus_climbs_below_the_target_and_falls_above():
     )
     np.testing.assert_allclose([c for c, _ in seen], [1e-3, 2e-3, 2e-3, 1e-3, 0, 0, 0], atol=1e-9)
     used = [float(jnp.sum(grads.entropy - out.entropy)) for _, out in seen]
-    np.testing.assert_allclose(used, [0, 1e-3, 2e-3, 0, 0, 0, 0], atol=1e-6)  # above the target it is off at once
+    np.testing.assert_allclose(used, [0, 1e-3, 2e-3, 0, 0, 0, 0], atol=1e-6)  # above the target it is off immediately
 
 
 def test_the_weight_of_positive_tokens_follows_the_entropy():

@@ -1,4 +1,4 @@
-"""What every transform is made of: detached, masked, filled-in tokens."""
+"""The tokens that every transform receives: detached, masked and filled in."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ def test_prepared_tokens_are_detached_masked_and_filled_in():
     np.testing.assert_allclose(ready.weight.sum(), 1.0, rtol=1e-6)
 
 
-def test_nothing_differentiates_through_a_transform():
+def test_no_gradient_flows_through_a_transform():
     grads, tokens = random_tokens(0, 6, 20)
     for made in (tt.steer(), tt.entropy_shaped_advantage(), tt.reference_kl(coef=0.1)):
 
         def total(logp, entropy, made=made):
-            looked_at = tokens._replace(logp=logp, entropy=entropy)
-            return made.update(grads, made.init(grads), tokens=looked_at, key=None)[0].logp.sum()
+            read = tokens._replace(logp=logp, entropy=entropy)
+            return made.update(grads, made.init(grads), tokens=read, key=None)[0].logp.sum()
 
         slopes = jax.grad(total, argnums=(0, 1))(tokens.logp, tokens.entropy)
         assert not np.any(slopes[0]) and not np.any(slopes[1])

@@ -1,4 +1,4 @@
-"""Chains: equal to optax.chain, the joint kept share, and what a config may not say."""
+"""Chains: they equal optax.chain; the share that all masks keep; and errors in a config."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from entropy_rl import token_transforms as tt
 SPEC = [("entropy_bonus", {"coef": 0.1}), ("clip_cov", {"fraction": 0.2, "low": -1.0}), "keep_top_entropy"]
 
 
-def test_it_edits_as_optax_chain_does():
+def test_it_edits_like_optax_chain():
     grads, tokens = random_tokens(0, 6, 20)
     ours = tt.build(SPEC)
     theirs = optax.chain(tt.entropy_bonus(0.1), tt.clip_cov(0.2, low=-1.0), tt.keep_top_entropy())
@@ -22,7 +22,7 @@ def test_it_edits_as_optax_chain_does():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_the_kept_share_is_that_of_all_masks_together():
+def test_the_kept_share_is_of_all_masks_together():
     grads, tokens = random_tokens(0, 6, 20)
     overlapping = tt.build([("keep_top_entropy", {"fraction": 0.5}), ("keep_top_entropy", {"fraction": 0.3})])
     disjoint = tt.build([("keep_top_entropy", {"fraction": 0.3}), ("keep_bottom_entropy", {"fraction": 0.7})])
@@ -41,7 +41,7 @@ def test_zero_advantage_and_ppo_clip_do_not_count_as_masked():
     assert float(tt.kept_fraction(state)) == pytest.approx(int(0.2 * tokens.mask.sum()) / float(tokens.mask.sum()))
 
 
-def test_without_masks_all_is_kept():
+def test_without_masks_all_tokens_are_kept():
     grads, tokens = random_tokens(0, 6, 20)
     made = tt.build([])
     out, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
@@ -60,7 +60,7 @@ def test_weights_and_uids_default_to_the_token_mean_and_the_row():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_shapes_that_differ_are_an_error():
+def test_different_shapes_are_an_error():
     grads, tokens = random_tokens(0, 6, 20)
     for spec in ("keep_top_entropy", ("entropy_bonus", {"coef": 0.1})):
         made = tt.build([spec])
@@ -81,7 +81,7 @@ def test_shapes_that_differ_are_an_error():
         (("matched_norm", {"inner": "nothing"}), "algo.transforms: unknown name 'nothing'"),
     ],
 )
-def test_what_nothing_reads_is_an_error(spec, match):
+def test_a_spec_that_cannot_be_built_is_an_error(spec, match):
     with pytest.raises(ValueError, match=match):
         tt.build([spec])
 

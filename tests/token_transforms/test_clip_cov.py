@@ -1,4 +1,4 @@
-"""Clip-Cov: who may be drawn, how many are, and that the draw is fair."""
+"""Clip-Cov: which tokens may be drawn, how many are, and that the draw is fair."""
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +9,25 @@ from reference.transforms import covariance
 
 from entropy_rl import token_transforms as tt
 
-update = jax.jit(
-    lambda grads, tokens, key: tt.clip_cov(fraction=0.05, low=0.1, high=2.0).update(
-        grads, tt.Masked(jnp.float32(1)), tokens=tokens, key=key
-    )
-)
+
+@jax.jit
+def update(grads: tt.TokenGrads, tokens: tt.TokenInfo, key: jax.Array) -> tuple[tt.TokenGrads, tt.Masked]:
+    made = tt.clip_cov(fraction=0.05, low=0.1, high=2.0)
+    return made.update(grads, made.init(grads), tokens=tokens, key=key)
 
 
-def stopped(tokens, key):
+def stopped(tokens: tt.TokenInfo, key: jax.Array) -> np.ndarray:
     out, _ = update(tt.TokenGrads(tokens.mask, tokens.mask), tokens, key)
     return (np.asarray(out.logp) == 0) & (np.asarray(tokens.mask) > 0)
 
 
-def candidates(tokens):
+def candidates(tokens: tt.TokenInfo) -> np.ndarray:
     tokens = jax.tree.map(np.asarray, tokens)
     cov = covariance(tokens)
     return (tokens.mask > 0) & ~tokens.clipped & (cov > 0.1) & (cov < 2.0)
 
 
-def test_it_draws_the_right_number_among_the_candidates_evenly():
+def test_it_draws_the_right_number_of_candidates_evenly():
     _, tokens = random_tokens(0, 16, 30)
     may, k = candidates(tokens), int(0.05 * tokens.mask.sum())
     drawn = [stopped(tokens, jax.random.key(i)) for i in range(300)]
@@ -38,14 +38,14 @@ def test_it_draws_the_right_number_among_the_candidates_evenly():
     assert np.all(np.abs(share[may] - expected) < 5 * np.sqrt(expected / 300))
 
 
-def test_it_stops_every_candidate_where_there_are_too_few():
+def test_it_stops_every_candidate_if_there_are_too_few():
     _, tokens = random_tokens(0, 16, 30)
     few = tokens._replace(clipped=jnp.asarray(~candidates(tokens)).at[:15].set(True))
     np.testing.assert_array_equal(stopped(few, jax.random.key(0)), candidates(few))
     assert candidates(few).sum() < int(0.05 * tokens.mask.sum())
 
 
-def test_one_token_at_least():
+def test_it_stops_at_least_one_token():
     _, tokens = random_tokens(0, 16, 30)
     made = tt.build([("clip_cov", {"fraction": 1e-5, "low": 0.0})])
     grads = tt.TokenGrads(tokens.mask, tokens.mask)
@@ -54,6 +54,6 @@ def test_one_token_at_least():
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1])
-def test_a_share_of_no_tokens_is_an_error(fraction):
+def test_a_fraction_out_of_range_is_an_error(fraction):
     with pytest.raises(ValueError, match=r"algo.transforms: clip_cov: fraction .* above 0 and at most 1"):
         tt.clip_cov(fraction=fraction)

@@ -1,4 +1,4 @@
-"""The bonus has a gradient: following it raises the entropy of a softmax policy."""
+"""The bonus has a gradient, and following it raises the entropy of a softmax policy."""
 
 import jax
 import jax.numpy as jnp

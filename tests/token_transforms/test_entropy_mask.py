@@ -1,4 +1,4 @@
-"""Forking tokens: the exact count, the exact complement, the two normalisers."""
+"""Forking tokens: the exact count, the exact complement and the two normalisers."""
 
 import jax
 import numpy as np
@@ -6,9 +6,10 @@ import pytest
 from reference.batches import random_tokens
 
 from entropy_rl import token_transforms as tt
+from entropy_rl.objective.registry import Spec
 
 
-def run(transforms, tokens):
+def run(transforms: list[Spec], tokens: tt.TokenInfo) -> tuple[tt.TokenGrads, tt.ChainState]:
     made = tt.build(transforms)
     grads = tt.TokenGrads(tokens.mask, tokens.mask)
     return jax.jit(made.update)(grads, made.init(grads), tokens=tokens, key=None)
@@ -27,7 +28,7 @@ def test_bottom_is_the_exact_complement_of_top(fraction, ties):
     assert float(top_state.kept + bottom_state.kept) == pytest.approx(1.0)
 
 
-def test_the_normalisers_are_n_over_kept_apart():
+def test_the_normalisers_differ_by_n_over_kept():
     _, tokens = random_tokens(1, 8, 25)
     selected, state = run([("keep_top_entropy", {"normalizer": "selected"})], tokens)
     every, _ = run([("keep_top_entropy", {"normalizer": "all"})], tokens)

@@ -1,4 +1,4 @@
-"""KL-Cov: whom it holds, that it is silent on-policy, and the configs that this makes senseless."""
+"""KL-Cov: which tokens it holds, that it adds nothing on-policy, and the configs that this makes useless."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from reference.batches import random_tokens
 from entropy_rl import token_transforms as tt
 
 
-def added(tokens, **options):
+def added(tokens: tt.TokenInfo, **options: float | str) -> tt.TokenGrads:
     zero = tt.TokenGrads(jnp.zeros_like(tokens.mask), jnp.zeros_like(tokens.mask))
     made = tt.kl_cov(**options)
     return jax.jit(made.update)(zero, made.init(zero), tokens=tokens, key=None)[0]

@@ -1,4 +1,4 @@
-"""Matched norm: the inner transform's norm, every token in it."""
+"""Matched norm: the norm that the inner transform leaves, over all tokens."""
 
 import jax
 import numpy as np
@@ -8,11 +8,11 @@ from reference.batches import random_tokens
 from entropy_rl import token_transforms as tt
 
 
-def norm(grads):
+def norm(grads: tt.TokenGrads) -> float:
     return float(np.sqrt(np.sum(np.square(grads.logp)) + np.sum(np.square(grads.entropy))))
 
 
-def test_it_leaves_the_norm_that_the_inner_transform_leaves_and_the_direction():
+def test_it_matches_the_norm_of_the_inner_transform_and_keeps_the_direction():
     grads, tokens = random_tokens(0, 6, 20)
     made, inner = (tt.build([s]) for s in (("matched_norm", {"inner": ("keep_top_entropy", {})}), "keep_top_entropy"))
     out, state = jax.jit(made.update)(grads, made.init(grads), tokens=tokens, key=None)
@@ -23,7 +23,7 @@ def test_it_leaves_the_norm_that_the_inner_transform_leaves_and_the_direction():
     assert float(tt.kept_fraction(state)) == 1.0
 
 
-def test_an_inner_state_is_carried():
+def test_the_inner_state_is_kept():
     grads, tokens = random_tokens(0, 6, 20)
     made = tt.build([("matched_norm", {"inner": ("positive_reweighting", {"initial": 0.5})})])
     _, state = made.update(grads, made.init(grads), tokens=tokens, key=None)

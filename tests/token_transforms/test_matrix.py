@@ -1,10 +1,12 @@
-"""What every registered token transform must do. A new one takes part by being registered.
+"""The common matrix: what every token transform must do. A new one takes part once it is in TRANSFORMS.
 
-One whose options have no default needs a line in OPTIONS; a line there may also make a selection larger, so that
-it bites on a small batch.
+The matrix builds each with its default options, or with those in OPTIONS. A transform needs a line there if an option
+has no default, or if its defaults change nothing on a batch as small as this one.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +30,32 @@ OPTIONS = {
 B, T, KEY = 8, 24, jax.random.key(7)
 
 
+HINT = "add a line with options to OPTIONS in tests/token_transforms/test_matrix.py"
+
+
 @functools.cache
-def transform(name):
-    made = tt.build([(name, OPTIONS.get(name, {}))])
-    traced = []
+def transform(name: str) -> tuple[Callable[..., Any], Callable[..., Any], list[str]]:
+    """init, the jitted update, and a list that grows whenever the update is traced."""
+    try:
+        made = tt.build([(name, OPTIONS.get(name, {}))])
+    except ValueError as error:
+        error.add_note(f"The common matrix could not build {name}. If an option has no default, {HINT}.")
+        raise
+    traced: list[str] = []
 
     @jax.jit
-    def update(grads, state, tokens, key):
+    def update(
+        grads: tt.TokenGrads, state: tt.ChainState, tokens: tt.TokenInfo, key: jax.Array
+    ) -> tuple[tt.TokenGrads, tt.ChainState]:
         traced.append(name)
         return made.update(grads, state, tokens=tokens, key=key)
 
     return made.init, update, traced
 
 
-def run(name, grads, tokens, key=KEY):
+def run(
+    name: str, grads: tt.TokenGrads, tokens: tt.TokenInfo, key: jax.Array = KEY
+) -> tuple[tt.TokenGrads, tt.ChainState]:
     init, update, _ = transform(name)
     return update(grads, init(grads), tokens, key)
 
@@ -52,24 +66,30 @@ pytestmark = pytest.mark.parametrize("name", sorted(tt.TRANSFORMS))
 def test_it_changes_something(name):
     grads, tokens = random_tokens(1, B, T)
     out, _ = run(name, grads, tokens)
-    assert any(np.any(a != b) for a, b in zip(out, grads, strict=True))
+    assert any(np.any(a != b) for a, b in zip(out, grads, strict=True)), (
+        f"{name} changes no gradient of this random batch of {B}x{T} tokens. Either it never acts, or its default "
+        f"options act only on larger or different batches: then {HINT}, with which it does."
+    )
 
 
-def test_shape_dtype_and_state_stay(name):
+def test_shapes_dtypes_and_the_state_structure_are_kept(name):
     grads, tokens = random_tokens(1, B, T)
     state = transform(name)[0](grads)
     out, after = run(name, grads, tokens)
     assert isinstance(out, tt.TokenGrads)
     assert all(x.shape == (B, T) and x.dtype == jnp.float32 for x in out)
-    signature = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-    assert signature(after) == signature(state)
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after))
+    assert after == before
 
 
 def test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them(name):
     grads, tokens = random_tokens(2, B, T)
     out, state = run(name, grads, tokens)
     hidden = tokens.mask == 0
-    spoil = lambda x: jnp.where(hidden, jnp.nan, x)
+
+    def spoil(x: jax.Array) -> jax.Array:
+        return jnp.where(hidden, jnp.nan, x)
+
     spoilt = tokens._replace(
         logp=spoil(tokens.logp),
         old_logp=spoil(tokens.old_logp),
@@ -101,18 +121,21 @@ def test_it_is_finite_at_the_edges(name):
     assert not np.any(out.logp) and not np.any(out.entropy)
 
 
-def assert_same(a, b):
-    """The same tokens stopped, bit for bit; values to rounding (a norm is a float sum)."""
+def assert_same(a: Any, b: Any) -> None:
+    """Asserts that exactly the same tokens are stopped; values may differ by rounding (a norm is a float sum)."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(np.asarray(x) == 0, np.asarray(y) == 0)
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_order_of_sequences_changes_nothing(name, ties):
+def test_the_order_of_sequences_does_not_matter(name, ties):
     grads, tokens = random_tokens(4, B, T, ties=ties)
     order = np.random.default_rng(0).permutation(B)
-    shuffle = lambda tree: jax.tree.map(lambda x: x[order], tree)
+
+    def shuffle(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[order], tree)
+
     out, state = run(name, grads, tokens)
     assert_same((shuffle(out), state), run(name, shuffle(grads), shuffle(tokens)))
 
@@ -149,7 +172,8 @@ def test_a_mask_keeps_its_share_in_its_state(name):
         assert kept == float(state.inner[0].kept)
 
 
-def _plain(name):
+def _plain(name: str) -> dict[str, Any]:
+    """The options of a transform as its factory takes them, with `inner` built."""
     options = dict(OPTIONS.get(name, {}))
     if "inner" in options:
         options["inner"] = tt.build([options["inner"]])

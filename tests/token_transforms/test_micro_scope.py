@@ -1,4 +1,6 @@
-"""Where statistics are taken: globally for any number of micro-batches, or in each by itself on demand."""
+"""The scope of statistics: the whole update for any number of micro-batches, or each one separately on request."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,36 +9,37 @@ import pytest
 from reference.batches import random_tokens
 
 from entropy_rl import token_transforms as tt
+from entropy_rl.objective.registry import Spec
 from entropy_rl.stats import blocks
 
 SPECS = [("kl_cov", {"fraction": 0.1}), ("clip_cov", {"fraction": 0.1, "low": 0.0})]
 RARE = [("kl_cov", {"fraction": 2e-4})]
 
 
-def run(specs, grads, tokens, **scope):
+def run(specs: list[Spec], grads: tt.TokenGrads, tokens: tt.TokenInfo, **scope: Any) -> tt.TokenGrads:
     made = tt.build(specs, **scope)
     return jax.jit(made.update)(grads, made.init(grads), tokens=tokens, key=jax.random.key(0))[0]
 
 
-def test_globally_the_number_of_micro_batches_changes_nothing():
+def test_with_global_scope_the_number_of_micro_batches_changes_nothing():
     grads, tokens = random_tokens(0, 8, 20)
     whole = run(SPECS, grads, tokens)
     for n in (2, 4, 8):
         jax.tree.map(np.testing.assert_array_equal, run(SPECS, grads, tokens, micro_batches=n), whole)
 
 
-def test_a_micro_batch_is_treated_as_if_it_were_alone():
+def test_each_micro_batch_is_edited_as_if_alone():
     grads, tokens = random_tokens(0, 8, 20)
     out = run(SPECS, grads, tokens, scope="microbatch", micro_batches=2, group_size=2)
     for i in range(2):  # prompts 0 and 2, prompts 1 and 3: the blocks of the train step
         block = blocks.split(np.arange(8), 2, 4)[i]
         assert block.tolist() == [2 * i, 2 * i + 1, 2 * i + 4, 2 * i + 5]
-        rows = lambda tree, block=block: jax.tree.map(lambda x: x[block], tree)
-        alone = run(SPECS, rows(grads), rows(tokens))  # its weights are those of the whole batch
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rows(out), alone)
+        expected, g, t = jax.tree.map(lambda x, block=block: x[block], (out, grads, tokens))
+        alone = run(SPECS, g, t)  # its weights are those of the whole batch
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), expected, alone)
 
 
-def test_8192_tokens_at_2e_4_hold_one_token_whole_and_eight_in_eight():
+def test_2e_4_of_8192_tokens_is_one_as_a_whole_and_eight_in_eight_micro_batches():
     _, tokens = random_tokens(0, 64, 128)
     full = jnp.ones((64, 128))
     tokens = tokens._replace(mask=full, weight=None, old_logp=tokens.logp - 1.0)
@@ -48,7 +51,7 @@ def test_8192_tokens_at_2e_4_hold_one_token_whole_and_eight_in_eight():
     assert held == [1, 8]
 
 
-def test_the_kept_share_counts_over_the_micro_batches():
+def test_the_kept_share_is_over_all_micro_batches():
     grads, tokens = random_tokens(0, 8, 20)
     made = tt.build(["keep_top_entropy"], scope="microbatch", micro_batches=8)
     _, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
@@ -65,10 +68,9 @@ def test_what_cannot_be_split_is_refused():
         tt.build(["adaptive_entropy_bonus"], scope="microbatch", micro_batches=2)
 
 
-def test_a_matched_norm_takes_the_norm_that_the_micro_batches_leave():
+def test_matched_norm_matches_the_norm_over_micro_batches():
     grads, tokens = random_tokens(0, 8, 20)
     scope = {"scope": "microbatch", "micro_batches": 4}
     inner = ("keep_top_entropy", {"normalizer": "all"})
     a, b = run([("matched_norm", {"inner": inner})], grads, tokens, **scope), run([inner], grads, tokens, **scope)
-    norm = lambda g: float(jnp.sqrt(jnp.sum(g.logp**2) + jnp.sum(g.entropy**2)))
-    assert norm(a) == pytest.approx(norm(b), rel=1e-5)
+    assert np.linalg.norm(a) == pytest.approx(np.linalg.norm(b), rel=1e-5)

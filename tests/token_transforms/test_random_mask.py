@@ -1,5 +1,7 @@
 """The random controls: fair draws of an exact size, independent of each other."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,18 @@ import pytest
 from reference.batches import random_tokens
 
 from entropy_rl import token_transforms as tt
+from entropy_rl.objective.registry import Spec
 
 
-def kept(transforms, tokens, key):
+def kept(transforms: list[Spec], tokens: tt.TokenInfo, keys: Iterable[jax.Array]) -> np.ndarray:
+    """The tokens that the chain keeps under each key, bool[keys, B, T]."""
     made = tt.build(transforms)
     grads = tt.TokenGrads(jnp.ones_like(tokens.mask), jnp.ones_like(tokens.mask))
     update = jax.jit(made.update)
-    return np.array([update(grads, made.init(grads), tokens=tokens, key=k)[0].logp != 0 for k in key])
+    return np.array([update(grads, made.init(grads), tokens=tokens, key=k)[0].logp != 0 for k in keys])
 
 
-def test_a_random_mask_is_fair_and_of_the_size_of_the_forking_mask():
+def test_a_random_mask_is_fair_and_as_large_as_the_forking_mask():
     _, tokens = random_tokens(0, 16, 30)
     valid = np.asarray(tokens.mask) > 0
     draws = kept([("random_mask", {"fraction": 0.2})], tokens, jax.random.split(jax.random.key(0), 300))
@@ -42,7 +46,7 @@ def test_two_random_transforms_of_a_chain_are_independent():
     assert abs(both.sum() / n - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
 
 
-def test_one_salt_for_two_draws_is_refused():
+def test_two_draws_with_one_salt_are_refused():
     with pytest.raises(ValueError, match="random_mask and random_mask both draw with salt=1"):
         tt.build(["random_mask", "random_mask"])
     with pytest.raises(ValueError, match="clip_cov and random_mask both draw with salt=0"):

@@ -1,7 +1,8 @@
-"""Transforms that reweight tokens equal the same change made in the loss; and their options."""
+"""Transforms that reweight tokens: they equal the same change made in the loss; and their options."""
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from reference.batches import random_tokens
 
@@ -9,7 +10,7 @@ from entropy_rl import token_transforms as tt
 from entropy_rl.objective import surrogates as objectives
 
 
-def apply(made, grads, tokens):
+def apply(made: optax.GradientTransformationExtraArgs, grads: tt.TokenGrads, tokens: tt.TokenInfo) -> tt.TokenGrads:
     return made.update(grads, made.init(grads), tokens=tokens, key=None)[0]
 
 
@@ -25,7 +26,7 @@ def test_entropy_shaping_is_the_shaped_advantage_in_the_loss(objective):
     np.testing.assert_array_equal(clipped, shaped_clipped)
 
 
-def test_the_least_steer_weight_is_the_one_asked_for():
+def test_the_smallest_steer_weight_is_min_weight():
     grads, tokens = random_tokens(2, 6, 20)
     out = apply(tt.steer(min_weight=0.3), grads, tokens)
     live = np.asarray(grads.logp) != 0
@@ -33,7 +34,7 @@ def test_the_least_steer_weight_is_the_one_asked_for():
     assert weight.min() == pytest.approx(0.3, rel=1e-5) and weight.max() <= 1.0
 
 
-def test_a_batch_that_hardly_moves_entropy_is_left_alone_by_steer():
+def test_steer_leaves_a_batch_that_hardly_moves_entropy_almost_unchanged():
     grads, tokens = random_tokens(2, 6, 20)
     out = apply(tt.steer(min_weight=0.3), grads, tokens._replace(advantage=1e-7 * tokens.advantage))
     np.testing.assert_allclose(out.logp, grads.logp, rtol=1e-4)
@@ -66,6 +67,6 @@ def test_a_missing_field_is_named():
         (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind 'k9', choose one of k1"),
     ],
 )
-def test_a_senseless_option_is_an_error(factory, options, match):
+def test_an_option_out_of_range_is_an_error(factory, options, match):
     with pytest.raises(ValueError, match=match):
         factory(**options)
