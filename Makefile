@@ -23,6 +23,7 @@ lint: .venv-test/ready
 	$(TEST) -m ruff check .
 	$(TEST) -m ruff format --check .
 	$(TEST) -m mypy
+	$(TEST) -m codespell_lib
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

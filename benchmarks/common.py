@@ -1,7 +1,7 @@
-"""What the benchmarks share: the work, the clock, the machine's limits, and runs side by side in fresh processes.
+"""The part that the benchmarks share: the work, the clock, the machine's limits, and runs side by side.
 
-Every side of a comparison is a process of its own, under the same allocator settings, in the order A B A B …: what
-is reported is the median of the ratios of neighbours, because a machine's speed drifts more than programs differ.
+Every side of a comparison runs in a fresh process, under the same allocator settings, in the order A B A B …. The
+reported number is the median of the ratios of neighbours, because a machine's speed drifts more than programs differ.
 """
 
 import json
@@ -14,28 +14,52 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
 
 GROUPS, SAMPLES, P, T = 8, 8, 64, 64  # the work: 8 prompts of up to 64 tokens, 8 responses of 64 tokens to each
 VOCAB = 49152
 ROOT = pathlib.Path(__file__).parent.parent
-# glibc gives large blocks back at once, and faults them in again, unless told otherwise; both sides are told
+# By default glibc returns large blocks to the system at once and faults them in again. Both sides run with these.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
 
+Result = dict[str, Any]  # of one run: seconds, tokens_per_s, memory_mb, and more
 
-def work(groups: int = GROUPS, samples: int = SAMPLES, vocab: int = VOCAB, seed: int = 0, P: int = P, T: int = T):
-    """prompt_NxP, prompt_mask_NxP (padded on the left), tokens_BxT of full length, advantage_B: the same for all."""
+
+class Work(NamedTuple):
+    """Prompts and responses, N prompts and B = N · samples responses.
+
+    Attributes:
+        prompt_NxP: i32, padded on the left.
+        prompt_mask_NxP: i32, 1 on the prompts' tokens.
+        tokens_BxT: i32, responses of full length.
+        advantage_B: f32, normally distributed.
+    """
+
+    prompt_NxP: np.ndarray
+    prompt_mask_NxP: np.ndarray
+    tokens_BxT: np.ndarray
+    advantage_B: np.ndarray
+
+
+def work(
+    groups: int = GROUPS, samples: int = SAMPLES, vocab: int = VOCAB, seed: int = 0, P: int = P, T: int = T
+) -> Work:
+    """Random prompts of P/4 to P tokens and random responses: the same for both sides."""
     rng = np.random.default_rng(seed)
     length = rng.integers(P // 4, P + 1, groups)
     mask = (np.arange(P) >= P - length[:, None]).astype(np.int32)
     prompt = rng.integers(3, vocab, (groups, P)).astype(np.int32) * mask
     tokens = rng.integers(3, vocab, (groups * samples, T)).astype(np.int32)
-    return prompt, mask, tokens, rng.standard_normal(groups * samples).astype(np.float32)
+    return Work(prompt, mask, tokens, rng.standard_normal(groups * samples).astype(np.float32))
 
 
 def questions(path: pathlib.Path, count: int = 64, seed: int = 0) -> pathlib.Path:
-    """Writes so many long sums as a .jsonl file of questions and answers: prompts of 40 to 64 of SmolLM2's tokens."""
+    """Writes `count` long sums as a .jsonl file of questions and answers: prompts of 40 to 64 of SmolLM2's tokens."""
     rng = np.random.default_rng(seed)
     with path.open("w") as f:
         for _ in range(count):
@@ -45,8 +69,8 @@ def questions(path: pathlib.Path, count: int = 64, seed: int = 0) -> pathlib.Pat
     return path
 
 
-def letters(response: str, entry=None) -> float:
-    """A reward that differs between any two texts: so every group has something to learn from, whoever samples it."""
+def letters(response: str, entry: object = None) -> float:
+    """A reward that differs between any two texts, so that every group has something to learn from on either side."""
     return sum(c in "aeiou" for c in response) / max(1, len(response))
 
 
@@ -56,7 +80,7 @@ def rss_mb() -> float:
 
 
 def memory_mb() -> float:
-    """The peak so far of what JAX holds on an accelerator, else of the process, MB."""
+    """The peak so far of JAX's memory on an accelerator, otherwise of the process's, MB."""
     if "jax" in sys.modules:
         stats = sys.modules["jax"].devices()[0].memory_stats()
         if stats and "peak_bytes_in_use" in stats:
@@ -64,53 +88,70 @@ def memory_mb() -> float:
     return rss_mb()
 
 
-def measure(f: Callable[[], object], loaded_mb: float, tokens: int, repeats: int = 3) -> dict:
-    """One call to warm up, then the median of `repeats`; f returns when its result is there."""
+def measure(f: Callable[[], object], loaded_mb: float, tokens: int, repeats: int = 3) -> Result:
+    """One call to warm up, then the median of `repeats` calls.
+
+    Args:
+        f: The work; it returns when its result is there.
+        loaded_mb: The peak memory before the work, which is subtracted.
+        tokens: The number of tokens in the work.
+        repeats: The number of timed calls.
+    """
     f()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        seconds.append(time.perf_counter() - start)
+    seconds = [_time(f) for _ in range(repeats)]
     median = statistics.median(seconds)
     return {"seconds": median, "tokens_per_s": tokens / median, "memory_mb": memory_mb() - loaded_mb, "all": seconds}
 
 
-def limits(dtype="float32") -> dict:
+def limits(dtype: "DTypeLike" = "float32") -> dict[str, float]:
     """The device's best matmul rate in this dtype (GFLOP/s) and copy bandwidth (GB/s, read and written), now."""
     import jax
     import jax.numpy as jnp
 
     accelerator = jax.default_backend() != "cpu"
-    n, best = 8192 if accelerator else 2048, lambda f: min(_time(f) for _ in range(8))
+    n = 8192 if accelerator else 2048
     x = jnp.ones((n, n), dtype)
-    product = jax.jit(lambda x: x @ x)
-    if accelerator:
-        big = jnp.ones(2**30, jnp.float32)
-        move = jax.jit(lambda x: x + 1)
-        copy = lambda: move(big).block_until_ready()
-    else:
-        big = np.ones(50_000_000, np.float32)
-        out = np.empty_like(big)
-        copy = lambda: np.copyto(out, big)
+    square = jax.jit(lambda x: x @ x)
+    big: Any = jnp.ones(2**30, jnp.float32) if accelerator else np.ones(50_000_000, np.float32)
+    add_one = jax.jit(lambda x: x + 1)
+    out = None if accelerator else np.empty_like(big)
+
+    def multiply() -> None:
+        square(x).block_until_ready()
+
+    def copy() -> None:
+        if out is None:
+            add_one(big).block_until_ready()
+        else:
+            np.copyto(out, big)
+
     return {
-        "matmul_gflops": 2 * n**3 / best(lambda: product(x).block_until_ready()) / 1e9,
-        "copy_gb_per_s": 2 * big.nbytes / best(copy) / 1e9,
+        "matmul_gflops": 2 * n**3 / _best(multiply) / 1e9,
+        "copy_gb_per_s": 2 * big.nbytes / _best(copy) / 1e9,
     }
 
 
-def _time(f) -> float:
+def _best(f: Callable[[], object]) -> float:
+    return min(_time(f) for _ in range(8))
+
+
+def _time(f: Callable[[], object]) -> float:
     start = time.perf_counter()
     f()
     return time.perf_counter() - start
 
 
-def side_by_side(sides: dict[str, tuple[str, ...]], rounds: int = 2) -> dict:
-    """Runs every side (name -> script, interpreter, arguments) in the order A B A B; results by side.
+def side_by_side(sides: dict[str, tuple[str, ...]], rounds: int = 2) -> dict[str, list[Result]]:
+    """Runs every side `rounds` times in the order A B A B.
 
-    Each run prints one JSON object as its last line.
+    Args:
+        sides: name -> (script, interpreter, arguments …). Each run prints one JSON object as its last line.
+        rounds: How often each side runs.
+
+    Returns:
+        name -> the results, one per round.
     """
-    results: dict[str, list[dict]] = {name: [] for name in sides}
+    results: dict[str, list[Result]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (script, python, *arguments) in sides.items():
             env = os.environ | MALLOC | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
@@ -122,14 +163,14 @@ def side_by_side(sides: dict[str, tuple[str, ...]], rounds: int = 2) -> dict:
     return results
 
 
-def summary(r: dict) -> str:
+def summary(r: Result) -> str:
     return f"{r['seconds']:.2f} s  {r['tokens_per_s']:.0f} tokens/s  {r['memory_mb']:.0f} MB over the loaded model"
 
 
-def report(name: str, results: dict[str, list[dict]], **more) -> None:
+def report(name: str, results: dict[str, list[Result]]) -> None:
     """Prints a table and writes benchmarks/out/<name>.json."""
     first, *others = results
-    record: dict = {"machine": machine(), "results": results, **more, "ratios": {}}
+    record: dict[str, Any] = {"machine": machine(), "results": results, "ratios": {}}
     print("| side | tokens/s | memory over the loaded model, MB |\n|---|---|---|")
     for side, runs in results.items():
         speed, memory = (statistics.median(r[key] for r in runs) for key in ("tokens_per_s", "memory_mb"))
@@ -143,7 +184,8 @@ def report(name: str, results: dict[str, list[dict]], **more) -> None:
     (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
+    """The date, the device, the JAX version and the machine's limits."""
     import jax
 
     return {
@@ -156,7 +198,7 @@ def machine() -> dict:
     }
 
 
-def row(record: dict) -> str:
+def row(record: dict[str, Any]) -> str:
     """A line of gpu.sh's table."""
     r = record["result"]
     share = r.get("share_of_copy" if "gb_per_s" in r else "share_of_matmul")

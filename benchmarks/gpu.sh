@@ -1,12 +1,12 @@
 #!/bin/bash
-# One GPU, under nine minutes: the shapes of Qwen2.5 with random weights in bfloat16, every side in a fresh process.
+# One GPU, under nine minutes: the shapes of Qwen2.5 with random weights in bfloat16, each side in a fresh process.
 #
-#   PEER=PYTHON_WITH_TRL MODEL=FOLDER benchmarks/gpu.sh    # absolute paths; without PEER ours runs alone
+#   PEER=PYTHON_WITH_TRL MODEL=FOLDER benchmarks/gpu.sh    # absolute paths; without PEER, only our side runs
 #
-# Micro-batches of 8448 positions: two prompts of 128, computed once, with 8 responses of 512 each. MFU is the share
-# of the matmul rate (decoding: of the copy bandwidth) that the same process measures, with products counted once and
-# nothing for what remat or the first pass over micro-batches computes again. The peer holds parameters and moments in
-# bfloat16, we in float32. One JSON object a line goes to benchmarks/out/gpu.jsonl.
+# Micro-batches have 8448 positions: two prompts of 128, computed once, with 8 responses of 512 each. MFU is the share
+# of the matmul rate (in decoding: of the copy bandwidth) that the same process measures. Each product counts once, also
+# if remat or the first pass over micro-batches computes it again. The peer holds parameters and moments in bfloat16, we
+# hold them in float32. benchmarks/out/gpu.jsonl receives one JSON object per line.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
@@ -18,7 +18,7 @@ trap 'rm -r "$shapes"' EXIT
 mkdir -p out
 : >"$out"
 
-run() { # NAME INTERPRETER SCRIPT ARGUMENTS: one line of the table, or what went wrong
+run() { # NAME INTERPRETER SCRIPT ARGUMENTS: prints one line of the table, or the error
   local name=$1 line left=$((end - SECONDS))
   shift
   if line=$(timeout $((left < 1 ? 1 : left < 150 ? left : 150)) "$@" --repeats 3 2>"$shapes/err" | tail -1) && [ -n "$line" ]; then

@@ -1,8 +1,8 @@
-"""The peer's side: TRL's own helpers over transformers on the work of common.py, in a Python that has TRL.
+"""The peer's side: TRL's own functions over transformers on the work of common.py, run by a Python that has TRL.
 
 Rollouts are transformers' `generate` with its cache, 64 sequences at a time, as TRL samples without a server.
-Scoring and training: dense logits of the response positions in micro-batches, which is TRL's fastest setting on a CPU
-(faster than its fused head), with its `selective_log_softmax` and `entropy_from_logits`.
+Scoring and training compute dense logits of the response positions in micro-batches, which is TRL's fastest setting on
+a CPU (faster than its fused head), with its `selective_log_softmax` and `entropy_from_logits`.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import common
 import numpy as np
@@ -25,20 +27,54 @@ from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def token_statistics(model, ids, mask, T: int, micro: int, entropy: bool = True):
-    """logp and entropy of the last T tokens of each row, in micro-batches."""
+class Tensors(NamedTuple):
+    """The work on the device, B rows of a prompt of P positions and a response of T.
+
+    Attributes:
+        ids_BxS: i64, S = P + T.
+        mask_BxS: i64.
+        advantage_Bx1: f32.
+        T: response positions.
+    """
+
+    ids_BxS: torch.Tensor
+    mask_BxS: torch.Tensor
+    advantage_Bx1: torch.Tensor
+    T: int
+
+
+def tensors(options: argparse.Namespace, vocab: int) -> Tensors:
+    work = common.work(options.groups, options.samples, vocab, P=options.prompt, T=options.tokens)
+
+    def repeated(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.repeat(x, options.samples, axis=0)).long()
+
+    tokens = torch.from_numpy(work.tokens_BxT).long()
+    return Tensors(
+        torch.cat([repeated(work.prompt_NxP), tokens], 1).to(DEVICE),
+        torch.cat([repeated(work.prompt_mask_NxP), torch.ones_like(tokens)], 1).to(DEVICE),
+        torch.from_numpy(work.advantage_B)[:, None].to(DEVICE),
+        options.tokens,
+    )
+
+
+def token_statistics(
+    model: transformers.PreTrainedModel, data: Tensors, micro: int
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """(rows, logp, entropy) of the response tokens, per micro-batch of `micro` rows."""
+    ids, mask, T = data.ids_BxS, data.mask_BxS, data.T
     for start in range(0, len(ids), micro):
         rows = slice(start, start + micro)
         logits = model(input_ids=ids[rows], attention_mask=mask[rows], logits_to_keep=T + 1, use_cache=False).logits
         logits = logits[:, :-1]
         logp = selective_log_softmax(logits, ids[rows, -T:])
         with torch.no_grad():
-            H = entropy_from_logits(logits) if entropy else None
-        yield rows, logp, H
+            entropy = entropy_from_logits(logits)
+        yield rows, logp, entropy
 
 
-def whole_step(a) -> dict:
-    """Steps of GRPOTrainer, from the end of one to the end of the next, those after the first."""
+def whole_step(options: argparse.Namespace) -> common.Result:
+    """Steps of GRPOTrainer, each from the end of the step before to its own end, without the first."""
     import datasets
 
     marks = []
@@ -47,10 +83,10 @@ def whole_step(a) -> dict:
         def on_step_end(self, *_, **__):
             marks.append(time.perf_counter())
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(a.model, padding_side="left")
-    model = open_model(a)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, padding_side="left")
+    model = open_model(options)
     loaded = memory_mb()
-    rows = a.groups * a.samples
+    rows = options.groups * options.samples
     with tempfile.TemporaryDirectory() as folder:
         settings = trl.GRPOConfig(
             output_dir=folder,
@@ -58,20 +94,21 @@ def whole_step(a) -> dict:
             bf16=DEVICE == "cuda",
             report_to=[],
             save_strategy="no",
-            per_device_train_batch_size=a.micro,
-            gradient_accumulation_steps=rows // a.micro,  # so one generation and one update of all of them a step
-            num_generations=a.samples,
-            max_completion_length=a.tokens,
-            # eos is never drawn, so that lengths are those of the other side
-            generation_kwargs={"min_new_tokens": a.tokens},
+            per_device_train_batch_size=options.micro,
+            # one generation and one update of all rows per step
+            gradient_accumulation_steps=rows // options.micro,
+            num_generations=options.samples,
+            max_completion_length=options.tokens,
+            # The end-of-sequence token is never drawn, so that lengths are those of the other side.
+            generation_kwargs={"min_new_tokens": options.tokens},
             gradient_checkpointing=False,
             learning_rate=1e-6,
             lr_scheduler_type="constant",
             temperature=1.0,
             beta=0.0,
-            max_steps=1 + a.repeats,
+            max_steps=1 + options.repeats,
         )
-        lines = [json.loads(line)["question"] for line in pathlib.Path(a.questions).read_text().splitlines()]
+        lines = [json.loads(line)["question"] for line in pathlib.Path(options.questions).read_text().splitlines()]
         trainer = trl.GRPOTrainer(
             model=model,
             reward_funcs=lambda completions, **_: [common.letters(text) for text in completions],
@@ -83,85 +120,93 @@ def whole_step(a) -> dict:
         with contextlib.redirect_stdout(sys.stderr):
             trainer.train()
     row = next(r for r in trainer.state.log_history if "completions/mean_length" in r)
-    assert row["completions/mean_length"] == a.tokens, row
+    assert row["completions/mean_length"] == options.tokens, row
     steps = np.diff(marks).tolist()
     seconds = statistics.median(steps)
-    tokens, memory = rows * (a.prompt + a.tokens), memory_mb() - loaded
+    tokens, memory = rows * (options.prompt + options.tokens), memory_mb() - loaded
     return {"seconds": seconds, "tokens_per_s": tokens / seconds, "memory_mb": memory, "all": steps}
 
 
-def open_model(a):
-    """The folder's model in float32 on a CPU, in bfloat16 on a GPU; with --random only its shape is read."""
+def open_model(options: argparse.Namespace) -> transformers.PreTrainedModel:
+    """The folder's model, in float32 on a CPU and in bfloat16 on a GPU; with --random, only its shape is read."""
     dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
-    how = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if not a.random:
-        return transformers.AutoModelForCausalLM.from_pretrained(a.model, **how).to(DEVICE)
+    settings = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if not options.random:
+        return transformers.AutoModelForCausalLM.from_pretrained(options.model, **settings).to(DEVICE)
+    shape = transformers.AutoConfig.from_pretrained(options.model)
     with torch.device(DEVICE):
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(a.model), **how)
+        return transformers.AutoModelForCausalLM.from_config(shape, **settings)
 
 
 def memory_mb() -> float:
+    """The peak memory so far of the GPU, otherwise of the process, MB."""
     return torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else common.memory_mb()
 
 
-def part(a) -> dict:
+def score(model: transformers.PreTrainedModel, data: Tensors, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logp, entropy), [B, T]."""
+    model.eval()
+    with torch.no_grad():
+        parts = list(token_statistics(model, data, micro))
+    return torch.cat([logp for _, logp, _ in parts]), torch.cat([entropy for _, _, entropy in parts])
+
+
+def train(model: transformers.PreTrainedModel, data: Tensors, micro: int, optimizer: torch.optim.Optimizer) -> None:
+    """One update of GRPO's objective."""
+    model.train()
+    for rows, logp, _ in token_statistics(model, data, micro):
+        ratio = torch.exp(logp - logp.detach())
+        advantage = data.advantage_Bx1[rows]
+        loss = -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        (loss.sum() / (len(data.ids_BxS) * data.T)).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def rollout(model: transformers.PreTrainedModel, data: Tensors) -> None:
+    """Samples responses of full length to the prompts."""
+    model.eval()
+    P = data.ids_BxS.shape[1] - data.T
+    made = model.generate(
+        input_ids=data.ids_BxS[:, :P],
+        attention_mask=data.mask_BxS[:, :P],
+        generation_config=transformers.GenerationConfig(
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=data.T,
+            max_new_tokens=data.T,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+    assert made.shape == data.ids_BxS.shape
+
+
+def one_part(options: argparse.Namespace) -> common.Result:
     """Scoring, one update, or rollouts."""
-    model = open_model(a)
-    P, T, rows = a.prompt, a.tokens, a.groups * a.samples
-    prompt, prompt_mask, tokens, advantage = common.work(a.groups, a.samples, model.config.vocab_size, P=P, T=T)
-    repeat = lambda x: torch.from_numpy(np.repeat(x, a.samples, axis=0)).long()
-    ids = torch.cat([repeat(prompt), torch.from_numpy(tokens).long()], 1).to(DEVICE)
-    mask = torch.cat([repeat(prompt_mask), torch.ones(tokens.shape, dtype=torch.long)], 1).to(DEVICE)
-    advantage = torch.from_numpy(advantage)[:, None].to(DEVICE)
+    model = open_model(options)
+    data = tensors(options, model.config.vocab_size)
     loaded = memory_mb()
-
-    def score():
-        model.eval()
-        with torch.no_grad():
-            parts = list(token_statistics(model, ids, mask, T, a.micro))
-        return torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts])
-
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+    if options.dump:
+        logp, entropy = score(model, data, options.micro)
+        np.savez(options.dump, logp=logp.float().cpu().numpy(), entropy=entropy.float().cpu().numpy())
+    work: Callable[[], object] = {
+        "score": lambda: score(model, data, options.micro),
+        "train": lambda: train(model, data, options.micro, optimizer),
+        "rollout": lambda: rollout(model, data),
+    }[options.task]
 
-    def train():
-        model.train()
-        for some, logp, _ in token_statistics(model, ids, mask, T, a.micro):
-            ratio = torch.exp(logp - logp.detach())
-            loss = -torch.min(ratio * advantage[some], ratio.clamp(0.8, 1.2) * advantage[some])
-            (loss.sum() / tokens.size).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def rollout():
-        model.eval()
-        made = model.generate(
-            input_ids=ids[:, :P],
-            attention_mask=mask[:, :P],
-            generation_config=transformers.GenerationConfig(
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                min_new_tokens=T,
-                max_new_tokens=T,
-                eos_token_id=None,
-                pad_token_id=0,
-            ),
-        )
-        assert made.shape == (rows, P + T)
-
-    if a.dump:
-        logp, entropy = score()
-        np.savez(a.dump, logp=logp.float().cpu().numpy(), entropy=entropy.float().cpu().numpy())
-    work = {"score": score, "train": train, "rollout": rollout}[a.task]
-
-    def run():
+    def run() -> None:
         work()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    found = common.measure(run, loaded, rows * (T if a.task == "rollout" else P + T), a.repeats)
+    length = options.tokens if options.task == "rollout" else options.prompt + options.tokens
+    found = common.measure(run, loaded, options.groups * options.samples * length, options.repeats)
     return found | {"memory_mb": memory_mb() - loaded}
 
 
@@ -178,9 +223,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dump", type=pathlib.Path)
     parser.add_argument("--questions", help="a .jsonl file of questions, for the whole step")
-    a = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    print(json.dumps(whole_step(a) if a.task == "step" else part(a)))
+    print(json.dumps(whole_step(options) if options.task == "step" else one_part(options)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
+"""Evaluates run directories and models, side by side.
+
+    python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
 
 The accuracy of run directories and models, side by side, on the problems that a run held out or on others: greedy,
 avg@k, pass@k and maj@k with 95% intervals; by difficulty, length, truncation and entropy. The configuration, that of

@@ -1,4 +1,7 @@
-"""Run by two processes, for the tests: work that fails on one of them. python -m agreement FOLDER"""
+"""Work that fails on one of two processes, for the tests.
+
+python -m agreement FOLDER
+"""
 
 import pathlib
 import sys

@@ -18,7 +18,7 @@ import entropy_rl as erl
 from entropy_rl import config, loop
 from entropy_rl.record import jsonl, metrics
 from entropy_rl.record.checkpoint import Checkpoints
-from entropy_rl.training import step
+from entropy_rl.training import engine
 
 UNTIMED = ("time", "throughput")
 
@@ -47,7 +47,7 @@ def rows(workdir):
 
 
 def state_crcs(workdir, step):
-    """(size, CRC32) of every data file of a checkpoint: equal where the state is, bit for bit."""
+    """(size, CRC32) of every data file of a checkpoint: equal if the state is, bit for bit."""
     manifest = json.loads((pathlib.Path(workdir) / "checkpoints" / str(step) / "manifest.json").read_text())["manifest"]
     return {name: record for name, record in manifest["files"].items() if re.search(r"/[\d.]+$", name)}
 
@@ -186,8 +186,11 @@ def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_
         loop.run(from_file(tmp_path), str(cut))
     file.write_text(before)
     loop.run(from_file(tmp_path), str(cut))
+
     # The run that was cut evaluated at its end as well, at step 2.
-    plain = lambda row: {k: v for k, v in row.items() if not k.startswith("eval/")}
+    def plain(row):
+        return {k: v for k, v in row.items() if not k.startswith("eval/")}
+
     assert [plain(r) for r in rows(tmp_path / "whole")] == [plain(r) for r in rows(cut)]
     assert rows(tmp_path / "whole")[-1] == rows(cut)[-1]
     assert jsonl.read(tmp_path / "whole" / "samples.jsonl") == jsonl.read(cut / "samples.jsonl")
@@ -208,7 +211,10 @@ def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
     """A real process, killed once it has a checkpoint, and started again with the same command."""
     program = "import sys, test_loop; test_loop.loop.run(test_loop.tiny(), sys.argv[1])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])}
-    start = lambda: subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
+
+    def start():
+        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
+
     process = start()
     deadline = time.monotonic() + 300
     while not (tmp_path / "checkpoints" / "2" / "manifest.json").exists() and time.monotonic() < deadline:
@@ -223,14 +229,14 @@ def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
 
 
 def test_a_packed_warm_up_is_the_same_warm_up(tmp_path, monkeypatch):
-    lay_out, packed = step.lay_out, []
+    lay_out, packed = engine.lay_out, []
 
     def spy(plan, batch):
         out = lay_out(plan, batch)
         packed.append(out.packed is not None)
         return out
 
-    monkeypatch.setattr(step, "lay_out", spy)
+    monkeypatch.setattr(engine, "lay_out", spy)
     losses = {}
     for layout in ("group", "packed"):
         more = {"warmup.layout": layout, "warmup.updates": 8, "train.steps": 0, "eval.every": 0, "mesh.data": 1}

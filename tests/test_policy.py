@@ -100,7 +100,10 @@ def test_greedy_and_saved_folder(tiny, tmp_path):
 
 
 def test_generate_is_a_function_of_seed_and_prompt(tiny):
-    draw = lambda prompts, seed: [[r.text for r in group] for group in tiny.generate(prompts, 3, 8, seed=seed)]
+
+    def draw(prompts, seed):
+        return [[r.text for r in group] for group in tiny.generate(prompts, 3, 8, seed=seed)]
+
     first = draw(["the cat", "the mat"], 0)
     assert first == draw(["the cat", "the mat"], 0)
     assert first[::-1] == draw(["the mat", "the cat"], 0)

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from entropy_rl.model.transformer import ModelConfig, RopeScaling, abstract_params
+from entropy_rl.model.config import ModelConfig, RopeScaling
+from entropy_rl.model.transformer import abstract_params
 
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=16)
 BASE = ModelConfig(

@@ -1,0 +1,1 @@
+"""Responses to fixed problems, and how good they are."""

@@ -8,12 +8,17 @@ Shapes: D width, N query or key/value heads, h head_dim.
 
 import os
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 
+from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.hf import assemble, leaves
-from entropy_rl.model.transformer import ModelConfig
+from entropy_rl.model.transformer import Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 TOP = {
@@ -36,7 +41,7 @@ LAYER = {
 }
 
 # How text is cut before the byte-level merges, by `tokenizer.ggml.pre`: a pattern of llama.cpp's llama-vocab.cpp,
-# or None for GPT-2's own; and whether every digit stands alone.
+# or None for GPT-2's own; and whether every digit is a token of its own.
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,25 +61,31 @@ class Metadata:
     def __init__(self, path: pathlib.Path, reader: gguf.GGUFReader):
         self.path, self.fields = path, reader.fields
 
-    def get(self, key, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or the default."""
         return self.fields[key].contents() if key in self.fields else default
 
-    def need(self, key):
+    def need(self, key: str) -> Any:
+        """The value of a key.
+
+        Raises:
+            ValueError: The file has no such key.
+        """
         if key not in self.fields:
             raise ValueError(f"{self.path}: missing metadata key {key!r}")
         return self.fields[key].contents()
 
 
-def load_gguf(path: str | os.PathLike, shardings=None):
+def load_gguf(path: str | os.PathLike, shardings: Any = None) -> tuple[ModelConfig, Params, "PreTrainedTokenizerFast"]:
     """(ModelConfig, params, tokenizer) of a GGUF file.
 
     Args:
-      path: the file.
-      shardings: as in `hf.assemble`; None leaves float32 numpy arrays.
+        path: the file.
+        shardings: as in `hf.assemble`; None leaves float32 numpy arrays.
 
     Raises:
-      ValueError: no GGUF file, an unknown architecture or tokenizer, a tensor that is missing, has another shape, or
-        that the model has no place for. The message names tensor or key, and file.
+        ValueError: no GGUF file, an unknown architecture or tokenizer, a tensor that is missing, has another shape, or
+            that the model has no place for. The message names tensor or key, and file.
     """
     path = pathlib.Path(path)
     try:
@@ -95,10 +106,10 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
     if family not in FAMILIES:
         raise ValueError(f"{meta.path}: unknown architecture {family!r}; expected one of {', '.join(FAMILIES)}")
 
-    def need(key):
+    def need(key: str) -> Any:
         return meta.need(f"{family}.{key}")
 
-    def get(key, default=None):
+    def get(key: str, default: Any = None) -> Any:
         return meta.get(f"{family}.{key}", default)
 
     d_model, n_heads = need("embedding_length"), need("attention.head_count")
@@ -118,7 +129,7 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
         d_ff=need("feed_forward_length"),
         family=family,
         rope_theta=get("rope.freq_base", 10_000.0),
-        # Stored as float32, where 1e-5 is 9.99999975e-06; the shortest decimal that rounds there is what was meant.
+        # Stored as float32, where 1e-5 is 9.99999975e-06; the shortest decimal that rounds to it was meant.
         norm_eps=float(str(np.float32(need("attention.layer_norm_rms_epsilon")))),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
@@ -143,7 +154,7 @@ def unpermute(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return rows.reshape(n_heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def read_params(path: pathlib.Path, tensors: dict, cfg: ModelConfig, shardings):
+def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, shardings: Any) -> Params:
     """The tree of parameters, dequantised to float32."""
     expected = {gguf_name(leaf.name.format(i)) for leaf in leaves(cfg).values() for i in range(cfg.n_layers)}
     for name in tensors:
@@ -151,7 +162,7 @@ def read_params(path: pathlib.Path, tensors: dict, cfg: ModelConfig, shardings):
             why = " (Llama-3's RoPE scaling; load the Hugging Face folder)" if name == "rope_freqs.weight" else ""
             raise ValueError(f"{path}: unexpected tensor {name}{why}")
 
-    def read(hf_name, shape):
+    def read(hf_name: str, shape: tuple[int, ...]) -> np.ndarray:
         name = gguf_name(hf_name)
         if name not in tensors:
             raise ValueError(f"{path}: missing tensor {name}, expected {shape}")
@@ -172,7 +183,7 @@ def read_params(path: pathlib.Path, tensors: dict, cfg: ModelConfig, shardings):
     return assemble(cfg, read, shardings)
 
 
-def read_tokenizer(meta: Metadata):
+def read_tokenizer(meta: Metadata) -> "PreTrainedTokenizerFast":
     """A transformers tokenizer from the file's tokens and merges: byte-level BPE only."""
     import tokenizers
     import transformers

@@ -5,21 +5,25 @@ Shapes: B sequences, T positions, N = B·T, C positions a chunk, D width, V voca
 With z = h·W/τ and p = softmax(z):  ∂logp/∂z = onehot(y) − p  and  ∂H/∂z = −p ⊙ (log p + H).
 Both passes first gather the positions that matter (the forward those in the mask, the backward those whose
 cotangents are not zero) and run only as many chunks as these fill, so that padding, groups without a
-gradient and every token mask make the head cheaper and nobody has to declare anything.
+gradient and every token mask make the head cheaper and nothing has to be declared.
 
 On a mesh each data shard gathers its own positions and runs its own number of chunks; the vocabulary is split over
 the tensor axis, where a chunk costs a few sums of C numbers. The head is gathered over fsdp before the chunks, and
 its gradient is summed after them: once each.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from entropy_rl.runtime.mesh import DATA, FSDP, ROWS, TENSOR
+
 Array = jax.Array
-ROWS, VOCAB, WIDTH = ("data", "fsdp"), "tensor", "fsdp"  # the mesh axes of the batch, of V, and of D at rest
+VOCAB, WIDTH = TENSOR, FSDP  # the mesh axes of V, and of D at rest
 
 # The names of the two loops in a jaxpr and in a compiled program: preflight counts how often they run.
 CHUNKS, REST = "head_chunks", "head_rest_of_chunks"
@@ -36,15 +40,15 @@ def logp_and_entropy(
     """log π(y) and H(π) of π = softmax(hidden · head / temperature) at every position.
 
     Args:
-      hidden_BxTxD: hidden states that predict the targets.
-      head_DxV: the output head; a transposed embedding costs nothing, the transpose is folded into the product.
-      targets_BxT: i32 tokens.
-      temperature: the sampling temperature, > 0.
-      mask_BxT: where to compute; None is everywhere. Elsewhere both results are exactly 0.
-      chunk: positions whose logits exist at the same time; None: `chunk_of` the hidden states' dtype.
+        hidden_BxTxD: hidden states that predict the targets.
+        head_DxV: the output head; a transposed embedding costs nothing, the transpose is folded into the product.
+        targets_BxT: i32 tokens.
+        temperature: the sampling temperature, > 0.
+        mask_BxT: where to compute; None is everywhere. Elsewhere both results are exactly 0.
+        chunk: positions whose logits exist at the same time; None: `chunk_of` the hidden states' dtype.
 
     Returns:
-      (logp, entropy), f32[B, T] in nats, differentiable in `hidden` and `head` through both.
+        (logp, entropy), f32[B, T] in nats, differentiable in `hidden` and `head` through both.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -53,7 +57,7 @@ def logp_and_entropy(
     return _head(float(temperature), chunk, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
 
 
-def chunk_of(dtype) -> int:
+def chunk_of(dtype: Any) -> int:
     """Positions a chunk: where it computes in bfloat16, a chip has to earn reading the head."""
     return 1024 if dtype == jnp.bfloat16 else 256
 
@@ -65,7 +69,7 @@ def from_logits(logits: Array, targets: Array, temperature: float = 1.0) -> tupl
     return logp, entropy
 
 
-def _statistics(z, y, axis: str | None):
+def _statistics(z: Array, y: Array, axis: str | None) -> tuple[Array, Array, Array]:
     """Of logits z [..., V] and targets y: log π(y), entropy, log Σ exp z; V may be split over a mesh axis."""
     add = partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
     top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
@@ -85,7 +89,7 @@ def _statistics(z, y, axis: str | None):
     return at_y - log_total, log_total - mean, log_total + top[..., 0]
 
 
-def _over_chunks(active_N, chunk, body, carry):
+def _over_chunks(active_N: Array, chunk: int, body: Callable[[Array, Any], Any], carry: Any) -> Any:
     """body(positions_C, carry) over the active positions: whole chunks, and up to half a one in quarters.
 
     A chunk reads the head and adds to its gradient however few positions it holds, so that more than two quarters cost
@@ -106,16 +110,16 @@ def _over_chunks(active_N, chunk, body, carry):
         return jax.lax.fori_loop(0, rest, lambda i, c: body(at(done * large + i * small, small), c), carry)
 
 
-def _take(x_N, at_C):
+def _take(x_N: Array, at_C: Array) -> Array:
     return jnp.take(x_N, at_C, axis=0, mode="fill", fill_value=0)
 
 
-def _logits(temperature, hidden_CxD, head_VxD):
+def _logits(temperature: float, hidden_CxD: Array, head_VxD: Array) -> Array:
     z = jax.lax.dot_general(hidden_CxD, head_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     return z / temperature
 
 
-def _on_mesh(f, in_specs, out_specs):
+def _on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
     """f(…, axis) on each device's part of its arguments where a mesh is set; `axis` is the one that splits V."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -124,15 +128,21 @@ def _on_mesh(f, in_specs, out_specs):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _head(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT):
+def _head(
+    temperature: float, chunk: int, hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array
+) -> tuple[Array, Array]:
     return _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)[0]
 
 
-def _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT):
-    def local(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, axis):
+def _head_fwd(
+    temperature: float, chunk: int, hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    def local(
+        hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array, axis: str | None
+    ) -> tuple[Array, ...]:
         hidden_NxD, targets_N = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]), targets_BxT.ravel()
 
-        def body(at, out):
+        def body(at: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
             z = _logits(temperature, _take(hidden_NxD, at), head_VxD)
             stats = _statistics(z, _take(targets_N, at), axis)
             return tuple(o.at[at].set(s, mode="drop") for o, s in zip(out, stats, strict=True))
@@ -146,13 +156,25 @@ def _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)
     return (logp, entropy), (hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, entropy, lse)
 
 
-def _head_bwd(temperature, chunk, residuals, cotangents):
-    def local(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, entropy_BxT, lse_BxT, g_logp, g_entropy, axis):
+def _head_bwd(
+    temperature: float, chunk: int, residuals: tuple[Array, ...], cotangents: tuple[Array, Array]
+) -> tuple[Array, Array, None, None]:
+    def local(
+        hidden_BxTxD: Array,
+        head_VxD: Array,
+        targets_BxT: Array,
+        mask_BxT: Array,
+        entropy_BxT: Array,
+        lse_BxT: Array,
+        g_logp: Array,
+        g_entropy: Array,
+        axis: str | None,
+    ) -> tuple[Array, Array]:
         hidden_NxD = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])
         flat = [x.ravel() for x in (targets_BxT, entropy_BxT, lse_BxT, g_logp, g_entropy)]
         first = jax.lax.axis_index(axis) * head_VxD.shape[0] if axis else 0
 
-        def body(at, carry):
+        def body(at: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             d_hidden, d_head = carry
             h, (y, entropy, lse, gl, ge) = _take(hidden_NxD, at), (_take(x, at) for x in flat)
             logp_CxV = _logits(temperature, h, head_VxD) - lse[:, None]
@@ -171,7 +193,7 @@ def _head_bwd(temperature, chunk, residuals, cotangents):
         d_hidden, d_head = _over_chunks(active, chunk, body, start)
         if axis:
             d_hidden = jax.lax.psum(d_hidden, axis)
-            d_head = jax.lax.psum(d_head, "data")
+            d_head = jax.lax.psum(d_head, DATA)
             d_head = jax.lax.psum_scatter(d_head, WIDTH, scatter_dimension=1, tiled=True)
         return d_hidden.reshape(hidden_BxTxD.shape).astype(hidden_BxTxD.dtype), d_head.astype(head_VxD.dtype)
 

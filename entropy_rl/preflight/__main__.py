@@ -1,4 +1,7 @@
-"""python -m entropy_rl.preflight --config=configs/entropy_mechanism.py:qwen2_5_7b --topology=v5p:4x4x4 [--json]"""
+"""What a run would need on a topology that is not present.
+
+python -m entropy_rl.preflight --config=configs/entropy_mechanism.py:qwen2_5_7b --topology=v5p:4x4x4 [--json]
+"""
 
 import json
 import os
@@ -34,6 +37,7 @@ def preflight(c: ConfigDict, topology: chips.Topology) -> Report:
 
 
 def main(argv: list[str]) -> None:
+    """The command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     jax.config.update(

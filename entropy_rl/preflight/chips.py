@@ -55,6 +55,7 @@ class Topology(NamedTuple):
 
     @property
     def chip(self) -> Chip:
+        """The figures of one of its chips."""
         return CHIPS[self.kind]
 
     @property
@@ -64,6 +65,7 @@ class Topology(NamedTuple):
 
     @property
     def is_tpu(self) -> bool:
+        """Whether the chips are TPUs."""
         return self.chip.dims > 0
 
     def __str__(self) -> str:

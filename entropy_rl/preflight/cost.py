@@ -31,6 +31,7 @@ class Seconds(NamedTuple):
         return max(self.compute, self.memory, self.wires) + self.exposed
 
     def to_json(self) -> dict[str, float]:
+        """The fields and the whole, by name."""
         return self._asdict() | {"step": self.step}
 
 
@@ -73,6 +74,7 @@ class Cost(NamedTuple):
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The figures as a report has them, the largest exchanges first."""
         rows = [
             {"what": what, "times": exchange.times, "bytes": exchange.sent, "seconds": exchange.seconds}
             for what, exchange in self.exchanges.items()

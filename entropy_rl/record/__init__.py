@@ -1,0 +1,1 @@
+"""The record of a run: checkpoints, metrics and samples."""

@@ -1,0 +1,1 @@
+"""The mesh, several processes, this machine, SIGTERM, the clock and profiles."""

@@ -85,7 +85,7 @@ def spread(f: Callable, shardings: tuple) -> Callable:
     if jax.process_count() == 1:
         return f
 
-    def ready_for(x, sharding):
+    def ready_for(x: Any, sharding: Sharding) -> Any:
         return put(x, sharding) if isinstance(x, np.ndarray) else x
 
     def call(*args):
@@ -111,7 +111,7 @@ def mine(i: int) -> bool:
     return i % jax.process_count() == jax.process_index()
 
 
-def fetch(tree):
+def fetch(tree: Any) -> Any:
     """Arrays on the devices of all processes -> numpy arrays on every process."""
     return jax.device_get(tree) if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 

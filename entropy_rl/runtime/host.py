@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 import jax
 
@@ -25,8 +26,8 @@ def prepare() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
-def compute_capability(device) -> float:
-    """Of an NVIDIA GPU, as 8.0; 0 of any other device (AMD's names there are no numbers)."""
+def compute_capability(device: Any) -> float:
+    """The compute capability of an NVIDIA GPU, such as 8.0; 0 for any other device (AMD's are names, not numbers)."""
     text = str(getattr(device, "compute_capability", ""))
     return float(text) if re.fullmatch(r"\d+\.\d+", text) else 0.0
 

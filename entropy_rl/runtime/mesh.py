@@ -9,34 +9,39 @@ import math
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)  # the axes over which the rows of a batch are split
 BATCH = PartitionSpec(ROWS)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh ("data", "fsdp", "tensor"); data = −1 takes the devices that the others leave.
 
     Raises:
-      ValueError: where the sizes do not multiply to the number of devices.
+        ValueError: The sizes do not multiply to the number of devices.
     """
-    devices = np.array(jax.devices() if devices is None else devices)
-    shape = mesh_shape(data, fsdp, tensor, devices.size)
+    there = np.array(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, there.size)
     # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(_grid(shape, devices[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_grid(shape, there[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """The parts that the rows of a batch are spread over."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
-    """The same devices for a rollout: neighbours in groups of `tensor`, whose members share the heads.
+    """The same devices for a rollout: neighbours in groups of t, whose members share the heads.
 
-    `tensor` 0: as in training. Raises ValueError where the mesh does not fall into such groups.
+    Args:
+        mesh: the training mesh.
+        tensor: t; 0: the training mesh itself.
+
+    Raises:
+        ValueError: The mesh cannot be divided into such groups.
     """
     shape = mesh.devices.shape
     if (other := sampling_shape(shape, tensor)) == shape:
@@ -45,7 +50,11 @@ def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
 
 
 def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
-    """The shape of `sampling_mesh`; raises as it."""
+    """The shape of `sampling_mesh`, with the same errors.
+
+    >>> sampling_shape((1, 8, 1), 4)
+    (1, 2, 4)
+    """
     data, fsdp, own = shape
     tensor = tensor or own
     if fsdp * own % tensor:
@@ -54,7 +63,11 @@ def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int, int]:
-    """The mesh's shape on so many devices; raises as `make_mesh`."""
+    """The mesh's shape on `count` devices, with the errors of `make_mesh`.
+
+    >>> mesh_shape(-1, 2, 1, 8)
+    (4, 2, 1)
+    """
     for name, size in (("fsdp", fsdp), ("tensor", tensor)):
         if size < 1:
             raise ValueError(f"mesh.{name}={size} must be 1 or more")
@@ -73,7 +86,7 @@ def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
     """The devices in the mesh's shape: on TPUs along the torus, with `data` outermost over slices.
 
     Raises:
-      ValueError: several slices that mesh.data does not divide into.
+        ValueError: There are several slices, and mesh.data is no multiple of their number.
     """
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(shape)

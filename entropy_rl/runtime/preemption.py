@@ -1,6 +1,7 @@
 """SIGTERM as a flag: the loop finishes what it is at, saves, and leaves with code 75 (try again)."""
 
 import signal
+from types import FrameType
 
 from entropy_rl.runtime import distributed
 
@@ -16,7 +17,7 @@ class Preemption:
         self._before = signal.signal(signal.SIGTERM, self._request)
         return self
 
-    def _request(self, signum, frame):
+    def _request(self, signum: int, frame: FrameType | None) -> None:
         self._asked = True
 
     @property

@@ -111,7 +111,9 @@ class Sampler(Protocol):
     """
 
     @property
-    def measures_entropy(self) -> bool: ...
+    def measures_entropy(self) -> bool:
+        """See above."""
+        ...
 
     def sample(
         self,

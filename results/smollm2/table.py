@@ -1,4 +1,7 @@
-"""The table of results/smollm2/README.md, from the metrics of the runs: python table.py RUNS"""
+"""The table of results/smollm2/README.md, from the metrics of the runs.
+
+python table.py RUNS
+"""
 
 import json
 import pathlib

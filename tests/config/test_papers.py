@@ -38,7 +38,7 @@ def test_every_config_builds_with_every_method(name: str, prefix: str, method: s
     if method.endswith("_official"):
         c.train.micro_batches = 2
     config.check(c)
-    engine.method(c)
+    engine.method_of(c.algo, c.rollout, c.train)
 
 
 @pytest.mark.parametrize("name, prefix", PREFIXES)

@@ -14,11 +14,12 @@ import entropy_rl as erl
 from entropy_rl import config, evaluate
 from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.evaluation import report as evaluation_report
-from entropy_rl.evaluation import respond as evaluation
+from entropy_rl.evaluation import tables
+from entropy_rl.evaluation.respond import Answered, respond
 from entropy_rl.policy import Policy
 from entropy_rl.record import jsonl
 from entropy_rl.rewards import Grader
-from entropy_rl.sampling import slots as sampler
+from entropy_rl.sampling.base import GREEDY, Decoding, Sampling
 
 TEXTS = ["the cat", "mat and hat", "sat on", "the", "hat"]
 PROBLEMS = [Problem(i, text, "yes", "exact", f"size={len(text)}", "", "yes") for i, text in enumerate(TEXTS)]
@@ -26,7 +27,7 @@ PROBLEMS = [Problem(i, text, "yes", "exact", f"size={len(text)}", "", "yes") for
 
 def answered(right, uid=0, sample=0, answer="1", length=3, finished=True, entropy=0.5, difficulty=""):
     problem = Problem(uid, f"q{uid}", "1", "exact", difficulty)
-    return evaluation.Answered(problem, sample, "text", answer, right, length, finished, entropy)
+    return Answered(problem, sample, "text", answer, right, length, finished, entropy)
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +45,23 @@ def prompts(policy):
 
 def test_respond_keeps_order_and_one_shape(policy, prompts):
     """Whatever the batch, a problem's greedy response is its own, and the last batch's surplus is dropped."""
-    shapes = set()
+    shapes, key = set(), jax.random.key(0)
 
-    def draw(tokens, mask, uid, key, n, temperature):
-        shapes.add(tokens.shape)
-        how = sampler.Sampling(temperature)
-        return policy.rollout(tokens, mask, uid, key, n=n, max_tokens=6, sampling=how)
+    class Watched:
+        measures_entropy = True
 
-    ask = functools.partial(
-        evaluation.respond, problems=PROBLEMS, prompts=prompts, tokenizer=policy.tokenizer, key=jax.random.key(0)
-    )
+        def sample(self, params, prompts, key, **options):
+            shapes.add(prompts.tokens_NxP.shape)
+            return policy.sampler.sample(params, prompts, key, **options)
+
+    decoding = Decoding(GREEDY, 6, policy.cfg.eos_ids)
+    drawn = decoding._replace(sampling=Sampling(1.0))
     with Grader() as grader:
-        greedy = ask(functools.partial(draw, n=1, temperature=0.0), grader=grader, batch=3, first=-1)
+        ask = functools.partial(respond, Watched(), policy.params, PROBLEMS, prompts, policy.tokenizer, grader)
+        greedy = ask(n=1, decoding=decoding, batch=3, key=key, first=-1)
         assert shapes == {(3, 12)}
-        sampled = ask(functools.partial(draw, n=2, temperature=1.0), grader=grader, batch=3, first=0)
-        again = ask(functools.partial(draw, n=2, temperature=1.0), grader=grader, batch=3, first=0)
+        sampled = ask(n=2, decoding=drawn, batch=3, key=key, first=0)
+        again = ask(n=2, decoding=drawn, batch=3, key=key, first=0)
     alone = policy.generate(TEXTS, n=1, max_tokens=6, temperature=0.0)
     assert [[a.text for a in some] for some in greedy] == [[r.text] for (r,) in alone]
     assert [[a.sample for a in some] for some in greedy] == [[-1]] * 5
@@ -70,13 +73,13 @@ def test_respond_keeps_order_and_one_shape(policy, prompts):
 
 def test_rows_by_hand():
     greedy = [answered(1.0), answered(0.0), answered(None), answered(1.0)]
-    row = evaluation.greedy_row(greedy)
+    row = tables.greedy_row(greedy)
     assert row["accuracy"] == pytest.approx(2 / 3) and row["problems"] == 3 and row["low"] < 2 / 3 < row["high"]
     samples = [
         [answered(1.0, 0, answer="1"), answered(0.0, 0, answer="2"), answered(1.0, 0, answer="1")],
         [answered(0.0, 1, answer="3"), answered(0.0, 1, answer="4"), answered(None, 1)],
     ]
-    values = {k: v[0] for k, v in evaluation.sampled_row(samples, (1, 2, 3)).items()}
+    values = {k: v[0] for k, v in tables.sampled_row(samples, (1, 2, 3)).items()}
     assert values == pytest.approx(
         {
             "avg@3": 2 / 5,
@@ -95,18 +98,18 @@ def test_accuracy_by_groups():
         answered(float(i % 2), uid=i, length=i + 1, finished=i < 6, entropy=i / 8, difficulty=f"level={10 - i // 4}")
         for i in range(8)
     ]
-    tables = evaluation.by_groups(some)
-    assert [(label, n, value) for label, n, value, *_ in tables["difficulty"]] == [
+    groups = tables.by_groups(some)
+    assert [(label, n, value) for label, n, value, *_ in groups["difficulty"]] == [
         ("level=9", 4, 0.5),
         ("level=10", 4, 0.5),
     ]
-    assert [(label, n) for label, n, *_ in tables["truncation"]] == [("cut", 2), ("ended by itself", 6)]
+    assert [(label, n) for label, n, *_ in groups["truncation"]] == [("cut", 2), ("ended by itself", 6)]
     for what in ("length, tokens", "entropy, nats"):
-        assert 2 <= len(tables[what]) <= 4 and sum(n for _, n, *_ in tables[what]) == 8
-    assert evaluation.by_groups([answered(1.0, uid=i) for i in range(4)]) == {}
+        assert 2 <= len(groups[what]) <= 4 and sum(n for _, n, *_ in groups[what]) == 8
+    assert tables.by_groups([answered(1.0, uid=i) for i in range(4)]) == {}
     many = [answered(1.0, uid=i, difficulty=str(i / 2)) for i in range(16)]
-    assert sorted(n for _, n, *_ in evaluation.by_groups(many)["difficulty"]) == [3, 4, 4, 5]
-    assert evaluation.by_groups([answered(1.0, uid=i, difficulty="abcdefghijklmnop"[i]) for i in range(16)]) == {}
+    assert sorted(n for _, n, *_ in tables.by_groups(many)["difficulty"]) == [3, 4, 4, 5]
+    assert tables.by_groups([answered(1.0, uid=i, difficulty="abcdefghijklmnop"[i]) for i in range(16)]) == {}
 
 
 def test_report(tmp_path):
@@ -141,7 +144,7 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
     assert c.eval.sets["chain_sum"].settings.max_digits == 1
     names = evaluate.names_of([str(tmp_path / "a"), str(tmp_path / "b")])
     assert [name for name, _ in names] == ["a", "b"]
-    text = evaluate.run(evaluate.Plan(names, c, str(tmp_path / "out"), k=2))
+    text = evaluate.run(evaluate.Request(names, c, str(tmp_path / "out"), k=2))
     assert text.count("| words |") == text.count("| chain_sum |") == 2
     assert "b against a on chain_sum: greedy +0.0 [+0.0, +0.0], sampled +0.0 [+0.0, +0.0] points" in text
     assert len(jsonl.read(tmp_path / "out" / "responses.jsonl")) == 2 * (6 + 5) * 3
@@ -172,9 +175,10 @@ def test_a_saved_models_greedy_answers_are_those_of_transformers(smollm2_folder,
     problems = Task("chain_sum", {"max_terms": 3, "max_digits": 2}, 0).held_out(16)
     problems += Task("gcd", {"max_value": 50}, 0).held_out(16)
     prompts = PromptEncoder(c.data, policy.tokenizer)
-    draw = functools.partial(policy.rollout, n=1, max_tokens=32, sampling=sampler.Sampling(temperature=0.0))
+    decoding = Decoding(GREEDY, 32, policy.cfg.eos_ids)
     with Grader() as grader:
-        ours = evaluation.respond(draw, problems, prompts, policy.tokenizer, grader, 16, jax.random.key(0), -1)
+        ask = functools.partial(respond, policy.sampler, policy.params, problems, prompts, policy.tokenizer, grader)
+        ours = ask(n=1, decoding=decoding, batch=16, key=jax.random.key(0), first=-1)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     for problem, (mine,) in zip(problems, ours, strict=True):
         tokens, mask = prompts([problem])

@@ -10,7 +10,10 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from entropy_rl.model import attention, precision
-from entropy_rl.model.transformer import Group, ModelConfig, Transformer, attend, init_params, visible
+from entropy_rl.model.attention import attend, visible
+from entropy_rl.model.block import Group
+from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.transformer import Transformer, init_params
 from entropy_rl.runtime.mesh import make_mesh
 
 B, S, H, K, h = 2, 200, 4, 2, 128

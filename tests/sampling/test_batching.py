@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 import pytest
+from reference.rollout import rollout
 
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.policy import Policy
-from entropy_rl.sampling import batching as rollouts
-from entropy_rl.sampling import slots as sampler
-from entropy_rl.sampling.slots import How, Sampling
+from entropy_rl.sampling import batching
+from entropy_rl.sampling.base import Decoding, Prompts, Sampling
 
 CFG = ModelConfig(
     vocab_size=97, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, eos_ids=tuple(range(5, 20))
@@ -29,19 +29,18 @@ def params():
 def prompts(n=N):
     tokens = np.random.default_rng(0).integers(20, 97, (n, P)).astype(np.int32)
     mask = (np.arange(P) >= np.random.default_rng(1).integers(0, P, n)[:, None]).astype(np.int32)
-    return tokens * mask, mask, np.arange(n, dtype=np.uint32)
+    return Prompts(tokens * mask, mask, np.arange(n, dtype=np.uint32))
 
 
 def sample(T=20, unroll=False, n=N, eos=CFG.eos_ids, temperature=1.0, **more):
-    how = How(Sampling(temperature), T, eos)
+    decoding = Decoding(Sampling(temperature), T, eos)
     model = Transformer(CFG, unroll=unroll)
-    return rollouts.sample(model, params(), *prompts(n), jax.random.key(3), n=G, how=how, **more)
+    return batching.sample(model, params(), prompts(n), jax.random.key(3), n=G, decoding=decoding, **more)
 
 
 def together(T=20, n=N, eos=CFG.eos_ids):
-    run = jax.jit(sampler.rollout, static_argnames=("model", "n", "max_tokens", "sampling", "eos_ids"))
-    how = dict(n=G, max_tokens=T, sampling=Sampling(), eos_ids=eos)
-    return jax.device_get(run(Transformer(CFG), params(), *prompts(n), jax.random.key(3), **how))
+    decoding = Decoding(Sampling(), T, eos)
+    return jax.device_get(rollout(Transformer(CFG), params(), prompts(n), jax.random.key(3), n=G, decoding=decoding))
 
 
 def same(a, b):
@@ -62,7 +61,7 @@ def test_the_same_responses_whatever_the_slots(slots, chunk, unroll):
 
 @pytest.mark.parametrize("slots, chunk", [(0, 8), (3, 5)])
 def test_the_cache_grows_and_goes_round(slots, chunk, monkeypatch):
-    monkeypatch.setattr(rollouts, "ROOM", 4)
+    monkeypatch.setattr(batching, "FIRST_CACHE", 4)
     same(sample(T=50, eos=tuple(range(5, 9)), slots=slots, chunk=chunk), together(T=50, eos=tuple(range(5, 9))))
 
 
@@ -78,7 +77,7 @@ def test_greedy_needs_no_luck():
     assert all(len({tuple(row) for row in out.tokens[i * G : i * G + G]}) == 1 for i in range(N))
 
 
-def test_full_length_one_token_and_nobody():
+def test_full_length_one_token_and_no_prompt():
     out = sample(eos=(), T=9)
     assert (out.mask == 1).all() and not out.finished.any()
     one = sample(T=1)
@@ -88,11 +87,15 @@ def test_full_length_one_token_and_nobody():
     assert empty.tokens.shape == (0, 20)
 
 
-def test_a_stop_ends_a_response_where_it_says():
+def test_a_stop_ends_a_response_where_it_is_found():
     want = together()
     ends = np.maximum(want.mask.sum(axis=1) // 2, 1)
-    watch = rollouts.Watch(lambda b, made: int(ends[b]) if len(made) >= ends[b] else None)
-    out = sample(slots=5, chunk=4, watch=watch)
+    end_of = {tuple(row[: ends[b]].tolist()): int(ends[b]) for b, row in enumerate(want.tokens)}
+
+    def stop(made):
+        return next((end for first, end in end_of.items() if tuple(made[:end].tolist()) == first), None)
+
+    out = sample(slots=5, chunk=4, watch=batching.Watch(stop))
     assert np.array_equal(out.mask.sum(axis=1), ends) and out.finished.all()
     for b, end in enumerate(ends):
         assert np.array_equal(out.tokens[b, :end], want.tokens[b, :end])
@@ -100,40 +103,30 @@ def test_a_stop_ends_a_response_where_it_says():
             assert not x[b, end:].any()
 
 
-def test_everyone_is_reported_once_when_it_has_ended():
+def test_each_response_is_reported_once_when_it_has_ended():
     seen = []
 
     def done(rows, out):
         seen.extend((b, out.tokens[b].copy()) for b in rows)
 
-    out = sample(slots=5, chunk=3, watch=rollouts.Watch(done=done))
+    out = sample(slots=5, chunk=3, watch=batching.Watch(done=done))
     assert sorted(b for b, _ in seen) == list(range(N * G))
     assert all(np.array_equal(tokens, out.tokens[b]) for b, tokens in seen)
 
 
 def test_a_slot_refilled_a_thousand_times_leaks_nothing():
     run = functools.partial(sample, T=6, n=260, slots=1, chunk=2)
-    first = run(watch=rollouts.NOBODY)
-    compiled, arrays = [f._cache_size() for f in (rollouts._admit, rollouts._advance)], len(jax.live_arrays())
+    first = run(watch=batching.UNWATCHED)
+    compiled, arrays = [f._cache_size() for f in (batching._admit, batching._advance)], len(jax.live_arrays())
     rows = np.random.default_rng(0).integers(0, 260 * G, 5)
     again = run()
     assert np.array_equal(first.tokens, again.tokens)
-    assert [f._cache_size() for f in (rollouts._admit, rollouts._advance)] == compiled
+    assert [f._cache_size() for f in (batching._admit, batching._advance)] == compiled
     assert len(jax.live_arrays()) <= arrays
     # the thousandth response is what it would have been alone
     want = together(T=6, n=260)
     for b in (*rows, 260 * G - 1):
         assert np.array_equal(first.tokens[b], want.tokens[b])
-
-
-def test_stop_strings():
-    tokenizer = tiny_tokenizer()
-    stop = rollouts.stopper(tokenizer, ("= 4", "!"))
-    made = tokenizer("2 + 2 = 4, so", add_special_tokens=False)["input_ids"]
-    kept = stop(0, np.array(made))
-    assert tokenizer.decode(made[:kept]).endswith("= 4") and "= 4" not in tokenizer.decode(made[: kept - 1])
-    assert stop(0, np.array(made[: kept - 1])) is None
-    assert rollouts.stopper(tokenizer, ()) is None
 
 
 def test_generate_stops_at_a_string_and_names_an_over_long_prompt():

@@ -3,14 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference.rollout import rollout
 
-from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
-from entropy_rl.sampling import slots as sampler
-from entropy_rl.sampling.slots import Sampling
-from entropy_rl.training import step
+from entropy_rl.model.transformer import ModelConfig, Transformer, init_params, positions
+from entropy_rl.sampling.base import Decoding, Prompts, Sampling
+from entropy_rl.training.batch import Batch
+from entropy_rl.training.scoring import token_stats
 
 CFG = ModelConfig(
     vocab_size=97, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, eos_ids=(5, 6, 7)
@@ -28,30 +28,25 @@ def model_and_params():
 def prompts():
     tokens = np.random.default_rng(0).integers(8, 97, (N, P)).astype(np.int32)
     mask = np.array([[0, 0, 1, 1, 1, 1], [1] * 6, [0, 0, 0, 0, 0, 1]], np.int32)
-    return tokens * mask, mask, np.arange(N, dtype=np.uint32)
-
-
-rollout = jax.jit(sampler.rollout, static_argnames=("model", "n", "max_tokens", "sampling", "eos_ids"))
+    return Prompts(tokens * mask, mask, np.arange(N, dtype=np.uint32))
 
 
 def sample(temperature=1.0, key=3, order=slice(None), n=G):
     model, params = model_and_params()
-    how = dict(n=n, max_tokens=T, sampling=Sampling(temperature), eos_ids=CFG.eos_ids)
-    tokens, mask, uid = (x[order] for x in prompts())
-    return jax.device_get(rollout(model, params, tokens, mask, uid, jax.random.key(key), **how))
+    decoding = Decoding(Sampling(temperature), T, CFG.eos_ids)
+    some = Prompts(*(x[order] for x in prompts()))
+    return jax.device_get(rollout(model, params, some, jax.random.key(key), n=n, decoding=decoding))
 
 
 def batch_of(out):
-    tokens, mask, uid = prompts()
-    zeros = np.zeros(out.mask.shape, np.float32)
-    return step.Batch(tokens, mask, out.tokens, out.mask, np.ones(len(zeros), bool), *[zeros] * 5, uid)
+    return Batch.of(prompts(), out)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_statistics_equal_the_scoring_pass(temperature):
     model, params = model_and_params()
     out = sample(temperature)
-    logp, entropy = step.token_stats(model, params, batch_of(out), temperature)
+    logp, entropy = token_stats(model, params, batch_of(out), temperature)
     np.testing.assert_allclose(out.logp, logp, atol=1e-4)
     np.testing.assert_allclose(out.entropy, entropy, atol=1e-4)
     assert out.entropy[out.mask == 1].max() > 0.5  # something was sampled
@@ -60,7 +55,7 @@ def test_statistics_equal_the_scoring_pass(temperature):
 def test_greedy_takes_the_likeliest_and_reports_temperature_one():
     model, params = model_and_params()
     out = sample(0.0, n=1)
-    logp, entropy = step.token_stats(model, params, batch_of(out), 1.0)
+    logp, entropy = token_stats(model, params, batch_of(out), 1.0)
     np.testing.assert_allclose(out.logp, logp, atol=1e-4)
     np.testing.assert_allclose(out.entropy, entropy, atol=1e-4)
     for b in range(N):
@@ -68,7 +63,7 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one():
         rest, mask, _ = (x[b : b + 1] for x in prompts())
         whole = np.concatenate([rest, out.tokens[b : b + 1, :length]], 1)
         ones = np.concatenate([mask, np.ones((1, length), np.int32)], 1)
-        hidden, _ = model.apply({"params": params}, whole, step.positions(ones), ones)
+        hidden, _ = model.apply({"params": params}, whole, positions(ones), ones)
         assert np.array_equal(np.argmax(hidden[0, P - 1 : -1] @ params["embed"].T, -1), out.tokens[b, :length])
 
 
@@ -100,45 +95,3 @@ def test_samples_of_a_prompt_and_steps_differ():
     out, other = sample(), sample(key=4)
     assert len({tuple(row) for row in out.tokens[:G]}) > 1
     assert not np.array_equal(out.tokens, other.tokens)
-
-
-def test_draw_follows_the_distribution():
-    logits = jax.random.normal(jax.random.key(0), (1, 1000)) * 3
-    draw = jax.jit(
-        lambda key: sampler.draw(jnp.repeat(logits, 20_000, 0), jax.random.split(key, 20_000), Sampling(0.8))
-    )
-    counts = sum(np.bincount(draw(jax.random.key(i)), minlength=1000) for i in range(5))
-    expected = np.asarray(jax.nn.softmax(logits[0] / 0.8)) * counts.sum()
-    often = expected > 5
-    chi2 = np.sum((counts - expected)[often] ** 2 / expected[often])
-    df = often.sum() - 1
-    assert abs(chi2 - df) < 5 * np.sqrt(2 * df)
-
-
-def test_draw_never_takes_what_cannot_be_drawn():
-    logits = jnp.full((1, 300), -jnp.inf).at[0, 299].set(0.0).at[0, 17].set(-1.0)
-    tokens = sampler.draw(jnp.repeat(logits, 4096, 0), jax.random.split(jax.random.key(1), 4096), Sampling(1.0))
-    assert set(np.unique(tokens)) == {17, 299}
-
-
-@pytest.mark.parametrize(
-    "how, legal",
-    [(dict(top_k=2), {0, 1}), (dict(top_p=0.5), {0}), (dict(top_p=0.8), {0, 1}), (dict(top_k=1, top_p=0.9), {0})],
-)
-def test_truncation(how, legal):
-    logits = jnp.log(jnp.array([[0.6, 0.3, 0.08, 0.02]]))
-    tokens = sampler.draw(jnp.repeat(logits, 2000, 0), jax.random.split(jax.random.key(1), 2000), Sampling(**how))
-    assert set(np.unique(tokens)) == legal
-
-
-@pytest.mark.parametrize(
-    "how, message",
-    [
-        (dict(temperature=-1.0), "rollout.temperature=-1.0 must be 0"),
-        (dict(top_p=0.0), "rollout.top_p=0.0 must be above 0"),
-        (dict(top_k=-1), "rollout.top_k=-1 must be 0"),
-    ],
-)
-def test_wrong_sampling_is_named(how, message):
-    with pytest.raises(ValueError, match=message):
-        Sampling(**how).check()

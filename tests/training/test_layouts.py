@@ -17,6 +17,7 @@ import pytest
 from entropy_rl.model import sharding
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.record import checkpoint
+from entropy_rl.runtime import mesh as mesh_lib
 from entropy_rl.runtime.mesh import AXES, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -73,34 +74,33 @@ def test_a_checkpoint_of_one_layout_is_restored_on_another(shape, other, tmp_pat
 @pytest.mark.parametrize(
     "shape, tensor", [((2, 2, 2), 2), ((2, 2, 2), 1), ((1, 8, 1), 1), ((2, 4, 1), 2), ((1, 8, 1), 8)]
 )
-def test_a_rollout_in_a_layout_of_its_own_draws_the_same_tokens(shape, tensor):
-    data, weights, e = layouts.batch(), layouts.params(), layouts.build(shape, tensor)
-    assert e.sampling[0].shape["tensor"] == tensor and list(e.sampling[0].devices.flat) == list(e.mesh.devices.flat)
-    with e.on_mesh():
-        start = jax.device_put(weights, e.params_sharding)
-        uid = np.arange(layouts.N, dtype=np.uint32)
-        greedy = e.greedy(start, data.prompt, data.prompt_mask, uid, jax.random.key(2))
+def test_a_rollout_in_its_own_layout_draws_the_same_tokens(shape, tensor):
+    weights, engine = layouts.params(), layouts.build(shape, tensor)
+    mesh = engine.sampling.mesh
+    assert mesh.shape["tensor"] == tensor and list(mesh.devices.flat) == list(engine.mesh.devices.flat)
+    with engine.on_mesh():
+        start = jax.device_put(weights, engine.params_sharding)
+        greedy = engine.greedy(start, layouts.prompts(), jax.random.key(2))
     np.testing.assert_array_equal(greedy.tokens, alone()["greedy"])
 
 
-def test_few_slots_and_heads_that_do_not_divide_draw_the_same_tokens_in_a_layout_of_their_own():
-    """Slots refilled and closing ranks, at temperature 1, two key/value heads over groups of eight devices or four."""
+def test_few_slots_and_heads_that_do_not_divide_draw_the_same_tokens_in_their_own_layout():
+    """Slots refilled and moved together, at temperature 1, two key/value heads over groups of eight devices or four."""
     cfg = dataclasses.replace(layouts.CFG, n_kv_heads=2)
-    data, weights = layouts.batch(), jax.device_get(init_params(cfg, jax.random.key(0)))
+    weights = jax.device_get(init_params(cfg, jax.random.key(0)))
     drawn = []
     for shape, tensor, slots in (((1, 1, 1), 0, 0), ((1, 8, 1), 8, 9), ((2, 4, 1), 4, 6)):
-        e = layouts.build(shape, tensor, cfg, slots)
-        with e.on_mesh():
-            start = jax.device_put(weights, e.params_sharding)
-            uid = np.arange(layouts.N, dtype=np.uint32)
-            drawn.append(e.rollout(start, data.prompt, data.prompt_mask, uid, jax.random.key(2)))
+        engine = layouts.build(shape, tensor, cfg, slots)
+        with engine.on_mesh():
+            start = jax.device_put(weights, engine.params_sharding)
+            drawn.append(engine.rollout(start, layouts.prompts(), jax.random.key(2)))
     for other in drawn[1:]:
         np.testing.assert_array_equal(other.tokens, drawn[0].tokens)
         np.testing.assert_allclose(other.logp, drawn[0].logp, atol=1e-5)
     assert len({int(n) for n in drawn[0].mask.sum(axis=1)}) > 1  # they end at different times
 
 
-def test_a_rollout_layout_that_the_mesh_does_not_fall_into_is_refused():
+def test_a_rollout_layout_that_does_not_divide_the_mesh_is_refused():
     with pytest.raises(ValueError, match=r"rollout.tensor=3 must divide mesh.fsdp × mesh.tensor = 4"):
         layouts.build((2, 2, 2), tensor=3)
     with pytest.raises(ValueError, match=r"rollout.tensor=16 must divide"):
@@ -108,7 +108,7 @@ def test_a_rollout_layout_that_the_mesh_does_not_fall_into_is_refused():
 
 
 class Chip(NamedTuple):
-    """What a mesh asks a TPU about."""
+    """The attributes of a TPU that a mesh reads."""
 
     id: int
     slice_index: int
@@ -116,18 +116,18 @@ class Chip(NamedTuple):
     process_index: int = 0
     core_on_chip: int = 0
     platform: str = "tpu"
-    device_kind: str = "a kind without a layout of its own"
+    device_kind: str = "a kind without its own layout"
 
 
 def test_slices_differ_along_data_alone():
     chips = [Chip(i, i // 8, (i % 4, i // 4 % 2, 0)) for i in range(16)]
     for shape in ((2, 8, 1), (2, 4, 2), (4, 2, 2)):
-        grid = sharding._grid(shape, chips)
+        grid = mesh_lib._grid(shape, chips)
         slices = np.array([chip.slice_index for chip in grid.flat]).reshape(shape)
         assert grid.shape == shape and len({chip.id for chip in grid.flat}) == 16
         assert (slices == np.repeat([0, 1], shape[0] // 2)[:, None, None]).all()
     with pytest.raises(ValueError, match="mesh.data=1 must be a multiple of the 2 slices"):
-        sharding._grid((1, 16, 1), chips)
+        mesh_lib._grid((1, 16, 1), chips)
 
 
 def test_nine_query_heads_are_not_split_in_two():

@@ -9,75 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from updates import CFG, B, G, N, P, T, batch, method, packed, params, token_state
 
-from entropy_rl import config, covariance, token_transforms
-from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
-from entropy_rl.objective import advantages
+from entropy_rl import config, covariance
+from entropy_rl.model.transformer import Transformer
+from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.stats import blocks
-from entropy_rl.training import engine, packing, step
-
-CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=8, d_ff=64, eos_ids=(2,))
-N, P, G, T = 8, 5, 4, 6
-B = N * G
-
-
-@functools.cache
-def params():
-    p = init_params(CFG, jax.random.key(0))
-    p["embed"] *= 10
-    return jax.device_get(p)
+from entropy_rl.training import scoring, update
+from entropy_rl.training.batch import TrainState
+from entropy_rl.training.engine import Engine
+from entropy_rl.training.measure import measured_step
+from entropy_rl.training.optimizer import optimizer_of
 
 
-@functools.cache
-def batch() -> step.Batch:
-    rng = np.random.default_rng(0)
-    length = rng.integers(0, T + 1, B)
-    mask = (np.arange(T) < length[:, None]).astype(np.int32)
-    start = (np.arange(P) >= rng.integers(0, P, N)[:, None]).astype(np.int32)
-    valid = rng.random(B) > 0.1
-    advantage = np.asarray(advantages.grpo(rng.integers(0, 2, B).astype(np.float32), valid, G))
-    b = step.Batch(
-        prompt=rng.integers(3, 64, (N, P)).astype(np.int32) * start,
-        prompt_mask=start,
-        tokens=rng.integers(3, 64, (B, T)).astype(np.int32) * mask,
-        mask=mask,
-        valid=valid,
-        advantage=(advantage[:, None] * mask).astype(np.float32),
-        old_logp=np.zeros((B, T), np.float32),
-        old_entropy=np.zeros((B, T), np.float32),
-        sampler_logp=np.zeros((B, T), np.float32),
-        ref_logp=np.zeros((B, T), np.float32),
-        uid=rng.permutation(B).astype(np.uint32),
-    )
-    logp, entropy = jax.device_get(step.token_stats(Transformer(CFG), params(), b, 1.0))
-    # off-policy: ratios from 0.5 to 2
-    near = lambda scale: (logp + rng.normal(0, scale, (B, T)) * mask).astype(np.float32)
-    return b._replace(old_logp=near(0.3), ref_logp=near(0.3), sampler_logp=near(1e-3), old_entropy=entropy * 1.02)
-
-
-def method(name: str) -> step.Method:
-    c = config.default()
-    config.apply_recipe(c, name)
-    with c.unlocked():
-        for options in c.algo.transforms.values():
-            if "fraction" in options:
-                options.fraction = max(options.fraction, 0.1)  # of some hundred tokens
-            if "low" in options:
-                options.low, options.high = 0.05, 5.0
-    return engine.method(c)
-
-
-def gradients(how, first=False, micro=1, data=None):
+def gradients(how, on_policy=False, micro=1, data=None):
     """(parameter gradient, metrics) of one update, read off a step of plain SGD at rate 1."""
-    state = step.TrainState(jnp.int32(0), params(), optax.sgd(1.0).init(params()), token_state(how), jnp.int32(0))
-    f = jax.jit(step.make_train_step(Transformer(CFG), how, optax.sgd(1.0), micro))
-    new, metrics = f(state, batch() if data is None else data, jax.random.key(1), first)
+    state = TrainState(jnp.int32(0), params(), optax.sgd(1.0).init(params()), token_state(how), jnp.int32(0))
+    f = jax.jit(functools.partial(update.train_step, Transformer(CFG), how, optax.sgd(1.0), micro))
+    new, metrics = f(state, batch() if data is None else data, jax.random.key(1), on_policy)
     return jax.tree.map(lambda a, b: np.asarray(a - b), params(), new.params), jax.device_get(metrics)
-
-
-def token_state(how):
-    zeros = jnp.zeros((B, T))
-    return how.chain.init(token_transforms.TokenGrads(zeros, zeros))
 
 
 def distance(a, b):
@@ -97,7 +47,7 @@ def test_first_update_in_micro_batches_takes_the_scored_statistics():
     """What was scored before the first update serves as its statistics, with the correction for the sampler's gap."""
     how = method("clip_higher")._replace(is_cap=2.0)
     model, p = Transformer(CFG), params()
-    logp, entropy = jax.device_get(step.score(model, 1.0, 2, p, batch()))
+    logp, entropy = jax.device_get(scoring.score(model, 1.0, 2, p, batch()))
     scored = batch()._replace(old_logp=logp, old_entropy=entropy)
     want, want_metrics = gradients(how, True, 1, scored)
     got, metrics = gradients(how, True, 2, scored)
@@ -109,9 +59,9 @@ def test_first_update_in_micro_batches_takes_the_scored_statistics():
 
 
 def test_first_update_has_ratio_one():
-    _, metrics = gradients(method("grpo"), first=True)
+    _, metrics = gradients(method("grpo"), on_policy=True)
     assert metrics["kl/old"] == 0 and metrics["ratio/clip_frac"] == 0
-    _, metrics = gradients(method("grpo"), first=False)
+    _, metrics = gradients(method("grpo"), on_policy=False)
     assert metrics["kl/old"] != 0 and metrics["ratio/clip_frac"] > 0
 
 
@@ -121,12 +71,12 @@ def test_loss_fn_gradient_is_the_pull_back_bit_for_bit():
 
     @jax.jit
     def by_loss(p):
-        return jax.grad(step.make_loss_fn(model, how), has_aux=True)(p, b, key, token_state(how))[0]
+        return jax.grad(functools.partial(update.loss_fn, model, how), has_aux=True)(p, b, key, token_state(how))[0]
 
     @jax.jit
     def by_pull_back(p):
-        (logp, entropy), vjp = jax.vjp(lambda p: step.token_stats(model, p, b, 1.0), p)
-        g, _, _ = step.edit(how, logp, entropy, b, token_state(how), key, False)
+        (logp, entropy), vjp = jax.vjp(lambda p: scoring.token_stats(model, p, b, 1.0), p)
+        g, _, _ = update.edit(how, logp, entropy, b, token_state(how), key, False)
         return vjp((g.logp, g.entropy))[0]
 
     for a, b_ in zip(jax.tree.leaves(by_loss(params())), jax.tree.leaves(by_pull_back(params()))):
@@ -137,7 +87,7 @@ def test_nothing_to_learn_is_exactly_nothing():
     how = method("grpo")
     zero = batch()._replace(advantage=np.zeros((B, T), np.float32))
     none = batch()._replace(valid=np.zeros(B, bool))
-    f = jax.jit(jax.grad(step.make_loss_fn(Transformer(CFG), how), has_aux=True))
+    f = jax.jit(jax.grad(functools.partial(update.loss_fn, Transformer(CFG), how), has_aux=True))
     for b in (zero, none):
         grads, (_, metrics) = f(params(), b, jax.random.key(0), token_state(how))
         assert all(not np.any(g) for g in jax.tree.leaves(grads)) and metrics["loss"] == 0
@@ -145,8 +95,8 @@ def test_nothing_to_learn_is_exactly_nothing():
 
 def test_bad_gradient_changes_nothing_and_is_counted():
     how, opt = method("grpo"), optax.adam(1e-3)
-    state = step.TrainState(jnp.int32(3), params(), opt.init(params()), token_state(how), jnp.int32(0))
-    f = jax.jit(step.make_train_step(Transformer(CFG), how, opt))
+    state = TrainState(jnp.int32(3), params(), opt.init(params()), token_state(how), jnp.int32(0))
+    f = jax.jit(functools.partial(update.train_step, Transformer(CFG), how, opt, 1))
     good, _ = f(state, batch(), jax.random.key(0), False)
     bad = batch()._replace(advantage=np.where(batch().mask > 0, np.nan, 0).astype(np.float32))
     after, metrics = f(good, bad, jax.random.key(0), False)
@@ -170,12 +120,12 @@ def test_meshes_change_only_rounding(mesh, layout):
         c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.train.updates_per_rollout = N, G, T, 1
     results = []
     for shape, devices in (((1, 1, 1), jax.devices()[:1]), (mesh, jax.devices())):
-        m = engine.mesh_of(*shape, devices=devices)
-        e = engine.build(c, CFG, None, m, method("clip_cov"), optax.sgd(1.0))
-        with e.on_mesh():
-            state = e.init(jax.device_put(params(), e.params_sharding))
+        m = make_mesh(*shape, devices=devices)
+        engine = Engine(c, CFG, None, m, method("clip_cov"), optax.sgd(1.0), G)
+        with engine.on_mesh():
+            state = engine.init(jax.device_put(params(), engine.params_sharding))
             b = packed(8) if layout == "packed" and m.size > 1 else batch()
-            new, metrics = e.update(state, b, jax.random.key(1), False)
+            new, metrics = engine.update(state, b, jax.random.key(1), False)
             results.append((jax.device_get(new.params), jax.device_get(metrics)))
     (want, want_metrics), (got, metrics) = results
     moved = jax.tree.map(np.subtract, want, params())
@@ -198,7 +148,7 @@ def test_the_same_tokens_are_selected_end_to_end(name, mesh, micro, record_prope
 
     def selected(mesh, micro):
         logp, entropy = scored(mesh, micro)
-        g, _, _ = step.edit(how, logp, entropy, batch(), token_state(how), jax.random.key(1), False)
+        g, _, _ = update.edit(how, logp, entropy, batch(), token_state(how), jax.random.key(1), False)
         return np.asarray(g.logp), np.asarray(statistic(logp, entropy))
 
     want, value = selected((1, 1, 1), 1)
@@ -206,19 +156,19 @@ def test_the_same_tokens_are_selected_end_to_end(name, mesh, micro, record_prope
     moved = np.abs(got - want) > 1e-3 * np.abs(want).max()
     record_property("near-ties", int(moved.sum()))
     assert moved.sum() <= 2
-    for v in value[moved]:  # another token with the same value to rounding stands on the other side
+    for v in value[moved]:  # another token, equal up to rounding, is on the other side
         assert np.sort(np.abs(value - v)[batch().mask > 0])[1] < 1e-5
 
 
 @functools.cache
 def scored(mesh, micro):
-    """(logp, entropy) of the batch, as scored on a mesh of that shape in so many micro-batches."""
+    """(logp, entropy) of the batch, as scored on a mesh of that shape in `micro` micro-batches."""
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.train.updates_per_rollout, c.train.micro_batches = 1, micro
-    e = engine.build(c, CFG, None, engine.mesh_of(*mesh, devices=jax.devices()[: np.prod(mesh)]))
-    with e.on_mesh():
-        return jax.device_get(e.score(jax.device_put(params(), e.params_sharding), batch()))
+    engine = Engine.of(c, CFG, None, make_mesh(*mesh, devices=jax.devices()[: np.prod(mesh)]))
+    with engine.on_mesh():
+        return jax.device_get(engine.score(jax.device_put(params(), engine.params_sharding), batch()))
 
 
 def test_blocks_are_whole_groups_strided_over_prompts():
@@ -230,13 +180,7 @@ def test_blocks_are_whole_groups_strided_over_prompts():
     put = blocks.put(jnp.zeros((B, T), jnp.int32), 1, parts[1], 4, N)
     assert np.array_equal(blocks.split(put, 4, N) != 0, (parts != 0) & (np.arange(4) == 1)[:, None, None])
     with pytest.raises(ValueError, match="train.micro_batches=3 must divide the 8 prompts"):
-        step.pieces(Transformer(CFG), 1.0, 3, batch())
-
-
-def packed(rows=4) -> step.Batch:
-    plan = packing.Plan("packed", rows, B // rows, P + T - 1, 0)
-    b = batch()
-    return b._replace(packed=plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
+        scoring.pieces(Transformer(CFG), 1.0, 3, batch())
 
 
 @pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
@@ -261,26 +205,27 @@ CURVE = pathlib.Path(__file__).parents[1] / "golden" / "curve.txt"
 
 @pytest.mark.parametrize("layout", ["group", "packed"])
 def test_twenty_updates_follow_the_golden_curve_and_compile_once(layout):
-    """Lengths, rewards and kept shares change from update to update; loss, gradient norm and kept share are on file.
+    """Lengths, rewards and kept shares change from update to update; loss, gradient norm and kept share are in a file.
 
-    A change of the numerics on purpose renews the file: GOLDEN=write pytest tests/training/test_step.py -k golden_curve
+    After an intended change of the numerics, renew the file:
+    GOLDEN=write pytest tests/training/test_update.py -k golden_curve
     """
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
     c.train.updates_per_rollout, c.train.layout, c.data.max_prompt_len, c.optim.lr = 1, layout, P, 1e-3
-    e = engine.build(c, CFG, None, engine.mesh_of(1, devices=jax.devices()[:1]), method("clip_cov"))
+    engine = Engine(c, CFG, None, make_mesh(1, devices=jax.devices()[:1]), method("clip_cov"), optimizer_of(c.optim), G)
     curve = []
-    with e.on_mesh():
-        state = e.init(jax.device_put(params(), e.params_sharding))
+    with engine.on_mesh():
+        state = engine.init(jax.device_put(params(), engine.params_sharding))
         for i in range(20):
             rng = np.random.default_rng(i)
             mask = batch().mask * (np.arange(T) < rng.integers(1, T + 1, B)[:, None])
             advantage = rng.standard_normal((B, 1)).astype(np.float32) * mask
             b = batch()._replace(mask=mask, tokens=batch().tokens * mask, advantage=advantage.astype(np.float32))
-            b = b._replace(packed=e.plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
-            state, m = e.update(state, b, jax.random.key(i), False)
+            b = b._replace(packed=engine.plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
+            state, m = engine.update(state, b, jax.random.key(i), False)
             curve.append([float(m[k]) for k in ("loss", "grad/norm", "tokens/kept_frac")])
-    assert e.update._cache_size() == 1
+    assert engine.jitted_update._cache_size() == 1
     if os.environ.get("GOLDEN") == "write" and layout == "group":
         np.savetxt(CURVE, curve, fmt="%.7g", header="loss, gradient norm, kept share of 20 updates")
     np.testing.assert_allclose(curve, np.loadtxt(CURVE), rtol=2e-4, atol=1e-6)
@@ -293,9 +238,8 @@ def test_predicted_entropy_change_is_the_measured_one_to_first_order():
     @jax.jit
     def measured(lr):
         opt = optax.sgd(lr)
-        state = step.TrainState(jnp.int32(0), params(), opt.init(params()), token_state(how), jnp.int32(0))
-        plain = step.make_train_step(model, how, opt, 2)
-        return step.make_measured_step(plain, model, how, 2, lr)(state, batch(), jax.random.key(1), False)[1]
+        state = TrainState(jnp.int32(0), params(), opt.init(params()), token_state(how), jnp.int32(0))
+        return measured_step(model, how, opt, 2, lr, state, batch(), jax.random.key(1), False)[1]
 
     errors, moves = [], []
     for lr in (0.04, 0.02, 0.01):

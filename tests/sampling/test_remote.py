@@ -22,8 +22,10 @@ from entropy_rl import config, evaluate, loop
 from entropy_rl.data import encode_prompts, tiny_tokenizer
 from entropy_rl.model.transformer import ModelConfig, init_params
 from entropy_rl.policy import Policy
-from entropy_rl.sampling import client as server
-from entropy_rl.sampling.slots import Sampling
+from entropy_rl.sampling import client
+from entropy_rl.sampling.base import GREEDY, Decoding, Prompts, Sampling
+from entropy_rl.sampling.client import Server
+from entropy_rl.sampling.remote import ServerSampler, check_gap
 
 HERE = pathlib.Path(__file__).parents[1]
 TEXTS = ["1 + 1 =", "12 - 3 + 4", "boxed", "7"]
@@ -59,7 +61,7 @@ def vllm(folder, *options):
             answers = False
             while not answers and process.poll() is None:
                 with contextlib.suppress(ValueError):
-                    answers = server.Server(url, patience=1.0)._model
+                    answers = Server(url, patience=1.0)._model
             assert answers, f"vLLM ended with {process.returncode}: see its output"
             yield url
         finally:
@@ -99,15 +101,18 @@ def url(started):
         yield address
 
 
-def ask(policy, there, n=3, key=0, temperature=1.0, T=T, **more):
-    tokens, mask = encode_prompts(policy.tokenizer, TEXTS, 16)
-    how = dict(n=n, max_tokens=T, sampling=Sampling(temperature), **more)
-    args = policy.tokenizer, policy.cfg.eos_ids, tokens, mask, UID, jax.random.key(key)
-    return server.rollout(there, *args, **how)
+def prompts(policy):
+    return Prompts(*encode_prompts(policy.tokenizer, TEXTS, 16), UID)
+
+
+def ask(policy, there, n=3, key=0, temperature=1.0, T=T, stop=(), done=None):
+    decoding = Decoding(Sampling(temperature), T, policy.cfg.eos_ids, stop)
+    sampler = ServerSampler(there, policy.cfg, policy.tokenizer)
+    return sampler.sample(policy.params, prompts(policy), jax.random.key(key), n=n, decoding=decoding, done=done)
 
 
 def own(policy, out, n, temperature):
-    """What the policy itself says of a rollout's tokens, f32[B, T]."""
+    """The policy's own logp of a rollout's tokens, f32[B, T]."""
     tokens, mask = encode_prompts(policy.tokenizer, TEXTS, 16)
     both = np.concatenate([np.repeat(tokens, n, axis=0), out.tokens], axis=1)
     seen = np.concatenate([np.repeat(mask, n, axis=0), out.mask], axis=1)
@@ -115,10 +120,9 @@ def own(policy, out, n, temperature):
 
 
 def test_greedy_responses_are_ours(policy, url):
-    tokens, mask = encode_prompts(policy.tokenizer, TEXTS, 16)
-    greedy = dict(n=1, max_tokens=T, sampling=Sampling(0.0))
-    want = policy.rollout(tokens, mask, UID, jax.random.key(0), **greedy)
-    out = ask(policy, server.Server(url), n=1, temperature=0.0)
+    decoding = Decoding(GREEDY, T, policy.cfg.eos_ids)
+    want = policy.rollout(prompts(policy), jax.random.key(0), n=1, decoding=decoding)
+    out = ask(policy, Server(url), n=1, temperature=0.0)
     assert np.array_equal(out.tokens, want.tokens) and np.array_equal(out.mask, want.mask)
     assert np.array_equal(out.finished, want.finished) and len(set(want.mask.sum(axis=1))) > 1
     np.testing.assert_allclose(out.logp, want.logp, atol=1e-4)
@@ -127,20 +131,19 @@ def test_greedy_responses_are_ours(policy, url):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampled_responses_come_with_the_logp_they_were_drawn_with(policy, url, temperature):
-    seen, there = [], server.Server(url)
+    seen, there = [], Server(url)
     out = ask(policy, there, temperature=temperature, done=lambda rows, out: seen.extend(rows))
     np.testing.assert_allclose(out.logp, own(policy, out, 3, temperature), atol=1e-4)
     assert sorted(seen) == list(range(3 * N))
-    same = lambda a, b: np.array_equal(a.tokens, b.tokens)
-    assert same(out, ask(policy, there, temperature=temperature))
-    assert not same(out, ask(policy, there, temperature=temperature, key=1))
-    assert len({tuple(row) for row in out.tokens}) > 2 * N  # a prompt's samples are draws of their own
+    assert np.array_equal(out.tokens, ask(policy, there, temperature=temperature).tokens)
+    assert not np.array_equal(out.tokens, ask(policy, there, temperature=temperature, key=1).tokens)
+    assert len({tuple(row) for row in out.tokens}) > 2 * N  # a prompt's samples are different draws
     ended = np.isin(out.tokens[np.arange(3 * N), out.mask.sum(axis=1) - 1], policy.cfg.eos_ids)
     assert np.array_equal(out.finished, ended) and 0 < ended.sum() < 3 * N
 
 
 def test_stop_strings_end_where_ours_do(policy, url):
-    there = server.Server(url)
+    there = Server(url)
     free = ask(policy, there, T=6)
     text = next(t for row in free.tokens if len(t := policy.tokenizer.decode(row, skip_special_tokens=True)) > 2)
     out = ask(policy, there, T=6, stop=(text[1],))
@@ -155,7 +158,7 @@ def test_stop_strings_end_where_ours_do(policy, url):
 def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
     other = made(seed=1)
     with small(folder, f"--dialect={dialect}") as address:
-        there = server.Server(address, str(tmp_path))
+        there = Server(address, str(tmp_path))
         there.give(other.cfg, other.params, other.tokenizer)
         (first,) = tmp_path.iterdir()
         there.give(other.cfg, other.params, other.tokenizer)
@@ -169,16 +172,16 @@ def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
 
 
 def test_a_folder_that_the_server_cannot_read_is_named(policy, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "save_folder", lambda folder, *_: None)
+    monkeypatch.setattr(client, "save_folder", lambda folder, *_: None)
     with small(folder, "--dialect=sglang") as address:
-        there = server.Server(address, str(tmp_path))
+        there = Server(address, str(tmp_path))
         with pytest.raises(ValueError, match=r"did not take .*weights-\d+ \(400\).*\nrollout.server_weights="):
             there.give(policy.cfg, policy.params, policy.tokenizer)
 
 
 def test_logprobs_from_before_the_temperature_are_refused(started, policy):
     with started("--logprobs-mode=raw_logprobs") as address:
-        there = server.Server(address)
+        there = Server(address)
         there.check([40, 41], 1.0)
         for temperature in (0.6, 0.95, 1.2):
             with pytest.raises(ValueError, match=rf"temperature={temperature}.*--logprobs-mode processed_logprobs"):
@@ -187,21 +190,21 @@ def test_logprobs_from_before_the_temperature_are_refused(started, policy):
 
 def test_logprobs_after_the_temperature_pass(url):
     for temperature in (0.6, 0.95, 1.0, 1.2):
-        server.Server(url).check([40, 41], temperature)
+        Server(url).check([40, 41], temperature)
 
 
 def test_a_server_of_plain_openai_is_refused(policy, folder, tmp_path):
     with small(folder, "--dialect=openai") as address:
-        there = server.Server(address, str(tmp_path))
-        with pytest.raises(ValueError, match=r"no token ids with a logprob for each; take a vLLM"):
+        there = Server(address, str(tmp_path))
+        with pytest.raises(ValueError, match=r"no token ids with a logprob for each; use a vLLM"):
             ask(policy, there)
-        with pytest.raises(ValueError, match=r"neither of .*VLLM_SERVER_DEV_MODE=1"):
+        with pytest.raises(ValueError, match=r"none of .*VLLM_SERVER_DEV_MODE=1"):
             there.give(policy.cfg, policy.params, policy.tokenizer)
 
 
 def test_a_refused_request_says_why(policy, url):
     with pytest.raises(ValueError, match=r"refuses a request \(400\).*maximum context length"):
-        ask(policy, server.Server(url), T=64)
+        ask(policy, Server(url), T=64)
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(policy, folder, tmp_path):
@@ -210,7 +213,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(policy, folder, tmp_pat
         urllib.request.urlopen(urllib.request.Request(f"{there.url}/break", body)).close()
 
     with small(folder) as address:
-        there = server.Server(address, str(tmp_path))
+        there = Server(address, str(tmp_path))
         there.give(policy.cfg, policy.params, policy.tokenizer)
         want = ask(policy, there)
         upset(503, 3)
@@ -221,25 +224,25 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(policy, folder, tmp_pat
         upset(0, 2)
         assert np.array_equal(ask(policy, there).tokens, want.tokens)
         there.give(policy.cfg, policy.params, policy.tokenizer)
-        assert [busy] != list(tmp_path.iterdir())  # it may have been started anew, with other weights
+        assert [busy] != list(tmp_path.iterdir())  # it may have been restarted with other weights
     with pytest.raises(ValueError, match=r"rollout.server='http://127.* has been away for"):
-        server.Server(address, patience=0.5).check([40], 1.0)
+        Server(address, patience=0.5).check([40], 1.0)
 
 
 def test_addresses():
-    assert server.Server("http://here:8000/v1/").url == "http://here:8000"
+    assert Server("http://here:8000/v1/").url == "http://here:8000"
     for wrong in ("localhost:8000", "here", "ftp://here"):
         with pytest.raises(ValueError, match=rf"rollout.server='{wrong}' must be an address like http"):
-            server.Server(wrong)
+            Server(wrong)
 
 
 def test_the_gap_between_other_weights_is_refused():
     trainer, mask = np.full((2, 3), -1.0, np.float32), np.array([[1, 1, 0], [1, 0, 0]])
-    server.check_gap("http://here", trainer, trainer + 0.1, mask)
-    server.check_gap("http://here", trainer, trainer + 9 * (mask == 0), mask)
+    check_gap("http://here", trainer, trainer + 0.1, mask)
+    check_gap("http://here", trainer, trainer + 9 * (mask == 0), mask)
     for wrong in (trainer - 1.0, trainer * np.nan):
-        with pytest.raises(ValueError, match=r"rollout.server='http://here': .* nats a token .*other weights"):
-            server.check_gap("http://here", trainer, wrong, mask)
+        with pytest.raises(ValueError, match=r"rollout.server='http://here': .* nats per token .*other weights"):
+            check_gap("http://here", trainer, wrong, mask)
 
 
 def trained(url, workdir, **changes):
@@ -264,14 +267,18 @@ def test_training_with_the_weights_handed_over(started, tmp_path, layout, monkey
             assert row["entropy/mean"] > 0 and row["grad/norm"] > 0 and abs(row["kl/old"]) > 0
         assert all(kept[i]["eval/chain_sum/accuracy"] is not None for i in (0, 2, 3))
         if layout == "group":
-            give = server.Server.give
-            once = lambda self, *policy: give(self, *policy) if self._has is None else None
-            monkeypatch.setattr(server.Server, "give", once)
+            give = Server.give
+
+            def give_once(self, *policy):
+                if self._has is None:
+                    give(self, *policy)
+
+            monkeypatch.setattr(Server, "give", give_once)
             gaps = [row["sampler/gap_mean_abs"] for row in trained(address, tmp_path / "stale")[1:]]
             assert gaps[0] < 1e-4 and gaps[1] > 1e-3 and gaps[2] > gaps[1]
 
 
-def test_evaluation_by_a_server_says_the_same(url, folder, tmp_path):
+def test_evaluation_by_a_server_finds_the_same(url, folder, tmp_path):
     c = config.default()
     with c.data.settings.unlocked():
         c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
@@ -279,24 +286,28 @@ def test_evaluation_by_a_server_says_the_same(url, folder, tmp_path):
     told = {}
     for name, more in {"here": {}, "there": {"server": url}}.items():
         out = tmp_path / name
-        table = evaluate.run(evaluate.Plan([("policy", str(folder))], c, str(out), k=2, **more))
+        table = evaluate.run(evaluate.Request([("policy", str(folder))], c, str(out), k=2, **more))
         told[name] = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
         assert table.splitlines()[2].endswith("| - |") == (name == "there")
-    greedy = lambda name: [(r["question"], r["response"], r["tokens"]) for r in told[name] if r["sample"] == "greedy"]
+
+    def greedy(name):
+        return [(r["question"], r["response"], r["tokens"]) for r in told[name] if r["sample"] == "greedy"]
+
     assert greedy("here") == greedy("there") and len(greedy("there")) == 6
     assert len(told["there"]) == 18 and all(r["entropy"] is None for r in told["there"])
 
 
-def test_evaluation_hands_over_a_policy_of_its_own(policy, folder, tmp_path):
+def test_evaluation_hands_over_the_policy_that_it_evaluates(policy, folder, tmp_path):
     other, c = made(seed=1), config.default()
     other.save(tmp_path / "other")
     c.data.max_prompt_len, c.rollout.max_tokens = 16, 8
     with small(folder) as address:
-        plan = evaluate.Plan([], c, "", server=address, server_weights=str(tmp_path / "weights"))
-        tokenizer, draw = evaluate.opened(plan, str(tmp_path / "other"))
-        tokens, mask = encode_prompts(tokenizer, TEXTS, 16)
-        out = draw(tokens, mask, UID, jax.random.key(0), n=1, sampling=Sampling(0.0))
-    want = other.rollout(tokens, mask, UID, jax.random.key(0), n=1, max_tokens=8, sampling=Sampling(0.0))
+        request = evaluate.Request([], c, "", server=address, server_weights=str(tmp_path / "weights"))
+        opened = evaluate.opened(request, str(tmp_path / "other"))
+        greedy, key = opened.decoding._replace(sampling=GREEDY), jax.random.key(0)
+        asked = Prompts(*encode_prompts(opened.tokenizer, TEXTS, 16), UID)
+        out = opened.sampler.sample(opened.params, asked, key, n=1, decoding=greedy)
+    want = other.rollout(asked, key, n=1, decoding=greedy)
     assert np.array_equal(out.tokens, want.tokens)
 
 
