@@ -104,7 +104,7 @@ def test_refill_takes_no_problem_twice():
             {"answer": {"function": "a:b", "weight": 1.0}},
             r"reward\.own\.answer: choose a name without ./. that is none of answer",
         ),
-        ({}, {"mean": {"function": "a:b", "weight": 1.0}}, r"reward\.own\.mean: take a name"),
+        ({}, {"mean": {"function": "a:b", "weight": 1.0}}, r"reward\.own\.mean: choose a name without '/'"),
         ({}, {"mine": {"function": "a.b", "weight": 1.0}}, r'must be \{function: "module:function", weight: number\}'),
         ({"eval.samples": -1}, {}, r"eval\.samples=-1 must be 0 or above"),
         ({"eval.temperature": 0.0}, {}, r"eval\.temperature=0\.0 must be above 0"),
