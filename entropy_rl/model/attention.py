@@ -10,7 +10,7 @@ later position in the same segment" is "no later index in the same segment".
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
