@@ -102,7 +102,10 @@ def _over_chunks(active_N: Array, chunk: int, body: Callable[[Array, Any], Any],
     order = jnp.nonzero(active_N, size=n + large, fill_value=n)[0]
     count = jnp.sum(active_N)
     done = (count + large - 2 * small - 1) // large if large > 2 * small else count // large
-    at = lambda start, size: jax.lax.dynamic_slice_in_dim(order, start, size)
+
+    def at(start: Array, size: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(order, start, size)
+
     with jax.named_scope(CHUNKS):
         carry = jax.lax.fori_loop(0, done, lambda i, c: body(at(i * large, large), c), carry)
     rest = (jnp.maximum(count - done * large, 0) + small - 1) // small

@@ -203,7 +203,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Any:
     return tokenizer
 
 
-def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params, tokenizer) -> None:
+def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params: Params, tokenizer: Any) -> None:
     """Writes a folder that transformers loads: config, tensors in the parameters' own dtype, tokenizer.
 
     One leaf at a time is brought to the host. Above 5 GB the tensors go into several files with an index.
