@@ -223,7 +223,7 @@ def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params: Params, tok
     shards: list[list] = [[]]
     size = 0
     for path, leaf in leaves(cfg).items():
-        value = params
+        value: Any = params
         for key in path.split("/"):
             value = value[key]
         stacked = "{}" in leaf.name
