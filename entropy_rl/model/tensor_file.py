@@ -1,8 +1,8 @@
-"""Read and write safetensors files one tensor at a time.
+"""Reading and writing safetensors files one tensor at a time, without torch.
 
-The format is eight bytes of header length, a JSON header (name → dtype, shape, byte range), then raw
-little-endian data (https://github.com/huggingface/safetensors). Plain reads, not a memory map: the pages of a map
-stay resident and would double the memory of loading a model; bfloat16 needs no torch this way.
+The format is eight bytes for the length of the header, a JSON header (name → dtype, shape, byte range), then raw
+little-endian data (https://github.com/huggingface/safetensors). Files are read, not mapped into memory: the pages of a
+map stay resident and would double the memory that loading a model takes.
 """
 
 import json
@@ -17,19 +17,21 @@ import numpy as np
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+Entry = tuple[str, tuple[int, ...], np.dtype]  # a tensor's name, shape and dtype
+
 
 class TensorFile:
     """The tensors of one safetensors file.
 
     Attributes:
         path: the file.
-        shapes: shape of every tensor by name, known without reading any data.
+        shapes: the shape of every tensor by name, known without reading any data.
 
     Raises:
-        ValueError: the file is not a safetensors file, or is cut short.
+        ValueError: If the file is not a safetensors file, or is cut short.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
         size = self.path.stat().st_size
         with open(self.path, "rb") as file:
@@ -49,7 +51,11 @@ class TensorFile:
             raise ValueError(f"{self.path}: cut short: {size} bytes, expected {end}")
 
     def read(self, name: str) -> np.ndarray:
-        """float32 array of the tensor's own shape. Raises ValueError for a dtype that is no plain float."""
+        """A tensor as a float32 array.
+
+        Raises:
+            ValueError: If its dtype is not float32, float16 or bfloat16, or its byte range does not fit its shape.
+        """
         entry = self.entries[name]
         dtype, shape = DTYPES.get(entry["dtype"]), self.shapes[name]
         if dtype is None:
@@ -68,18 +74,16 @@ class TensorFile:
         return flat.reshape(shape).astype(np.float32, copy=False)
 
 
-def write(
-    path: str | os.PathLike, tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
-) -> None:
-    """Writes a safetensors file, asking for one tensor at a time.
+def write(path: str | os.PathLike, tensors: Iterable[Entry], read: Callable[[str], np.ndarray]) -> None:
+    """Writes a safetensors file, reading one tensor at a time.
 
     Args:
-        path: the file to make.
-        tensors: (name, shape, dtype) of every tensor, in order.
-        read: gives the array of a name.
+        path: the file to write.
+        tensors: every tensor, in order.
+        read: returns the array of a name.
 
     Raises:
-        ValueError: a dtype other than float32, float16 and bfloat16.
+        ValueError: If a dtype is not float32, float16 or bfloat16.
     """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -95,5 +99,5 @@ def write(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in header:
             if name != "__metadata__":
-                # The view as bytes: a file takes no bfloat16 buffer.
+                # Viewed as bytes, because a file does not accept a bfloat16 buffer.
                 file.write(np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8).data)

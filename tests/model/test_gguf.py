@@ -11,6 +11,7 @@ from tiny_models import FAMILIES, assert_trees_equal, random_params, tiny_tokeni
 
 from entropy_rl.model import hf
 from entropy_rl.model.gguf import gguf_name, load_gguf
+from entropy_rl.model.leaves import leaves
 
 # What a GGUF file does not hold is left at its default.
 MODELS = {
@@ -27,7 +28,7 @@ def permute(rows, n_heads):
 def tensors(cfg, params):
     """{GGUF name: array} as llama.cpp's converter lays them out."""
     out = {}
-    for path, leaf in hf.leaves(cfg).items():
+    for path, leaf in leaves(cfg).items():
         value = params
         for key in path.split("/"):
             value = value[key]

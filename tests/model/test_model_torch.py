@@ -13,6 +13,7 @@ from smollm2 import smollm2_folder  # noqa: F401
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
 from entropy_rl.model import hf
+from entropy_rl.model.leaves import leaves
 from entropy_rl.model.source import WHEELS, download
 from entropy_rl.model.transformer import Transformer, head_weight, positions
 
@@ -109,7 +110,7 @@ def test_folder_written_back(tmp_path, monkeypatch, family, tied):
         )
         assert not any(report.values()), report
         weights = model.state_dict()
-        for path, leaf in hf.leaves(cfg).items():
+        for path, leaf in leaves(cfg).items():
             value = params
             for key in path.split("/"):
                 value = value[key]

@@ -136,7 +136,7 @@ def test_hub_without_a_network(monkeypatch, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"model.source='nobody/nothing': .* could not be taken from the hub"):
+    with pytest.raises(ValueError, match=r"model.source='nobody/nothing': .* could not be fetched from the hub"):
         source.resolve("nobody/nothing")
 
 
