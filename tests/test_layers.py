@@ -60,6 +60,39 @@ def test_imports_run_one_way():
     assert not wrong, wrong
 
 
+def module_of(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """The names that are on a circle or lead to one."""
+    left = {name: set(targets) - {name} for name, targets in arrows.items()}
+    while done := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in done}
+    return sorted(left)
+
+
+def test_no_imports_form_a_circle():
+    """Neither between folders nor between modules. Imports in functions count, and those for type checkers do not."""
+    modules = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    arrows: dict[str, set[str]] = {name: set() for name in modules}
+    rooms: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        tree = ast.parse(path.read_text())
+        for_types = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+        skipped = {inner for block in for_types for inner in ast.walk(block)}
+        for node in set(ast.walk(tree)) - skipped:
+            targets = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                targets = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+                targets = [t for t in targets[1:] if t in modules] or targets[:1]
+            arrows[name] |= {t for t in targets if t in modules}
+        rooms.setdefault(room(path), set()).update(imported(path))
+    assert not circle(arrows)
+    assert not circle(rooms)
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c", "d"]
+
+
 JITS = {"training/engine.py", "training/rows.py", "sampling/batching.py", "sampling/local.py", "policy.py"}
 
 
