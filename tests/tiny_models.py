@@ -1,4 +1,4 @@
-"""Small models of every family, and a tokenizer of 276 tokens, for the tests of weights in and out."""
+"""Small models of every family, and a tokenizer of 276 tokens, for the tests that read and write weights."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ BASE = ModelConfig(
     bos_id=1,
     eos_ids=(2, 0),
 )
-# Heads of another size than D / H, windows shorter than the texts, and biases where the family has them.
+# Heads of a size other than D / H, windows shorter than the texts, and biases if the family has them.
 FAMILIES = {
     "llama": dataclasses.replace(BASE, rope_scaling=SCALING, rope_theta=500.0),
     "mistral": dataclasses.replace(BASE, family="mistral", sliding_window=4, head_dim=8),
@@ -31,7 +31,7 @@ FAMILIES = {
 
 
 def random_params(cfg: ModelConfig, seed: int = 0):
-    """Parameters as numpy arrays in which no leaf is constant, so that a swapped norm or bias shows."""
+    """Parameters as numpy arrays. No leaf is constant, so that a swapped norm or bias shows."""
     rng = np.random.default_rng(seed)
 
     def draw(path, x):

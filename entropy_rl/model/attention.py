@@ -10,7 +10,7 @@ later position in the same segment" is "no later index in the same segment".
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -207,7 +207,14 @@ def splash(q: Array, k: Array, v: Array, segment_BxS: Array, window: int | None,
     return out.swapaxes(1, 2)[:, :S]
 
 
-def cudnn(q: Array, k: Array, v: Array, segment_BxS: Array, window: int | None, implementation: Any = "cudnn") -> Array:
+def cudnn(
+    q: Array,
+    k: Array,
+    v: Array,
+    segment_BxS: Array,
+    window: int | None,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Array:
     """The GPU's kernel. It has not run on a GPU: lowered for one it calls cuDNN; run on a CPU ("xla") it is `attend`.
 
     Segments become a mask, which JAX hands to cuDNN as a bias [B, 1, S, S] of 2 bytes for all heads; the backward pass

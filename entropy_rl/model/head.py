@@ -1,15 +1,15 @@
-"""The fused head: log-probability and exact entropy from hidden states, never [B, T, V].
+"""The fused head: log-probability and exact entropy from hidden states, without ever holding [B, T, V].
 
-Shapes: B sequences, T positions, N = B·T, C positions a chunk, D width, V vocabulary. Nats.
+Shapes: B sequences, T positions, N = B·T, C positions per chunk, D width, V vocabulary. Logs are natural.
 
 With z = h·W/τ and p = softmax(z):  ∂logp/∂z = onehot(y) − p  and  ∂H/∂z = −p ⊙ (log p + H).
-Both passes first gather the positions that matter (the forward those in the mask, the backward those whose
-cotangents are not zero) and run only as many chunks as these fill, so that padding, groups without a
-gradient and every token mask make the head cheaper and nothing has to be declared.
+Each pass first gathers the positions that matter (forward: those in the mask; backward: those with a cotangent other
+than zero) and runs only as many chunks as they fill. So padding, groups without a gradient and every token mask make
+the head cheaper, and nobody has to declare them.
 
-On a mesh each data shard gathers its own positions and runs its own number of chunks; the vocabulary is split over
-the tensor axis, where a chunk costs a few sums of C numbers. The head is gathered over fsdp before the chunks, and
-its gradient is summed after them: once each.
+On a mesh each data shard gathers its own positions and runs its own number of chunks. The vocabulary is split over the
+tensor axis, which costs a few sums of C numbers per chunk. The head is gathered over fsdp before the chunks, and its
+gradient is summed after them, once each.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from entropy_rl.runtime.mesh import DATA, FSDP, ROWS, TENSOR
 
 Array = jax.Array
-VOCAB, WIDTH = TENSOR, FSDP  # the mesh axes of V, and of D at rest
+VOCAB, WIDTH = TENSOR, FSDP  # the mesh axes of V, and of D outside the passes
 
-# The names of the two loops in a jaxpr and in a compiled program: preflight counts how often they run.
+# The names of the two loops in a jaxpr and in a compiled program, by which preflight knows how often they run.
 CHUNKS, REST = "head_chunks", "head_rest_of_chunks"
 
 
@@ -41,14 +42,17 @@ def logp_and_entropy(
 
     Args:
         hidden_BxTxD: hidden states that predict the targets.
-        head_DxV: the output head; a transposed embedding costs nothing, the transpose is folded into the product.
+        head_DxV: the output head; a transposed embedding costs nothing, because the product absorbs the transpose.
         targets_BxT: i32 tokens.
         temperature: the sampling temperature, > 0.
-        mask_BxT: where to compute; None is everywhere. Elsewhere both results are exactly 0.
+        mask_BxT: the positions to compute; None: all. At the others both results are exactly 0.
         chunk: positions whose logits exist at the same time; None: `chunk_of` the hidden states' dtype.
 
     Returns:
-        (logp, entropy), f32[B, T] in nats, differentiable in `hidden` and `head` through both.
+        (logp, entropy), f32[B, T] in nats; both are differentiable in `hidden` and `head`.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -57,21 +61,24 @@ def logp_and_entropy(
     return _head(float(temperature), chunk, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
 
 
-def chunk_of(dtype: Any) -> int:
-    """Positions a chunk: where it computes in bfloat16, a chip has to earn reading the head."""
+def chunk_of(dtype: np.dtype) -> int:
+    """The positions per chunk: in bfloat16 products are so fast that reading the head pays off for long chunks only."""
     return 1024 if dtype == jnp.bfloat16 else 256
 
 
 def from_logits(logits: Array, targets: Array, temperature: float = 1.0) -> tuple[Array, Array]:
-    """(logp, entropy), f32[...], of dense logits [..., V]: the sampler's form, where the logits are there anyway."""
+    """(logp, entropy), f32[...], of dense logits [..., V]: the sampler's form, which has the logits anyway."""
     z = logits.astype(jnp.float32) / temperature
     logp, entropy, _ = _statistics(z, targets, None)
     return logp, entropy
 
 
 def _statistics(z: Array, y: Array, axis: str | None) -> tuple[Array, Array, Array]:
-    """Of logits z [..., V] and targets y: log π(y), entropy, log Σ exp z; V may be split over a mesh axis."""
-    add = partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
+    """(log π(y), entropy, log Σ exp z) of logits z [..., V] and targets y; `axis` is the mesh axis that splits V."""
+
+    def add(x: Array) -> Array:
+        return jax.lax.psum(x, axis) if axis else x
+
     top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
     top = jax.lax.pmax(top, axis) if axis else top
     d = z - top
@@ -90,15 +97,15 @@ def _statistics(z: Array, y: Array, axis: str | None) -> tuple[Array, Array, Arr
 
 
 def _over_chunks(active_N: Array, chunk: int, body: Callable[[Array, Any], Any], carry: Any) -> Any:
-    """body(positions_C, carry) over the active positions: whole chunks, and up to half a one in quarters.
+    """body(positions_C, carry) over the active positions: in whole chunks, then up to half a chunk in quarters.
 
-    A chunk reads the head and adds to its gradient however few positions it holds, so that more than two quarters cost
-    as much as a whole one.
+    A chunk reads the head and adds to its gradient, however few positions it holds; so more than two quarters would
+    cost as much as a whole chunk.
     """
     n = active_N.shape[0]
     large = min(chunk, n)
     small = max(large // 4, 1)
-    # the active positions first; n, which no gather reads and no scatter writes, where there is none
+    # the active positions, then n, which no gather reads and no scatter writes
     order = jnp.nonzero(active_N, size=n + large, fill_value=n)[0]
     count = jnp.sum(active_N)
     done = (count + large - 2 * small - 1) // large if large > 2 * small else count // large
@@ -122,8 +129,8 @@ def _logits(temperature: float, hidden_CxD: Array, head_VxD: Array) -> Array:
     return z / temperature
 
 
-def _on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """f(…, axis) on each device's part of its arguments where a mesh is set; `axis` is the one that splits V."""
+def _on_mesh(f: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """f(…, axis) on each device's part of its arguments if a mesh is set; `axis` is the one that splits V, or None."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return partial(f, axis=None)
@@ -182,7 +189,7 @@ def _head_bwd(
             h, (y, entropy, lse, gl, ge) = _take(hidden_NxD, at), (_take(x, at) for x in flat)
             logp_CxV = _logits(temperature, h, head_VxD) - lse[:, None]
             p = jnp.exp(logp_CxV)
-            # finite even where a logit is −inf: p·log p is 0 there
+            # finite even if a logit is −inf: p·log p is 0 then
             slope = jnp.where(p > 0, p * (logp_CxV + entropy[:, None]), 0.0)
             is_target = jax.lax.broadcasted_iota(jnp.int32, p.shape, 1) + first == y[:, None]
             dz = (jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope) / temperature

@@ -1,8 +1,9 @@
 """Several processes as one run: how they find one another, and the few places where they have to agree.
 
-Every process holds the same small host arrays (prompts, responses, rewards, a few MB), because each is a pure function
-of the seed and of what was gathered; so what is decided on the host comes out the same everywhere. Parameters, caches
-and activations are spread over the devices of all. What is dear on the host is shared out: grading, checksums, files.
+Every process holds the same small host arrays (prompts, responses, rewards; a few MB), because each is a pure function
+of the seed and of what was gathered. So every process makes the same decisions on its host. Parameters, caches and
+activations are spread over the devices of all processes. Work that is expensive on the host is divided among them:
+grading, checksums, files.
 """
 
 import importlib.util
@@ -23,15 +24,15 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 
 
 def cluster(env: Mapping[str, str], on_tpu: bool) -> tuple[str, dict[str, Any]] | None:
-    """What this process belongs to, and the arguments of `jax.distributed.initialize`; None: it is alone.
+    """(The kind of this process's run, the arguments of `jax.distributed.initialize`); None: it runs alone.
 
     Args:
         env: the environment. A plain run names JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; Slurm,
-            GKE and Cloud TPU are known by what they set, or by their metadata server, and JAX asks them itself.
+            GKE and Cloud TPU are known by the variables they set, or by their metadata server, and JAX asks them.
         on_tpu: this machine has a TPU that JAX will use.
 
     Raises:
-        ValueError: a plain run that names only some of the three, or a process number out of range.
+        ValueError: If a plain run names only some of the three, or the process's number is out of range.
     """
     if given := [name for name in _PLAIN if name in env]:
         if missing := [name for name in _PLAIN if name not in env]:
@@ -51,16 +52,16 @@ def cluster(env: Mapping[str, str], on_tpu: bool) -> tuple[str, dict[str, Any]] 
         return None
     if "," in env.get("TPU_WORKER_HOSTNAMES", "") or int(env.get("MEGASCALE_NUM_SLICES") or 1) > 1:
         return "GKE", {}
-    # a TPU VM's neighbours are known to its metadata server; notebooks and pods of one host have none to ask
+    # a TPU VM's metadata server knows its neighbours; notebooks and pods of one host have no such server
     if not {"TPU_SKIP_MDS_QUERY", "KUBERNETES_SERVICE_HOST", "COLAB_RELEASE_TAG"} & env.keys():
         return "Cloud TPU", {}
     return None
 
 
 def initialize() -> None:
-    """Joins this process to the others of its run, where there are any. Before anything touches a device.
+    """Joins this process to the others of its run, if there are any; call it before anything touches a device.
 
-    A process that dies takes the others with it: they are told within `heartbeat_timeout_seconds`.
+    If a process dies, the others end too, within `heartbeat_timeout_seconds`.
     """
     wanted = os.environ.get("JAX_PLATFORMS", "tpu")
     devices = pathlib.Path("/dev/accel0").exists() or pathlib.Path("/dev/vfio/0").exists()
@@ -73,14 +74,16 @@ def initialize() -> None:
 
 
 def first() -> bool:
-    """This process keeps the records: config, metrics, samples, manifests."""
+    """Whether this process writes the records: config, metrics, samples, manifests."""
     return jax.process_index() == 0
 
 
-def spread(f: Callable, shardings: tuple) -> Callable:
-    """A jitted f, called with host arrays that are the same on every process: each puts in what its devices hold.
+def spread(f: Callable[..., Any], shardings: tuple[Any, ...]) -> Callable[..., Any]:
+    """A jitted f that takes host arrays which are the same on every process: each process places its devices' part.
 
-    `shardings` are f's `in_shardings`; arguments whose entry is a tree of them are on devices already.
+    Args:
+        f: the jitted function.
+        shardings: f's `in_shardings`; an argument whose entry is a tree of shardings is on devices already.
     """
     if jax.process_count() == 1:
         return f
@@ -88,7 +91,7 @@ def spread(f: Callable, shardings: tuple) -> Callable:
     def ready_for(x: Any, sharding: Sharding) -> Any:
         return put(x, sharding) if isinstance(x, np.ndarray) else x
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         ready = (
             jax.tree.map(lambda x: ready_for(x, s), arg) if isinstance(s, Sharding) else arg  # noqa: B023
             for arg, s in zip(args, shardings, strict=True)
@@ -99,7 +102,7 @@ def spread(f: Callable, shardings: tuple) -> Callable:
 
 
 def put(x: np.ndarray, sharding: Sharding) -> jax.Array:
-    """A host array that is the same on every process -> on the devices of all."""
+    """A host array that is the same on every process -> one array on the devices of all of them."""
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
@@ -107,7 +110,7 @@ def put(x: np.ndarray, sharding: Sharding) -> jax.Array:
 
 
 def mine(i: int) -> bool:
-    """Item number i is this process's, where work is shared out."""
+    """Whether item number i is this process's, when work is divided among all."""
     return i % jax.process_count() == jax.process_index()
 
 
@@ -117,7 +120,7 @@ def fetch(tree: Any) -> Any:
 
 
 def collect(value: Any) -> list:
-    """What JSON can hold, of each process -> a list of all of them, on every process, in their order."""
+    """A value that JSON can hold, from each process -> the list of all of them, in order, on every process."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -127,13 +130,17 @@ def collect(value: Any) -> list:
 
 
 def outcomes(work: Callable[[], Any]) -> list:
-    """`collect` of work()'s results. Where it raises on one process all raise, and none waits for one that has left."""
+    """`collect` of the results of work(); if it raises on one process, all raise, so that none waits for the others.
+
+    Raises:
+        RuntimeError: If work() raised on another process; on its own process the error is raised as it is.
+    """
     if jax.process_count() == 1:
         return [work()]
     result, error = None, None
     try:
         result = work()
-    except Exception as raised:  # told to the others, then raised again
+    except Exception as raised:  # sent to the others, then raised again
         error = raised
     found = collect([result, error and f"{type(error).__name__}: {error}"])
     if error:
@@ -145,7 +152,7 @@ def outcomes(work: Callable[[], Any]) -> list:
 
 
 def share(items: list, work: Callable[[list], list]) -> list:
-    """work(items), one result an item, each process doing its part. Results are what JSON can hold."""
+    """work(items), one result per item, of which each process does its part; JSON must be able to hold the results."""
     count = jax.process_count()
     done = [None] * len(items)
     for i, part in enumerate(outcomes(lambda: work(items[jax.process_index() :: count]))):
@@ -154,5 +161,5 @@ def share(items: list, work: Callable[[list], list]) -> list:
 
 
 def anyone(flag: bool) -> bool:
-    """True on every process where it is on one."""
+    """True on every process if it is true on one."""
     return any(collect(flag))

@@ -1,11 +1,10 @@
-"""What a process knows of its machine, and sets up once: the allocator and the cache of compiled programs."""
+"""This machine: its allocator and its cache of compiled programs, both set up once, and what its devices can do."""
 
 import ctypes
 import os
 import pathlib
 import re
 import sys
-from typing import Any
 
 import jax
 
@@ -15,8 +14,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 def prepare() -> None:
     """Keeps freed memory, and compiled programs, for the next use.
 
-    On a CPU, XLA's temporaries are fresh allocations at every step: giving them back to the system and faulting
-    them in again takes a third of a training step.
+    On a CPU, XLA allocates its temporaries anew at every step: returning them to the system and faulting them in again
+    takes a third of a training step.
     """
     if sys.platform == "linux" and jax.default_backend() == "cpu":
         libc = ctypes.CDLL(None)
@@ -26,12 +25,12 @@ def prepare() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
-def compute_capability(device: Any) -> float:
+def compute_capability(device: jax.Device) -> float:
     """The compute capability of an NVIDIA GPU, such as 8.0; 0 for any other device (AMD's are names, not numbers)."""
     text = str(getattr(device, "compute_capability", ""))
     return float(text) if re.fullmatch(r"\d+\.\d+", text) else 0.0
 
 
 def cache_folder() -> pathlib.Path:
-    """Where converted models and compiled programs are kept: $ENTROPY_RL_CACHE, else ~/.cache/entropy_rl."""
+    """The folder of converted models and compiled programs: $ENTROPY_RL_CACHE, or ~/.cache/entropy_rl."""
     return pathlib.Path(os.environ.get("ENTROPY_RL_CACHE", "~/.cache/entropy_rl")).expanduser()

@@ -1,7 +1,7 @@
-"""The one mesh of a run: its axes, its shape on the devices that there are, and the mesh that sampling uses.
+"""The mesh of a run: its axes, its shape on the devices at hand, and the mesh that sampling uses.
 
-Axes: `data` (copies of the parameters), `fsdp` (parameters split over it), `tensor` (heads, mlp and vocabulary split
-over it). The rows of any batch are split over `data` and `fsdp` together.
+Axes: `data` (each index has a copy of the parameters), `fsdp` (splits the parameters), `tensor` (splits heads, mlp and
+vocabulary). The rows of any batch are split over `data` and `fsdp` together.
 """
 
 import math
@@ -17,19 +17,25 @@ BATCH = PartitionSpec(ROWS)
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh ("data", "fsdp", "tensor"); data = −1 takes the devices that the others leave.
+    """The mesh of a run.
+
+    Args:
+        data: copies of the parameters; −1: as many as the other axes leave devices for.
+        fsdp: the devices that the parameters are split over.
+        tensor: the devices that heads, mlp and vocabulary are split over.
+        devices: the devices to use; None: all.
 
     Raises:
-        ValueError: The sizes do not multiply to the number of devices.
+        ValueError: If the sizes do not multiply to the number of devices.
     """
-    there = np.array(jax.devices() if devices is None else devices)
-    shape = mesh_shape(data, fsdp, tensor, there.size)
-    # make_mesh's default axes are explicit, under which Flax's logical constraints do not work
-    return Mesh(_grid(shape, there[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    found = np.array(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, found.size)
+    # jax.make_mesh makes explicit axes by default, under which Flax's logical constraints do not work
+    return Mesh(_grid(shape, found[: math.prod(shape)].tolist()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def row_shards(mesh: Mesh | AbstractMesh) -> int:
-    """The parts that the rows of a batch are spread over."""
+    """The number of parts that the rows of a batch are split into."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
@@ -41,7 +47,7 @@ def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
         tensor: t; 0: the training mesh itself.
 
     Raises:
-        ValueError: The mesh cannot be divided into such groups.
+        ValueError: If the mesh cannot be divided into such groups.
     """
     shape = mesh.devices.shape
     if (other := sampling_shape(shape, tensor)) == shape:
@@ -52,8 +58,9 @@ def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
 def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
     """The shape of `sampling_mesh`, with the same errors.
 
-    >>> sampling_shape((1, 8, 1), 4)
-    (1, 2, 4)
+    Example:
+        >>> sampling_shape((1, 8, 1), 4)
+        (1, 2, 4)
     """
     data, fsdp, own = shape
     tensor = tensor or own
@@ -65,8 +72,9 @@ def sampling_shape(shape: tuple[int, ...], tensor: int) -> tuple[int, ...]:
 def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int, int]:
     """The mesh's shape on `count` devices, with the errors of `make_mesh`.
 
-    >>> mesh_shape(-1, 2, 1, 8)
-    (4, 2, 1)
+    Example:
+        >>> mesh_shape(-1, 2, 1, 8)
+        (4, 2, 1)
     """
     for name, size in (("fsdp", fsdp), ("tensor", tensor)):
         if size < 1:
@@ -82,11 +90,11 @@ def mesh_shape(data: int, fsdp: int, tensor: int, count: int) -> tuple[int, int,
     return data, fsdp, tensor
 
 
-def _grid(shape: tuple[int, int, int], devices: list) -> np.ndarray:
+def _grid(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
     """The devices in the mesh's shape: on TPUs along the torus, with `data` outermost over slices.
 
     Raises:
-        ValueError: There are several slices, and mesh.data is no multiple of their number.
+        ValueError: If mesh.data is not a multiple of the number of slices.
     """
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(shape)

@@ -1,11 +1,12 @@
-"""SIGTERM as a flag: the loop finishes what it is at, saves, and leaves with code 75 (try again)."""
+"""SIGTERM as a flag: the loop finishes what it is doing, saves, and exits with code 75 (try again)."""
 
 import signal
 from types import FrameType
+from typing import Self
 
 from entropy_rl.runtime import distributed
 
-EXIT_CODE = 75  # EX_TEMPFAIL: schedulers restart on it
+EXIT_CODE = 75  # EX_TEMPFAIL: schedulers restart a job that exits with it
 
 
 class Preemption:
@@ -13,7 +14,7 @@ class Preemption:
 
     _asked = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGTERM, self._request)
         return self
 
@@ -22,13 +23,17 @@ class Preemption:
 
     @property
     def requested(self) -> bool:
-        """SIGTERM has come, to any process of the run; all have to ask together."""
+        """Whether SIGTERM has come to any process of the run; all have to ask together."""
         return distributed.anyone(self._asked)
 
     def check(self) -> None:
-        """Raises SystemExit(75) where SIGTERM has come; call it where nothing would be lost."""
+        """Exits with code 75 if SIGTERM has come; call it at points where nothing would be lost.
+
+        Raises:
+            SystemExit: If SIGTERM has come.
+        """
         if self.requested:
             raise SystemExit(EXIT_CODE)
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         signal.signal(signal.SIGTERM, self._before)

@@ -1,4 +1,4 @@
-"""The kernels for whole rows against the plain attention: the TPU's interpreted, the GPU's call without its kernel."""
+"""The kernels for whole rows against plain attention: the TPU's is interpreted, the GPU's is called without cuDNN."""
 
 import functools
 import types
@@ -39,7 +39,9 @@ def test_a_kernel_agrees_with_plain_attention_and_its_gradient(kernel, window):
     real = (SEGMENT > 0)[:, :, None, None]
 
     def both(f):
-        loss = lambda q, k, v: jnp.sum(jnp.where(real, f(q, k, v), 0) * g)
+        def loss(q, k, v):
+            return jnp.sum(jnp.where(real, f(q, k, v), 0) * g)
+
         return jax.jit(lambda *x: (jnp.where(real, f(*x), 0), jax.grad(loss, (0, 1, 2))(*x)))(*rows)
 
     got, got_grad = both(lambda *x: attention.rows(kernel, *x, SEGMENT, window))
@@ -72,7 +74,7 @@ def test_the_kernel_is_chosen_by_what_the_device_can_do(on, dtype, head_dim, ker
     assert attention.kernel_for(on, jnp.dtype(dtype), head_dim) is kernel
 
 
-def test_auto_is_bfloat16_where_it_is_native():
+def test_auto_is_bfloat16_if_the_device_multiplies_it_natively():
     found = [precision.compute_dtype("auto", device("gpu", compute_capability=x)) for x in ("7.5", "8.6", "gfx90a")]
     assert found == [jnp.float32, jnp.bfloat16, jnp.float32]
     assert precision.compute_dtype("auto", device("tpu")) == jnp.bfloat16
@@ -81,11 +83,14 @@ def test_auto_is_bfloat16_where_it_is_native():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 4)])
 def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
-    """Lowered for CUDA, which needs none: packed rows forward and back, kv heads that `tensor` does not divide too."""
+    """Lowered for CUDA, without a GPU: packed rows, forward and back, even if `tensor` does not divide kv heads."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # cuDNN is not installed here
     *rows, g = qkv(jnp.bfloat16, S=199)
     segment = SEGMENT[:, :199]
-    loss = lambda *x: jnp.sum((attention.rows(attention.cudnn, *x, segment, 40) * g).astype(jnp.float32))
+
+    def loss(*x):
+        return jnp.sum((attention.rows(attention.cudnn, *x, segment, 40) * g).astype(jnp.float32))
+
     with jax.set_mesh(make_mesh(*shape)):
         text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*rows).lower(lowering_platforms=("cuda",)).as_text()
     text = text.replace("\\22", '"')  # quotes within a call's settings
@@ -96,11 +101,11 @@ def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
         '"sliding_window_length": 40',
     ):
         assert wanted in text
-    assert f"tensor<{B}x{H}x256x256x" not in text  # nobody holds the scores
+    assert f"tensor<{B}x{H}x256x256x" not in text  # the scores are never held
 
 
 def test_a_group_by_a_kernel_is_the_same_model():
-    """The prompts on the left with padding, three responses to each, of different lengths."""
+    """Prompts padded on the left, with three responses each, of different lengths."""
     cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
     params, group = init_params(cfg, jax.random.key(0)), Group(5, 3)
     prompt_mask = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -125,13 +130,15 @@ def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model():
     cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
     params = init_params(cfg, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (B, S), 0, 64)
-    of = lambda kernel: Transformer(cfg, kernel=kernel).apply({"params": params}, tokens, POSITION, SEGMENT)[0]
     calls = []
+
+    def hidden(kernel):
+        return Transformer(cfg, kernel=kernel).apply({"params": params}, tokens, POSITION, SEGMENT)[0]
 
     def spy(*args):
         calls.append(args[0].shape)
         return CALL(*args)
 
-    got, want = of(spy), of(None)
+    got, want = hidden(spy), hidden(None)
     assert set(calls) == {(B, S, 4, 8)}
     np.testing.assert_allclose(jnp.where((SEGMENT > 0)[:, :, None], got - want, 0), 0, atol=2e-5)

@@ -1,4 +1,4 @@
-"""GGUF files, written here with llama.cpp's own conventions: read back bit for bit, and what is wrong is named."""
+"""GGUF files, written here by llama.cpp's conventions: they are read back bit for bit, and faults are named."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from entropy_rl.model import hf
 from entropy_rl.model.gguf import gguf_name, load_gguf
 from entropy_rl.model.leaves import leaves
 
-# What a GGUF file does not hold is left at its default.
+# Fields that a GGUF file does not hold are left at their defaults.
 MODELS = {
     family: dataclasses.replace(FAMILIES[family], rope_scaling=None, eos_ids=(2,), vocab_size=276)
     for family in ("llama", "qwen2", "qwen3")
@@ -85,7 +85,7 @@ def test_round_trip(tmp_path, family, tied):
     assert_trees_equal(loaded, params)
 
 
-def test_quantised_tensors_become_what_gguf_makes_of_them(tmp_path):
+def test_quantised_tensors_are_dequantised_as_gguf_does(tmp_path):
     cfg = dataclasses.replace(MODELS["qwen2"], d_model=32, head_dim=8, d_ff=64)
     arrays, kind = tensors(cfg, random_params(cfg)), gguf.GGMLQuantizationType.Q8_0
     _, loaded, _ = load_gguf(write(tmp_path / "m.gguf", cfg, arrays, quantise=kind))
@@ -118,12 +118,12 @@ def test_pre_tokenizers(tmp_path, pre, pieces):
     _, _, tokenizer = load_gguf(write(tmp_path / "m.gguf", cfg, tensors(cfg, random_params(cfg)), pre=pre))
     cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("It'S 12345 a  b")
     assert [piece for piece, _ in cut] == pieces
-    # Llama 3 puts its first token before every text unless told not to; Qwen composes accents first.
+    # Llama 3 puts its first token before every text by default; Qwen composes accents first.
     assert (tokenizer("a")["input_ids"][0] == 1) == (pre == "llama-bpe")
     assert (tokenizer("e\u0301")["input_ids"] == tokenizer("\u00e9")["input_ids"]) == (pre == "qwen2")
 
 
-def test_what_is_refused(tmp_path):
+def test_files_that_are_refused(tmp_path):
     cfg = MODELS["llama"]
     good, path = tensors(cfg, random_params(cfg)), tmp_path / "m.gguf"
     gone = {k: v for k, v in good.items() if k != "blk.2.attn_v.weight"}
@@ -161,7 +161,7 @@ def test_no_file(tmp_path):
 
 
 def test_gguf_to_folder(tmp_path):
-    """The conversion a wheel goes through changes no bit and no token."""
+    """The conversion of a wheel's model changes no bit and no token."""
     cfg = MODELS["llama"]
     model = load_gguf(write(tmp_path / "m.gguf", cfg, tensors(cfg, random_params(cfg)), pre="smollm"))
     hf.save_folder(tmp_path / "out", *model)
@@ -173,7 +173,7 @@ def test_gguf_to_folder(tmp_path):
 
 @pytest.mark.slow
 def test_smollm2(smollm2_folder):  # noqa: F811
-    """The real model's facts: its shape, its end token, its chat template and known encodings."""
+    """Facts about the real model: its shape, its end token, its chat template and known encodings."""
     cfg, tokenizer = hf.read_config(smollm2_folder), hf.load_tokenizer(smollm2_folder)
     assert (cfg.n_layers, cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.vocab_size) == (30, 576, 9, 3, 49152)
     assert (cfg.tied, cfg.rope_theta, cfg.norm_eps, cfg.max_positions) == (True, 100_000.0, 1e-5, 8192)

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from entropy_rl.model import head
-from entropy_rl.runtime.mesh import BATCH, make_mesh
+from entropy_rl.runtime.mesh import FSDP, ROWS, TENSOR, make_mesh
 
 B, T, D, V = 3, 7, 8, 50
 
@@ -47,7 +47,7 @@ def test_a_mesh_changes_only_rounding(shape):
     hidden, W, targets, mask = (jnp.tile(x, (8, 1, 1)[: x.ndim]) if x.shape[0] == B else x for x in inputs())
     W = jnp.pad(W, ((0, 0), (0, 6)), constant_values=0.1)
     g = jax.random.normal(jax.random.key(2), (2, *targets.shape))
-    g *= jnp.arange(8 * B)[None, :, None] > B  # the first shard of eight has none
+    g *= jnp.arange(8 * B)[None, :, None] > B  # the first of eight shards has no cotangent
 
     def run(hidden, W):
         out, vjp = jax.vjp(lambda h, w: head.logp_and_entropy(h, w, targets, 0.7, mask, chunk=8), hidden, W)
@@ -56,7 +56,7 @@ def test_a_mesh_changes_only_rounding(shape):
     want = jax.jit(run)(hidden, W)
     mesh = make_mesh(*shape)
     with jax.set_mesh(mesh):
-        placed = jax.device_put(hidden, P(BATCH[0])), jax.device_put(W, P("fsdp", "tensor"))
+        placed = jax.device_put(hidden, P(ROWS)), jax.device_put(W, P(FSDP, TENSOR))
         compiled = jax.jit(run).lower(*placed).compile()
         for a, b in zip(jax.tree.leaves(compiled(*placed)), jax.tree.leaves(want)):
             np.testing.assert_allclose(a, b, atol=2e-5)
@@ -67,10 +67,13 @@ def test_gradients_are_derivatives():
     check_grads(lambda h, w: head.logp_and_entropy(h, w, targets, 0.7), (hidden, W), order=1, modes=["rev"])
 
 
-def test_masked_positions_are_exactly_zero_and_push_nothing():
+def test_masked_positions_are_exactly_zero_and_have_no_gradient():
     hidden, W, targets, mask = inputs()
     hidden = jnp.where(mask[..., None], hidden, jnp.nan)  # nothing there may be read
-    f = lambda h, w: sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, targets, 1.0, mask))
+
+    def f(h, w):
+        return sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, targets, 1.0, mask))
+
     logp, entropy = head.logp_and_entropy(hidden, W, targets, 1.0, mask)
     assert np.all(np.asarray(logp)[~mask] == 0) and np.all(np.asarray(entropy)[~mask] == 0)
     d_hidden, d_W = jax.grad(f, argnums=(0, 1))(hidden, W)
@@ -87,21 +90,25 @@ def test_all_masked_is_zero():
 
 
 def test_infinite_logits_stay_finite():
-    """One token carries all: entropy 0, and a token that cannot be drawn pulls nothing."""
+    """One token has all the probability: the entropy is 0, and a token that cannot be drawn has no gradient."""
     hidden, W = jnp.ones((1, 2, 1)), jnp.array([[1e5, -1e5, -3e38]])
     targets = jnp.array([[0, 0]])
-    f = lambda h, w: sum(jnp.sum(x) for x in head.logp_and_entropy(h * 10, w, targets))
+
+    def f(h, w):
+        return sum(jnp.sum(x) for x in head.logp_and_entropy(h * 10, w, targets))
+
     value, grads = jax.value_and_grad(f, argnums=(0, 1))(hidden, W)
     assert value == 0 and all(np.all(np.isfinite(g)) for g in grads)
 
 
-def test_never_holds_full_logits():
+def test_the_full_logits_are_never_held():
     hidden, W, targets, _ = inputs()
     big = jnp.tile(targets, (40, 10))
-    f = jax.jit(
-        jax.grad(lambda h, w: sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, big, chunk=32)), argnums=(0, 1))
-    )
-    text = f.lower(jnp.zeros((*big.shape, D)), W).compile().as_text()
+
+    def f(h, w):
+        return sum(jnp.sum(x) for x in head.logp_and_entropy(h, w, big, chunk=32))
+
+    text = jax.jit(jax.grad(f, argnums=(0, 1))).lower(jnp.zeros((*big.shape, D)), W).compile().as_text()
     n = big.size
     assert f"f32[{n},{V}]" not in text and f"f32[{big.shape[0]},{big.shape[1]},{V}]" not in text
     assert f"f32[32,{V}]" in text

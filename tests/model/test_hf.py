@@ -1,4 +1,4 @@
-"""Hugging Face folders: what is written is read back bit for bit, and what is wrong is named."""
+"""Hugging Face folders: they are read back bit for bit as they were written, and faults are named."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_shards(tmp_path, monkeypatch):
     assert len(shards) > 2 and shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
     assert not (tmp_path / "model.safetensors").exists()
     assert_trees_equal(hf.load_params(tmp_path, cfg), params)
-    # Saved again in one file, nothing of the shards remains to be read instead.
+    # Saved again as one file: no shard remains that could be read instead.
     monkeypatch.undo()
     save(tmp_path)
     assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
@@ -138,7 +138,7 @@ def test_cut_tensor_file(folder, keep):
         load(folder)
 
 
-def test_tensor_file_that_is_none(folder):
+def test_a_file_that_is_not_a_tensor_file(folder):
     (folder / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"what and more")
     with pytest.raises(ValueError, match=r"model\.safetensors: not a safetensors file: its header is not JSON"):
         load(folder)

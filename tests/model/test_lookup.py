@@ -1,4 +1,4 @@
-"""The token table's look-up on meshes: the plain one's values and gradient, and no gather of the table."""
+"""Looking up tokens on meshes: the values and the gradient of a plain look-up, without a gather of the table."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from entropy_rl.model import lookup
-from entropy_rl.runtime.mesh import make_mesh
+from entropy_rl.runtime.mesh import FSDP, ROWS, TENSOR, make_mesh
 
 V, D, B, S = 24, 16, 8, 5
 
@@ -26,18 +26,21 @@ def test_a_mesh_looks_up_the_same_and_keeps_the_table_where_it_is(shape):
     want = jax.jit(run)(table, tokens, g)
     np.testing.assert_array_equal(want[0], table[tokens])
     mesh = make_mesh(*shape)
-    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+
+    def put(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, P(*spec)))
+
     with jax.set_mesh(mesh):
-        args = put(table, P("tensor", "fsdp")), put(tokens, P(lookup.ROWS)), put(g, P(lookup.ROWS))
+        args = put(table, TENSOR, FSDP), put(tokens, ROWS), put(g, ROWS)
         compiled = jax.jit(run, out_shardings=tuple(args[i].sharding for i in (2, 0))).lower(*args).compile()
         got = compiled(*args)
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_allclose(got[1], want[1], atol=1e-6)
-    if shape != (8, 1, 1):  # there the table is whole everywhere
+    if shape != (8, 1, 1):  # on which every device has the whole table
         assert f"f32[{V},{D}]" not in compiled.as_text()
 
 
-def test_rows_that_do_not_spread_are_looked_up_plainly():
+def test_rows_that_do_not_divide_over_the_mesh_are_looked_up_plainly():
     table = jnp.arange(V * D, dtype=jnp.float32).reshape(V, D)
     with jax.set_mesh(make_mesh(1, 8, 1)):
         out = jax.jit(lambda t: lookup.embed(t, jnp.array([[3, 1]]), jnp.bfloat16))(table)

