@@ -71,7 +71,7 @@ def test_bootstrap_agrees_with_the_normal_interval():
 
 
 def test_bootstrap_draws_problems_not_responses():
-    """Eight equal responses a problem tell no more than one: the interval is as wide as that of the problems."""
+    """Eight equal responses per problem are worth no more than one: the interval is that of the problems."""
     right = (np.random.default_rng(0).random(300) < 0.4).astype(float)
     alone, eight = bootstrap(right), bootstrap(8 * right, np.full(300, 8))
     assert eight == pytest.approx(alone)

@@ -1,0 +1,79 @@
+"""The command: from models and sets of problems to a report, and what it refuses."""
+
+import contextlib
+import json
+
+import pytest
+from evaluations import PROBLEMS, TEXTS
+from samplers import Recorder
+
+from entropy_rl import evaluate
+from entropy_rl.evaluation.respond import GREEDY_SAMPLE
+from entropy_rl.record import jsonl
+from entropy_rl.rewards import Grader
+from entropy_rl.sampling.base import GREEDY, Decoding, Sampling
+
+
+def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
+    """From folders and a file to the report; a set of the command line keeps the settings that the config has."""
+    policy.save(tmp_path / "a")
+    policy.save(tmp_path / "b")
+    (tmp_path / "words.jsonl").write_text("".join(f'{{"question": "{t}", "answer": "hat"}}\n' for t in TEXTS))
+    c = evaluate.configuration(None, None)
+    c.data.max_prompt_len, c.rollout.max_tokens, c.eval.batch = 64, 6, 4
+    with c.unlocked():
+        c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
+        c.eval.every, c.eval.problems = 1, 6
+    c = evaluate.with_tasks(c, ["chain_sum", str(tmp_path / "words.jsonl")])
+    assert c.eval.sets["chain_sum"].settings.max_digits == 1
+    names = evaluate.names_of([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [name for name, _ in names] == ["a", "b"]
+    text = evaluate.run(evaluate.Request(names, c, str(tmp_path / "out"), k=2))
+    assert text.count("| words |") == text.count("| chain_sum |") == 2
+    assert "b against a on chain_sum: greedy +0.0 [+0.0, +0.0], sampled +0.0 [+0.0, +0.0] points" in text
+    assert len(jsonl.read(tmp_path / "out" / "responses.jsonl")) == 2 * (6 + 5) * 3
+
+
+def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
+    """Greedy, then k samples per problem; batches are filled up to whole shards, eight rows on eight devices."""
+    recorder = Recorder()
+    c = evaluate.configuration(None, None)
+    c.eval.batch = 4
+    request = evaluate.Request([], c, "", k=2, temperature=0.5, top_p=0.9, seed=3)
+    decoding = Decoding(Sampling(), 6, policy.cfg.eos_ids)
+    opened = evaluate.Opened(policy.tokenizer, recorder, "params", decoding, contextlib.nullcontext)
+    with Grader() as grader:
+        result = evaluate.examine(request, opened, "recorded", "words", PROBLEMS, encoder, grader)
+    assert (result.policy, result.problem_set) == ("recorded", "words")
+    assert [a.sample for a in result.greedy] == [GREEDY_SAMPLE] * 5
+    assert [[a.sample for a in some] for some in result.samples] == [[0, 1]] * 5
+    greedy, sampled = decoding._replace(sampling=GREEDY), decoding._replace(sampling=Sampling(0.5, 0.9))
+    found = [(a.params, a.prompts.tokens_NxP.shape, a.seed, a.n, a.decoding) for a in recorder.asked]
+    assert found == [("params", (8, 12), 0, 1, greedy), ("params", (8, 12), 3, 2, sampled)]
+
+
+def test_the_configuration_of_an_older_run_has_todays_defaults(tmp_path):
+    old = {"seed": 3, "model": {"dtype": "float32"}, "data": {"task": "gcd", "settings": {"max_numbers": 3}}}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    c = evaluate.configuration(str(tmp_path), None)
+    assert (c.data.task, c.data.settings.max_numbers, c.seed, c.data.bad_rows) == ("gcd", 3, 3, "error")
+    with pytest.raises(ValueError, match=r"--workdir: .*config\.json is not there"):
+        evaluate.configuration(str(tmp_path / "none"), None)
+    with pytest.raises(ValueError, match=r"--tasks: two sets would be called 'a'"):
+        evaluate.with_tasks(c, ["x/a.jsonl", "y/a.jsonl"])
+    assert evaluate.names_of(["x/run", "y/run", "z"]) == [("x/run", "x/run"), ("y/run", "y/run"), ("z", "z")]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("", "/shared", ["a"], []), r"--server_weights=/shared without --server"),
+        (("http://here", "", [], ["runs/a"]), r"--server alone evaluates the one --model that it serves"),
+        (("http://here", "", ["a", "b"], []), r"--server alone evaluates the one --model that it serves"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, message):
+    evaluate.check_server("http://here", "", ["a"], [])
+    evaluate.check_server("http://here", "/shared", ["a"], ["runs/a"])
+    with pytest.raises(ValueError, match=message):
+        evaluate.check_server(*arguments)
