@@ -18,7 +18,6 @@ import entropy_rl as erl
 from entropy_rl import config, loop
 from entropy_rl.record import jsonl, metrics
 from entropy_rl.record.checkpoint import Checkpoints
-from entropy_rl.training import engine
 
 UNTIMED = ("time", "throughput")
 
@@ -226,21 +225,3 @@ def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
     assert start().wait(timeout=300) == 0
     assert rows(whole) == rows(tmp_path)
     assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)
-
-
-def test_a_packed_warm_up_is_the_same_warm_up(tmp_path, monkeypatch):
-    lay_out, packed = engine.lay_out, []
-
-    def spy(plan, batch):
-        out = lay_out(plan, batch)
-        packed.append(out.packed is not None)
-        return out
-
-    monkeypatch.setattr(engine, "lay_out", spy)
-    losses = {}
-    for layout in ("group", "packed"):
-        more = {"warmup.layout": layout, "warmup.updates": 8, "train.steps": 0, "eval.every": 0, "mesh.data": 1}
-        loop.run(tiny("grpo", **more), str(tmp_path / layout))
-        losses[layout] = rows(tmp_path / layout)[0]["warmup/loss"]
-    assert packed == [False] * 8 + [True] * 8
-    assert losses["packed"] == pytest.approx(losses["group"], rel=1e-4) and losses["group"] > 0.1

@@ -1,4 +1,4 @@
-"""One small update that several tests share: a model, a batch of whole groups, methods that bite on it.
+"""One small update that several tests share: a model, a batch of whole groups, and methods that act on it.
 
 Shapes: N prompts, P prompt positions, G samples per prompt, B = N·G responses, T response positions.
 """
@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from entropy_rl import config, token_transforms
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
@@ -31,6 +32,7 @@ def params():
 
 @functools.cache
 def batch() -> Batch:
+    """Responses of 0 to T tokens, some of them not valid, off-policy."""
     rng = np.random.default_rng(0)
     length = rng.integers(0, T + 1, B)
     mask = (np.arange(T) < length[:, None]).astype(np.int32)
@@ -59,6 +61,7 @@ def batch() -> Batch:
 
 
 def method(name: str) -> Method:
+    """A recipe, with shares and bounds at which it changes something in so small a batch."""
     c = config.default()
     config.apply_recipe(c, name)
     with c.unlocked():
@@ -70,12 +73,18 @@ def method(name: str) -> Method:
     return engine_lib.method_of(c.algo, c.rollout, c.train)
 
 
-def token_state(how):
+def token_state(how: Method):
     zeros = jnp.zeros((B, T))
     return how.chain.init(token_transforms.TokenGrads(zeros, zeros))
 
 
 def packed(rows=4) -> Batch:
+    """The batch, with its sequences in rows without padding as well."""
     plan = packing.Plan("packed", rows, B // rows, P + T - 1, 0)
     b = batch()
     return b._replace(packed=plan.pack(b.prompt, b.prompt_mask, b.tokens, b.mask))
+
+
+def distance(a, b) -> float:
+    """|a − b| / |b| of two trees."""
+    return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from entropy_rl import token_transforms as tt
-from entropy_rl.objective import surrogates as objectives
+from entropy_rl.objective import surrogates
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "official_losses.npz")
 PPO = ("ppo_clip", {"low": 0.2, "high": 0.28})
@@ -37,15 +37,18 @@ def padded(name):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_losses_and_gradients(setting):
     spec, transforms = SETTINGS[setting]
-    surrogate, chain = objectives.build(spec), tt.build(transforms)
+    objective, chain = surrogates.build(spec), tt.build(transforms)
 
     @jax.jit
     def run(tokens):
-        _, grads, clipped = objectives.token_gradient(surrogate, tokens)
+        _, grads, clipped = surrogates.token_gradient(objective, tokens)
         state, seen = chain.init(grads), tokens._replace(clipped=clipped)
-        edit = lambda g: chain.update(g, state, tokens=seen, key=jax.random.key(0))[0]
+
+        def edit(g):
+            return chain.update(g, state, tokens=seen, key=jax.random.key(0))[0]
+
         ones = tt.TokenGrads(tokens.mask, tokens.mask)
-        return grads, edit(grads), edit(ones), surrogate(tokens.logp, tokens)[0]
+        return grads, edit(grads), edit(ones), objective(tokens.logp, tokens)[0]
 
     for case in CASES:
         logp, old, advantage, mask = (padded(f"{case}/{k}") for k in ("logp", "old_logp", "advantage", "mask"))
@@ -54,7 +57,7 @@ def test_losses_and_gradients(setting):
         expected = np.asarray(padded(f"{case}/{setting}/grad"))
         np.testing.assert_allclose(out.logp, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
-        # The loss as they write it: the edited gradients tell which tokens were detached or held.
+        # The loss as they write it: the edited gradients show which tokens were detached or held.
         if setting.startswith("clip_cov"):
             loss_BxT *= of_ones.logp
         if setting.startswith("kl_cov"):

@@ -145,10 +145,14 @@ def test_two_key_value_heads_on_eight_devices_are_replicated():
     tokens = rng.integers(3, 64, (4, 10)).astype(np.int32)
     place, segment = np.tile(np.arange(10, dtype=np.int32), (4, 1)), np.ones((4, 10), np.int32)
     params = jax.device_get(init_params(cfg, jax.random.key(0)))
-    f = jax.jit(lambda p: Transformer(cfg).apply({"params": p}, tokens, place, segment)[0])
-    want, mesh = f(params), make_mesh(1, 1, 8)
+
+    @jax.jit
+    def hidden(p):
+        return Transformer(cfg).apply({"params": p}, tokens, place, segment)[0]
+
+    want, mesh = hidden(params), make_mesh(1, 1, 8)
     rules = sharding.rules(cfg, mesh)
     shardings = sharding.param_shardings(cfg, mesh, rules)
     assert shardings["layers"]["k"].is_fully_replicated and not shardings["layers"]["q"].is_fully_replicated
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        np.testing.assert_allclose(f(jax.device_put(params, shardings)), want, atol=1e-5)
+        np.testing.assert_allclose(hidden(jax.device_put(params, shardings)), want, atol=1e-5)

@@ -1,16 +1,44 @@
-"""What an update does to the entropy of a real model: the exact first-order prediction is the measured change."""
+"""What an update does to the entropy of its tokens: the exact first-order prediction is the measured change."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import updates
 
-from entropy_rl import config
+from entropy_rl import config, covariance
 from entropy_rl.model.source import open_model
+from entropy_rl.model.transformer import Transformer
 from entropy_rl.sampling.base import Prompts
-from entropy_rl.training.batch import Batch
+from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.engine import Engine, mesh_of
+from entropy_rl.training.measure import measured_step
 
 G, T = 4, 16
+
+
+def test_predicted_entropy_change_is_the_measured_one_to_first_order():
+    """The error of ⟨∇H, Δθ⟩ falls as the square of the step."""
+    how, model = updates.method("grpo"), Transformer(updates.CFG)
+    params, batch = updates.params(), updates.batch()
+
+    @jax.jit
+    def measured(lr):
+        opt = optax.sgd(lr)
+        state = TrainState(jnp.int32(0), params, opt.init(params), updates.token_state(how), jnp.int32(0))
+        return measured_step(model, how, opt, 2, lr, state, batch, jax.random.key(1), False)[1]
+
+    errors, moves = [], []
+    for lr in (0.04, 0.02, 0.01):
+        m = measured(lr)
+        quadrants = {k.split("/")[1] for k in m if k.startswith("quadrant/")}
+        share = {q: m[f"quadrant/{q}/share"] for q in quadrants}
+        assert set(covariance.QUADRANTS) == quadrants and 0.5 < sum(share.values()) <= 1.00001
+        errors.append(abs(m["entropy/delta"] - m["entropy/delta_predicted"]))
+        moves.append(abs(m["entropy/delta"]))
+    assert errors[2] < 0.05 * moves[2]
+    assert errors[2] < 0.4 * errors[1] < 0.16 * errors[0]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import updates
 
 from entropy_rl.training.packing import Plan, first_fit
 
@@ -50,6 +51,13 @@ def test_the_longest_responses_fit_in_the_room_there_is():
 def test_a_response_without_tokens_takes_no_room():
     prompt_mask, none = np.ones((2, P), np.int32), np.zeros((2 * G, T), np.int32)
     assert not plan("packed", n=2).pack(prompt_mask, prompt_mask, none, none).segment.any()
+
+
+def test_packed_rows_hold_every_response_token_once():
+    p, b = updates.packed().packed, updates.batch()
+    predicts = p.slot < b.mask.size
+    assert np.array_equal(np.sort(p.slot[predicts]), np.flatnonzero(b.mask))
+    assert np.array_equal(p.target[predicts], b.tokens.ravel()[p.slot[predicts]])
 
 
 def test_first_fit():
