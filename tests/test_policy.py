@@ -5,11 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from samplers import Recorder
 from smollm2 import smollm2_folder  # noqa: F401
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
 import entropy_rl as erl
+from entropy_rl.data import encode_prompts
 from entropy_rl.policy import Policy
+from entropy_rl.sampling.base import Decoding, Prompts, Sampling
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -100,7 +103,6 @@ def test_greedy_and_saved_folder(tiny, tmp_path):
 
 
 def test_generate_is_a_function_of_seed_and_prompt(tiny):
-
     def draw(prompts, seed):
         return [[r.text for r in group] for group in tiny.generate(prompts, 3, 8, seed=seed)]
 
@@ -111,6 +113,24 @@ def test_generate_is_a_function_of_seed_and_prompt(tiny):
     twice = draw(["the cat", "the cat"], 0)
     assert twice[0] == first[0] and twice[1] != twice[0]
     assert tiny.generate([]) == []
+
+
+def test_a_policy_samples_by_way_of_its_sampler(tiny, monkeypatch):
+    """`rollout` and `generate` pass on the policy's parameters and what they are given, to any `Sampler`."""
+    recorder = Recorder()
+    monkeypatch.setattr(tiny, "sampler", recorder)
+    prompts = Prompts(*encode_prompts(tiny.tokenizer, ["the cat"], 8), np.zeros(1, np.uint32))
+    key, decoding = jax.random.key(7), Decoding(Sampling(0.7), 5, (2,))
+    out = tiny.rollout(prompts, key, n=3, decoding=decoding)
+    assert out.tokens.shape == (3, 5)
+    asked = recorder.asked.pop()
+    assert asked.params is tiny.params and asked.prompts is prompts and asked.key is key
+    assert asked[3:] == (3, decoding, None)
+    made = tiny.generate(["the cat", "hat"], n=2, max_tokens=5, temperature=0.6, top_p=0.9, top_k=4, seed=3, stop=["!"])
+    assert [[r.text for r in group] for group in made] == [["", ""]] * 2
+    (asked,) = recorder.asked
+    assert asked.params is tiny.params and asked.prompts.tokens_NxP.shape == (2, 32)
+    assert (asked.seed, asked.n, asked.decoding) == (3, 2, Decoding(Sampling(0.6, 0.9, 4), 5, (2,), ("!",)))
 
 
 def test_wrong_input_is_named(tiny):
