@@ -20,6 +20,7 @@ _ABOVE_ZERO = (
     "eval.batch",
     "eval.problems",
     "warmup.batch",
+    "warmup.micro_batches",
     "optim.grad_clip",
     "checkpoint.every",
     "checkpoint.keep",
@@ -64,6 +65,8 @@ def check(c: ConfigDict) -> None:
             raise ValueError(f"{key}={_at(c, key)} must be above 0")
     _check_rollout(c.rollout, c.algo.is_cap)
     _check_train(c.train, c.rollout.prompts)
+    if c.warmup.batch % c.warmup.micro_batches:
+        raise ValueError(f"warmup.micro_batches={c.warmup.micro_batches} must divide warmup.batch={c.warmup.batch}")
     for key, legal in _ONE_OF.items():
         if _at(c, key) not in legal:
             raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")
@@ -186,7 +189,7 @@ def check_mesh(c: ConfigDict, shards: int, sampling: int) -> None:
         (update_key, update),
         ("rollout.prompts", c.rollout.prompts),
         ("eval.batch", c.eval.batch),
-        ("warmup.batch", c.warmup.batch),
+        ("warmup.batch / warmup.micro_batches", c.warmup.batch // c.warmup.micro_batches),
     ):
         if size % shards:
             raise ValueError(

@@ -62,6 +62,7 @@ def default() -> ConfigDict:
     c.warmup = ConfigDict()  # supervised training on worked solutions, before step 1
     c.warmup.updates = 0
     c.warmup.batch = 128  # sequences per update
+    c.warmup.micro_batches = 1  # per update
     c.warmup.layout = "group"  # one row per sequence; "packed": rows without padding; "auto": the cheaper of the two
     c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
     c.warmup.task = ""  # another source of worked solutions, as in data.task; "": the training data's

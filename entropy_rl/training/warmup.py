@@ -92,16 +92,30 @@ class Lessons:
         return self._encoder.fault(problem)
 
 
-def engine_of(c: ConfigDict, model_config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", mesh: Mesh) -> Engine:
-    """The engine of the warm-up: one update per batch, one response per prompt, AdamW on a falling rate."""
-    lr = optax.cosine_decay_schedule(c.warmup.lr, c.warmup.updates, alpha=0.1)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.0))
+def config_of(c: ConfigDict) -> ConfigDict:
+    """The configuration as an update of the warm-up reads it: one update per batch, one response per prompt."""
     own = c.copy_and_resolve_references()
     with own.unlocked():
-        own.rollout.prompts, own.train.updates_per_rollout, own.train.micro_batches = c.warmup.batch, 1, 1
-        own.train.layout = c.warmup.layout
+        own.rollout.prompts, own.rollout.samples, own.train.updates_per_rollout = c.warmup.batch, 1, 1
+        own.train.micro_batches, own.train.layout = c.warmup.micro_batches, c.warmup.layout
+    return own
+
+
+def engine_of(
+    c: ConfigDict, model_config: ModelConfig, tokenizer: "PreTrainedTokenizerBase | None", mesh: Mesh
+) -> Engine:
+    """The engine of the warm-up, with AdamW on a falling rate.
+
+    Args:
+        c: the run's configuration.
+        model_config: the decoder's shape.
+        tokenizer: the model's; None if nothing is sampled.
+        mesh: the run's.
+    """
+    lr = optax.cosine_decay_schedule(c.warmup.lr, c.warmup.updates, alpha=0.1)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.0))
     method = Method(negative_logp, token_transforms.build([]))
-    return Engine(own, model_config, tokenizer, mesh, method, optimizer, samples=1)
+    return Engine(config_of(c), model_config, tokenizer, mesh, method, optimizer, samples=1)
 
 
 def run(
@@ -128,8 +142,9 @@ def run(
         for i in range(warmup.updates):
             stop()
             (batch,) = engine.parts(lessons.batch(i))
-            # packed rows take their statistics from a forward pass, which an on-policy update would leave out
-            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=batch.packed is None)
+            # several pieces take their statistics from a forward pass, which an on-policy update would leave out
+            one_piece = batch.packed is None and engine.micro_batches == 1
+            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=one_piece)
             losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
             if int(state.skipped) > max_skipped:
                 raise RuntimeError(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from test_loop import rows, tiny
 
-from entropy_rl import loop
+from entropy_rl import config, loop
 from entropy_rl.data import PromptEncoder, Task, tiny_tokenizer
-from entropy_rl.training import engine
+from entropy_rl.preflight import programs
+from entropy_rl.training import engine, warmup
 from entropy_rl.training.warmup import Lessons, negative_logp
 
 
@@ -54,7 +55,7 @@ def test_the_supervised_loss_is_the_negative_logp_with_nothing_clipped():
     assert np.array_equal(loss, -logp) and clipped.dtype == bool and not clipped.any()
 
 
-def test_a_packed_warm_up_is_the_same_warm_up(tmp_path, monkeypatch):
+def test_a_warm_up_in_packed_rows_or_in_pieces_is_the_same_warm_up(tmp_path, monkeypatch):
     lay_out, packed = engine.lay_out, []
 
     def spy(plan, batch):
@@ -64,9 +65,29 @@ def test_a_packed_warm_up_is_the_same_warm_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr(engine, "lay_out", spy)
     losses = {}
-    for layout in ("group", "packed"):
-        more = {"warmup.layout": layout, "warmup.updates": 8, "train.steps": 0, "eval.every": 0, "mesh.data": 1}
-        loop.run(tiny("grpo", **more), str(tmp_path / layout))
-        losses[layout] = rows(tmp_path / layout)[0]["warmup/loss"]
-    assert packed == [False] * 8 + [True] * 8
+    for name, layout, pieces in (("group", "group", 1), ("packed", "packed", 1), ("pieces", "group", 4)):
+        more = {"warmup.layout": layout, "warmup.micro_batches": pieces, "warmup.updates": 8}
+        loop.run(tiny("grpo", **more, **{"train.steps": 0, "eval.every": 0, "mesh.data": 1}), str(tmp_path / name))
+        losses[name] = rows(tmp_path / name)[0]["warmup/loss"]
+    assert packed == [False] * 8 + [True] * 8 + [False] * 8
     assert losses["packed"] == pytest.approx(losses["group"], rel=1e-4) and losses["group"] > 0.1
+    assert losses["pieces"] == pytest.approx(losses["group"], rel=1e-4)
+
+
+def test_a_long_warm_up_batch_is_computed_piece_by_piece():
+    """The compiled update of four pieces holds about a quarter of the activations of one piece."""
+
+    def activations(pieces: int) -> int:
+        c = tiny(**{"warmup.micro_batches": pieces, "warmup.batch": 64, "rollout.max_tokens": 64, "mesh.data": 1})
+        taught = warmup.engine_of(c, engine.load(c.model, 0).model_config, None, engine.mesh_of(c))
+        update = programs.update(programs.Run(warmup.config_of(c), taught))
+        return update.compile()[1].memory_analysis().temp_size_in_bytes
+
+    assert activations(4) < 0.5 * activations(1)
+
+
+def test_pieces_of_a_warm_up_batch_are_whole():
+    with pytest.raises(ValueError, match=r"warmup\.micro_batches=3 must divide warmup\.batch=32"):
+        config.check(tiny(**{"warmup.micro_batches": 3}))
+    with pytest.raises(ValueError, match=r"warmup\.batch / warmup\.micro_batches = 1 must be a multiple of"):
+        engine.mesh_of(tiny(**{"warmup.micro_batches": 32}))
