@@ -113,7 +113,7 @@ def _opened_on_server(request: Request, source: str) -> Opened:
         own = entropy_rl.load(source, c.model.dtype)
         model_config, tokenizer, params = own.cfg, own.tokenizer, dict(own.params)
     else:
-        model_config, tokenizer, _ = open_model(source)  # its weights are not read
+        model_config, tokenizer, _ = open_model(source, weights=False)
     server = client.connect(request.server, request.server_weights)
     sampler = ServerSampler(server, model_config, tokenizer, c.rollout.slots)
     return Opened(tokenizer, sampler, params, decoding_of(c.rollout, model_config.eos_ids), contextlib.nullcontext)
@@ -229,11 +229,13 @@ def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
     Raises:
         ValueError: Two sets would have the same name.
     """
+    from entropy_rl.data.rows import short_name
+
     known = {part["task"]: part.get("settings", {}) for part in c.eval.sets.to_dict().values()}
     known[c.data.task] = c.data.settings.to_dict()
     sets = {}
     for task in tasks:
-        name = task.rstrip("/").rpartition("/")[2].removesuffix(".jsonl").removesuffix(".parquet").replace(".", "_")
+        name = short_name(task).replace(".", "_")
         if name in sets:
             raise ValueError(f"--tasks: two sets would be called {name!r}; evaluate them one at a time")
         sets[name] = {"task": task, "settings": known.get(task, {})}

@@ -25,6 +25,7 @@ from entropy_rl.model.precision import compute_dtype, precision
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_weight, positions
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.runtime.files import expand, refuse_url
 from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.sampling.base import Decoding, Prompts, Response, Rollout, Sampling, responses
 from entropy_rl.sampling.local import LocalSampler
@@ -175,6 +176,7 @@ def _score(
 
 def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
+    source = expand(source)
     if not is_run(source):
         cfg, params, tokenizer = load_model(source)
         return Policy(cfg, params, tokenizer, compute_dtype(dtype))
@@ -189,8 +191,13 @@ def load_run(workdir: str, dtype: str) -> Policy:
 
 
 def is_run(source: str) -> bool:
-    """Whether a source is a run directory."""
-    return (epath.Path(source) / "checkpoints").is_dir()
+    """Whether a source is a run directory.
+
+    Raises:
+        ValueError: If it is a web address.
+    """
+    refuse_url("model.source", source)
+    return bool(source) and (epath.Path(source) / "checkpoints").is_dir()
 
 
 class TrainedRun(NamedTuple):

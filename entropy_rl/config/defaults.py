@@ -21,7 +21,7 @@ def default() -> ConfigDict:
     c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
 
     c.data = ConfigDict()
-    # a reasoning-gym task, a .jsonl or .parquet file, a name in data/datasets.py, a hub name owner/name, or "mixture"
+    # a reasoning-gym task, a file (.jsonl, .json, .csv, .parquet), a name in data/datasets.py, owner/name, or "mixture"
     c.data.task = "chain_sum"
     c.data.settings = ConfigDict()  # the task's options; for a file or data set, the fields of data/datasets.py: Fields
     c.data.mixture = (

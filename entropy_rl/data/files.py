@@ -1,8 +1,7 @@
-"""Problems from JSONL, Parquet and Hugging Face data sets; every row is checked before any other work."""
+"""Problems from files and Hugging Face data sets; every row is checked before any other work."""
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,9 +10,13 @@ from absl import logging
 from etils import epath
 
 from entropy_rl.data.datasets import DATASETS, Fields
+from entropy_rl.data.rows import Row, file_rows, is_file, text_of
 from entropy_rl.data.source import Problem, hash_text
+from entropy_rl.runtime.files import expand, refuse_url
 
-SUFFIXES = (".jsonl", ".parquet")
+_ABSENT = object()
+_EMPTY_CELLS = ("nan", "null", "<na>")  # as pandas and others write a cell without a value
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 3  # bad rows in an error message
 _READ = ("question", "answer", "solution", "difficulty")  # attributes of `Fields` that name a field of a row
 _ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
@@ -21,28 +24,28 @@ _ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
 
 def is_stored(name: str) -> bool:
     """Whether `data.task` names a file or a data set rather than a reasoning-gym task."""
-    return name in DATASETS or "/" in name or name.endswith(SUFFIXES)
+    return name in DATASETS or "/" in name or "." in name
 
 
 def read(name: str, settings: Mapping[str, str], root: str, bad_rows: str) -> list[tuple[Problem, str]]:
     """The problems of a file or data set.
 
     Args:
-        name: a .jsonl or .parquet file, a name of `DATASETS`, or a hub name owner/name (`data.task`).
+        name: a file (see `rows.file_rows`), a name of `DATASETS`, or a hub name owner/name (`data.task`).
         settings: attributes of `Fields` that differ from the data set's own (`data.settings`).
         root: a folder with local copies of hub data sets; "": the hub (`data.root`).
         bad_rows: "error" or "skip" (`data.bad_rows`), the treatment of a row that is not JSON, is not UTF-8, lacks a
-            field or a question, or gives a different answer to a question than an earlier row. Skipped rows are
-            counted in the log. A row that repeats an earlier one is dropped either way.
+            field or a question, has no text or number in one, or gives a different answer to a question than an earlier
+            row. Skipped rows are counted in the log. A row that repeats an earlier one is dropped either way.
 
     Returns:
         (problem, the place that it came from, such as "file, line 3"), in the order of the rows.
 
     Raises:
-        ValueError: If there is no such file, data set, split or setting, if a row is bad, or if no row is left. The
-            message names the file and the line.
-        ImportError: If the library that reads this format is not installed.
+        ValueError: If there is no such file, data set, split or setting, if the library that reads the format is not
+            installed, if a row is bad, or if no row is left. The message names the file and the line.
     """
+    refuse_url("data.task", name)
     fields = fields_of(name, settings)
     problems: dict[str, tuple[Problem, str]] = {}
     bad, repeated = BadRows(name, bad_rows), 0
@@ -117,10 +120,7 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
     Raises:
         ValueError: If a setting is unknown, or is not text.
     """
-    if name.endswith(SUFFIXES):
-        base = Fields()
-    else:
-        base = DATASETS.get(name) or Fields(hub=name, split="train")
+    base = DATASETS.get(name) or (Fields() if is_file(name) else Fields(hub=expand(name), split="train"))
     legal = [f.name for f in dataclasses.fields(Fields) if base.hub or f.name not in ("hub", "split", "subset")]
     for key, value in settings.items():
         if key not in legal:
@@ -131,56 +131,21 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
     return dataclasses.replace(base, **settings)
 
 
-def _rows(name: str, fields: Fields, root: str) -> Iterator[tuple[str, Any, str]]:
-    """Yields (place, row, the reason why the row cannot be used or "")."""
+def _rows(name: str, fields: Fields, root: str) -> Iterator[Row]:
+    """The rows of a file or data set."""
     if fields.hub:
         yield from _hub_rows(fields, root)
-        return
-    path = epath.Path(name)
-    if not path.exists():
-        raise ValueError(f"data.task={name!r}: no such file")
-    yield from _jsonl_rows(path) if name.endswith(".jsonl") else _parquet_rows(path)
+    else:
+        yield from file_rows(name)
 
 
-def _jsonl_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield where, None, f"not UTF-8 at byte {error.start}"
-            except (ValueError, RecursionError) as error:
-                yield where, None, f"not JSON ({error})"
-            else:
-                yield where, row, "" if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
-
-
-def _parquet_rows(path: epath.Path) -> Iterator[tuple[str, Any, str]]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install pyarrow") from error
-    try:
-        with path.open("rb") as file:
-            opened, number = pyarrow.parquet.ParquetFile(file), 0
-            for batch in opened.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row, ""
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"data.task: {path} is not a sound Parquet file: {error}") from error
-
-
-def _hub_rows(fields: Fields, root: str) -> Iterator[tuple[str, Any, str]]:
+def _hub_rows(fields: Fields, root: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"{fields.hub} needs the datasets library: pip install datasets") from error
+        raise ValueError(f"data.task: {fields.hub} needs the datasets library: pip install datasets") from error
     source = fields.hub
-    if root:
+    if root := expand(root):
         folder = epath.Path(root) / fields.hub
         if not folder.is_dir():
             raise ValueError(f"data.root={root!r} holds no copy of {fields.hub}: there is no folder {folder}")
@@ -208,46 +173,55 @@ def _hub_rows(fields: Fields, root: str) -> Iterator[tuple[str, Any, str]]:
 
 def _problem(row: dict[str, Any], fields: Fields) -> tuple[Problem | None, str]:
     """(problem, "") or (None, the reason why the row cannot be used)."""
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for part in _READ:
         path = getattr(fields, part)
         value = _field(row, path) if path else ""
-        if value is None and part in ("solution", "difficulty"):
+        if part in ("solution", "difficulty") and (value is None or value is _ABSENT):
             value = ""  # some rows may lack these; `read` requires that at least one has them
-        if value is None:
+        if value is _ABSENT:
             return None, f"no field {path!r} ({part}); it has {', '.join(sorted(map(str, row))) or 'none'}"
-        found[part] = value
-    question = _text(found["question"]).removeprefix(fields.before).removesuffix(fields.after).strip()
-    answer, solution = _text(found["answer"]).strip(), _text(found["solution"]).strip()
+        try:
+            found[part] = text_of(value) if part == "answer" else _single(value, path)
+        except ValueError as error:
+            return None, f"field {path!r} ({part}) {error}"
+    question = found["question"].removeprefix(fields.before).removesuffix(fields.after).strip()
+    answer, solution = found["answer"].strip(), found["solution"].strip()
     if fields.answer_after:
         answer = answer.rpartition(fields.answer_after)[2].strip()
     if not question:
         return None, f"field {fields.question!r} contains no question"
     if not answer:
         return None, f"field {fields.answer!r} contains no answer"
-    if any("\ud800" <= c <= "\udfff" for c in question):
-        return None, f"field {fields.question!r} holds a lone surrogate, which no tokenizer takes"
+    if fields.kind == "math" and answer.lower() in _EMPTY_CELLS:
+        return None, f"field {fields.answer!r} (answer) is the text {answer!r}, as an empty cell is often written"
+    for part, text in (("question", question), ("answer", answer), ("solution", solution)):
+        if _SURROGATE.search(text):
+            return None, f"field {getattr(fields, part)!r} holds a lone surrogate, which no tokenizer takes"
     entry: Any = row if _ENTRY_KINDS.fullmatch(fields.kind) else answer
-    return Problem(
-        hash_text(question, 4), question, entry, fields.kind, _text(found["difficulty"]), solution, answer
-    ), ""
+    return Problem(hash_text(question, 4), question, entry, fields.kind, found["difficulty"], solution, answer), ""
 
 
 def _field(row: Any, path: str) -> Any:
-    """The value at a path such as "prompt.0.content", or None if there is none."""
+    """The value at a path such as "prompt.0.content", or `_ABSENT` if there is none."""
     for key in path.split("."):
         if isinstance(row, dict):
-            row = row.get(key)
-        elif isinstance(row, list) and key.isdigit() and int(key) < len(row):
+            row = row.get(key, _ABSENT)
+        elif isinstance(row, list) and key.isdecimal() and int(key) < len(row):
             row = row[int(key)]
         else:
-            return None
+            return _ABSENT
     return row
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):  # several answers, all of which are required
-        return ", ".join(_text(v) for v in value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def _single(value: Any, path: str) -> str:
+    """The text of a value that is not several; raises ValueError."""
+    if isinstance(value, list):
+        users = [i for i, turn in enumerate(value) if isinstance(turn, dict) and turn.get("role") == "user"]
+        if users:
+            raise ValueError(
+                f"is a list of {len(value)} messages, not text: set it to '{path}.{users[-1]}.content' in "
+                "data.settings, and data.chat=True with data.system_prompt for a system's message"
+            )
+        raise ValueError(f"is a list, not text; name one entry, such as '{path}.0'")
+    return text_of(value)

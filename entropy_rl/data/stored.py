@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 
 from entropy_rl.data import files
+from entropy_rl.data.rows import short_name
 from entropy_rl.data.source import MAX_REFILLS, Fault, Problem, Source, check_step, hash_text, question_key
 
 
@@ -39,7 +40,7 @@ class Stored:
     ):
         if held_out_modulus < 0:
             raise ValueError(f"data.held_out_modulus={held_out_modulus} must be 0 (none) or above")
-        self.path, self.name = name, name.rstrip("/").rpartition("/")[2].removesuffix(".jsonl").removesuffix(".parquet")
+        self.path, self.name = name, short_name(name)
         self.seed, self.held_out_modulus = seed, held_out_modulus
         self._rows = files.read(name, settings, root, bad_rows)
         self._split()

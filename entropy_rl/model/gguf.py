@@ -7,13 +7,13 @@ Shapes: D width, N query or key/value heads, h head_dim.
 """
 
 import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 
 from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.foreign import LARGEST, positive, sizes, token_id, whole
+from entropy_rl.model.gguf_file import GGUFFile
 from entropy_rl.model.gguf_tokenizer import read_tokenizer
 from entropy_rl.model.leaves import Shardings, assemble, leaves
 from entropy_rl.model.transformer import Params
@@ -45,22 +45,24 @@ LAYER = {
 class Metadata:
     """The key-value part of a GGUF file."""
 
-    def __init__(self, path: pathlib.Path, reader: gguf.GGUFReader) -> None:
-        self.path, self.fields = path, reader.fields
+    def __init__(self, file: GGUFFile) -> None:
+        self.path, self.fields = file.path, file.fields
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, or the default."""
-        return self.fields[key].contents() if key in self.fields else default
+        return self.fields.get(key, default)
 
-    def need(self, key: str) -> Any:
+    def need(self, key: str, kind: type = object) -> Any:
         """The value of a key.
 
         Raises:
-            ValueError: If the file has no such key.
+            ValueError: If the file has no such key, or its value is of another type.
         """
         if key not in self.fields:
             raise ValueError(f"{self.path}: missing metadata key {key!r}")
-        return self.fields[key].contents()
+        if not isinstance(value := self.fields[key], kind):
+            raise ValueError(f"{self.path}: {key} is a {type(value).__name__}; expected a {kind.__name__}")
+        return value
 
 
 def load_gguf(
@@ -73,20 +75,14 @@ def load_gguf(
         shardings: see `leaves.assemble`.
 
     Raises:
-        ValueError: If this is no GGUF file, the architecture or tokenizer is unknown, or a tensor is missing, has
-            another shape, or has no place in the model; the message names the tensor or key, and the file.
+        ValueError: If this is no GGUF file, the architecture or tokenizer is unknown, a value is out of range, or a
+            tensor is missing, is not finite, has another shape, or has no place in the model; the message names the
+            tensor or key, and the file.
     """
-    path = pathlib.Path(path)
-    try:
-        reader = gguf.GGUFReader(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, IndexError, KeyError) as e:
-        raise ValueError(f"{path}: not a GGUF file, or cut short: {e}") from e
-    meta = Metadata(path, reader)
-    tensors = {t.name: t for t in reader.tensors}
-    cfg = read_config(meta, tied="output.weight" not in tensors)
-    return cfg, read_params(path, tensors, cfg, shardings), read_tokenizer(meta)
+    file = GGUFFile(path)
+    meta = Metadata(file)
+    cfg = read_config(meta, tied="output.weight" not in file.tensors)
+    return cfg, read_params(file, cfg, shardings), read_tokenizer(meta, cfg.vocab_size)
 
 
 def read_config(meta: Metadata, tied: bool) -> ModelConfig:
@@ -99,7 +95,7 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
     Raises:
         ValueError: If a key is missing, or the decoder cannot compute the model.
     """
-    family = meta.need("general.architecture")
+    family = meta.need("general.architecture", str)
     if family not in FAMILIES:
         raise ValueError(f"{meta.path}: unknown architecture {family!r}; expected one of {', '.join(FAMILIES)}")
 
@@ -109,30 +105,42 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
     def get(key: str, default: Any = None) -> Any:
         return meta.get(f"{family}.{key}", default)
 
-    d_model, n_heads = need("embedding_length"), need("attention.head_count")
-    head_dim = get("attention.key_length", d_model // n_heads)
+    path = meta.path
+    d_model, n_heads = (
+        whole(path, f"{family}.{key}", need(key), 1, LARGEST[name])
+        for name, key in (("d_model", "embedding_length"), ("n_heads", "attention.head_count"))
+    )
+    given = {
+        "vocab_size": ("tokenizer.ggml.tokens", len(meta.need("tokenizer.ggml.tokens", list))),
+        "d_model": (f"{family}.embedding_length", d_model),
+        "n_layers": (f"{family}.block_count", need("block_count")),
+        "n_heads": (f"{family}.attention.head_count", n_heads),
+        "n_kv_heads": (f"{family}.attention.head_count_kv", get("attention.head_count_kv", n_heads)),
+        "head_dim": (f"{family}.attention.key_length", get("attention.key_length", d_model // n_heads)),
+        "d_ff": (f"{family}.feed_forward_length", need("feed_forward_length")),
+        "max_positions": (f"{family}.context_length", need("context_length")),
+    }
+    found: dict[str, Any] = sizes(path, given)
     if (kind := get("rope.scaling.type", "none")) != "none":
-        raise ValueError(f"{meta.path}: {family}.rope.scaling.type={kind!r} is not supported; expected 'none'")
-    if (turned := get("rope.dimension_count", head_dim)) != head_dim:
-        raise ValueError(f"{meta.path}: {family}.rope.dimension_count={turned}; expected the head's size {head_dim}")
-    stops = (meta.get("tokenizer.ggml.eos_token_id"), meta.get("tokenizer.ggml.eot_token_id"))
+        raise ValueError(f"{path}: {family}.rope.scaling.type={kind!r} is not supported; expected 'none'")
+    if (turned := get("rope.dimension_count", found["head_dim"])) != found["head_dim"]:
+        size = found["head_dim"]
+        raise ValueError(f"{path}: {family}.rope.dimension_count={turned!r:.80}; expected the head's size {size}")
+    epsilon = "attention.layer_norm_rms_epsilon"
+    bos, *stops = (
+        None if (i := meta.get(key)) is None else token_id(path, key, i, found["vocab_size"])
+        for key in (f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "eot"))
+    )
     return ModelConfig(
-        vocab_size=len(meta.need("tokenizer.ggml.tokens")),
-        d_model=d_model,
-        n_layers=need("block_count"),
-        n_heads=n_heads,
-        n_kv_heads=get("attention.head_count_kv", n_heads),
-        head_dim=head_dim,
-        d_ff=need("feed_forward_length"),
+        **found,
         family=family,
-        rope_theta=get("rope.freq_base", 10_000.0),
+        rope_theta=positive(path, f"{family}.rope.freq_base", get("rope.freq_base", 10_000.0)),
         # It is stored as float32, in which 1e-5 is 9.99999975e-06: the shortest decimal that rounds to it was meant.
-        norm_eps=float(str(np.float32(need("attention.layer_norm_rms_epsilon")))),
+        norm_eps=float(str(np.float32(positive(path, f"{family}.{epsilon}", need(epsilon))))),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         tied=tied,
-        max_positions=need("context_length"),
-        bos_id=meta.get("tokenizer.ggml.bos_token_id"),
+        bos_id=bos,
         eos_ids=tuple(dict.fromkeys(i for i in stops if i is not None)),
     )
 
@@ -156,28 +164,24 @@ def unpermute(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return rows.reshape(n_heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def read_params(path: pathlib.Path, tensors: dict[str, Any], cfg: ModelConfig, shardings: Shardings | None) -> Params:
+def read_params(file: GGUFFile, cfg: ModelConfig, shardings: Shardings | None) -> Params:
     """The tree of parameters, dequantised to float32; raises as `load_gguf`."""
-    expected = {gguf_name(leaf.name.format(i)) for leaf in leaves(cfg).values() for i in range(cfg.n_layers)}
-    for name in tensors:
+    path, expected = file.path, set()
+    for leaf in leaves(cfg).values():
+        for i in range(cfg.n_layers if "{}" in leaf.name else 1):
+            name = gguf_name(leaf.name.format(i))
+            if name not in file.tensors:
+                raise ValueError(f"{path}: missing tensor {name}, expected {leaf.shape}")
+            if (got := file.tensors[name].shape) != leaf.shape:
+                raise ValueError(f"{path}: tensor {name} has shape {got}, expected {leaf.shape}")
+            expected.add(name)
+    for name in file.tensors:
         if name not in expected:
             why = " (Llama-3's RoPE scaling; load the Hugging Face folder)" if name == "rope_freqs.weight" else ""
             raise ValueError(f"{path}: unexpected tensor {name}{why}")
 
     def read(hf_name: str, shape: tuple[int, ...]) -> np.ndarray:
-        name = gguf_name(hf_name)
-        if name not in tensors:
-            raise ValueError(f"{path}: missing tensor {name}, expected {shape}")
-        tensor = tensors[name]
-        # GGUF lists the axis that varies fastest first.
-        if (got := tuple(int(n) for n in reversed(tensor.shape))) != shape:
-            raise ValueError(f"{path}: tensor {name} has shape {got}, expected {shape}")
-        try:
-            value = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype(np.float32, copy=False)
-        except NotImplementedError:
-            raise ValueError(
-                f"{path}: tensor {name} is {tensor.tensor_type.name}, which cannot be dequantised"
-            ) from None
+        value = file.read(gguf_name(hf_name))
         if cfg.family == "llama" and hf_name.endswith(("q_proj.weight", "k_proj.weight")):
             value = unpermute(value, cfg.n_heads if "q_proj" in hf_name else cfg.n_kv_heads)
         return value

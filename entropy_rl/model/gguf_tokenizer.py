@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from entropy_rl.model.foreign import token_id
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -23,43 +25,54 @@ PRE_TOKENIZERS = {
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
-def read_tokenizer(meta: "Metadata") -> "PreTrainedTokenizerFast":
+def read_tokenizer(meta: "Metadata", vocab_size: int) -> "PreTrainedTokenizerFast":
     """A transformers tokenizer from the file's tokens and merges, with its special tokens and its chat template.
 
+    Args:
+        meta: the file's metadata.
+        vocab_size: the number of tokens.
+
     Raises:
-        ValueError: If it is not a byte-level BPE that is known here.
+        ValueError: If it is not a byte-level BPE that is known here, or is broken.
     """
     import transformers  # slow to import
 
-    core, tokens = byte_level_bpe(meta), meta.need("tokenizer.ggml.tokens")
-    named = {}
+    tokens, named = meta.need("tokenizer.ggml.tokens", list), {}
+    if not all(isinstance(token, str) for token in tokens) or len(set(tokens)) < len(tokens):
+        raise ValueError(f"{meta.path}: tokenizer.ggml.tokens: expected different texts")
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        if (i := meta.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            named[f"{role}_token"] = tokens[i]
+        if (i := meta.get(full := f"tokenizer.ggml.{key}_token_id")) is not None:
+            named[f"{role}_token"] = tokens[token_id(meta.path, full, i, vocab_size)]
     named.setdefault("pad_token", named.get("eos_token"))
+    template = meta.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{meta.path}: tokenizer.chat_template is a {type(template).__name__}; expected text")
+    core = byte_level_bpe(meta, tokens)
     if meta.get("tokenizer.ggml.add_bos_token", meta.get("tokenizer.ggml.pre") == "llama-bpe"):
+        if "bos_token" not in named:
+            raise ValueError(f"{meta.path}: tokenizer.ggml.add_bos_token without tokenizer.ggml.bos_token_id")
         begin_with(core, named["bos_token"], meta.get("tokenizer.ggml.bos_token_id"))
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        clean_up_tokenization_spaces=False,
-        chat_template=meta.get("tokenizer.chat_template"),
-        **named,
+        tokenizer_object=core, clean_up_tokenization_spaces=False, chat_template=template, **named
     )
 
 
-def byte_level_bpe(meta: "Metadata") -> "Tokenizer":
-    """Tokens, merges, and the way that text is cut before them; raises as `read_tokenizer`."""
+def byte_level_bpe(meta: "Metadata", tokens: list[str]) -> "Tokenizer":
+    """Merges, and the way that text is cut before them; raises as `read_tokenizer`."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-    kind, pre = meta.need("tokenizer.ggml.model"), meta.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
+    kind, pre = meta.need("tokenizer.ggml.model", str), meta.get("tokenizer.ggml.pre", "gpt-2")
+    if kind != "gpt2" or not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise ValueError(
             f"{meta.path}: tokenizer.ggml.model={kind!r} with tokenizer.ggml.pre={pre!r} is not supported; "
             f"expected 'gpt2' with one of {', '.join(PRE_TOKENIZERS)}"
         )
-    tokens, kinds = meta.need("tokenizer.ggml.tokens"), meta.need("tokenizer.ggml.token_type")
-    merges = [tuple(merge.split(" ")) for merge in meta.need("tokenizer.ggml.merges")]
+    kinds = meta.need("tokenizer.ggml.token_type", list)
+    if len(kinds) != len(tokens):
+        raise ValueError(f"{meta.path}: tokenizer.ggml.token_type has {len(kinds)} entries for {len(tokens)} tokens")
+    known = set(tokens)
+    merges = [_merge(meta, merge, known) for merge in meta.need("tokenizer.ggml.merges", list)]
     core = tokenizers.Tokenizer(
         models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe")
     )
@@ -79,6 +92,14 @@ def byte_level_bpe(meta: "Metadata") -> "Tokenizer":
         ]
     )
     return core
+
+
+def _merge(meta: "Metadata", merge: object, known: set[str]) -> tuple[str, str]:
+    """The two parts of a merge, which are tokens and make a token; raises as `read_tokenizer`."""
+    left, _, right = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
+    if not {left, right, left + right} <= known:
+        raise ValueError(f"{meta.path}: tokenizer.ggml.merges: {merge!r} does not join two tokens to a token")
+    return left, right
 
 
 def begin_with(core: "Tokenizer", bos: str, bos_id: int) -> None:

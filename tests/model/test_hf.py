@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import ml_dtypes
@@ -170,6 +171,84 @@ def test_header_counts_against_official_reader(folder):
         np.testing.assert_array_equal(value, ours.read(name))
 
 
+def with_header(path, change):
+    """Rewrites the header of a tensor file, whose data stays."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    text = json.dumps(change(header)).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
+def norm(**changes):
+    """A change of the entry of one tensor."""
+    return lambda header: header | {"model.norm.weight": header["model.norm.weight"] | changes}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda header: list(header), "not a safetensors file: its header is a list"),
+        (lambda header: header | {"model.norm.weight": 3}, r"tensor model\.norm\.weight has no dtype and shape"),
+        (lambda header: header | {"model.norm.weight": {}}, r"tensor model\.norm\.weight has no dtype and shape"),
+        (norm(shape="24"), r"tensor model\.norm\.weight has no dtype and shape"),
+        (norm(shape=[-24]), r"tensor model\.norm\.weight has no dtype and shape"),
+        (norm(shape=[24.0]), r"tensor model\.norm\.weight has no dtype and shape"),
+        (norm(dtype=None), r"tensor model\.norm\.weight has no dtype and shape"),
+        (norm(data_offsets=[-96, 0]), r"tensor model\.norm\.weight has the byte range \[-96, 0\]"),
+        (norm(data_offsets=[96, 0]), r"tensor model\.norm\.weight has the byte range"),
+        (norm(data_offsets=[0]), r"tensor model\.norm\.weight has the byte range"),
+        (norm(data_offsets=["0", "96"]), r"tensor model\.norm\.weight has the byte range"),
+        (norm(data_offsets=[0, 96]), r"tensor \S+ overlaps tensor \S+"),
+        (norm(data_offsets=[10**9, 10**9 + 96]), r"cut short: \d+ bytes, expected .* \(tensor model\.norm\.weight\)"),
+        (norm(shape=[1 << 40, 1 << 40]), r"has shape \(1099511627776, 1099511627776\), expected \(24,\)"),
+    ],
+)
+def test_a_header_that_is_refused(folder, change, message):
+    path = folder / "model.safetensors"
+    with_header(path, change)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
+        load(folder)
+
+
+def test_a_header_that_is_nested_deeply(folder):
+    (folder / "model.safetensors").write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a safetensors file: its header is not JSON"):
+        load(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(folder, value):
+    rewrite(folder, lambda t: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 5), value))
+    with pytest.raises(
+        ValueError,
+        match=r"model\.safetensors: tensor model\.layers\.1\.mlp\.up_proj\.weight is broken: 1 of its 960 weights",
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("shard", ["../other/model.safetensors", "/etc/passwd", "..", "", 3, None, "a\\b"])
+def test_an_index_that_names_no_file_of_the_folder(folder, tmp_path, shard):
+    (tmp_path / "other").mkdir()
+    names = list(tensor_file.TensorFile(folder / "model.safetensors").shapes)
+    shutil.copy(folder / "model.safetensors", tmp_path / "other")
+    (folder / hf.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    with pytest.raises(ValueError, match=r"index\.json: weight_map\.\S+=.*; expected the name of a file"):
+        load(folder)
+
+
+def test_an_index_that_disagrees_with_its_files(folder):
+    names = list(tensor_file.TensorFile(folder / "model.safetensors").shapes)
+    index = dict.fromkeys(names, "model.safetensors")
+    (folder / hf.INDEX).write_text(json.dumps({"weight_map": index | {"model.extra": "model.safetensors"}}))
+    with pytest.raises(ValueError, match=r"model\.safetensors: has no tensor model\.extra, which .* places there"):
+        load(folder)
+    shutil.copy(folder / "model.safetensors", folder / "twice.safetensors")
+    (folder / hf.INDEX).write_text(json.dumps({"weight_map": index | {names[0]: "twice.safetensors"}}))
+    with pytest.raises(ValueError, match=r"twice\.safetensors: tensor \S+ is in model\.safetensors too"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     "family, changes, message",
     [
@@ -179,7 +258,7 @@ def test_header_counts_against_official_reader(folder):
         ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantised checkpoints are read from GGUF only"),
-        ("llama", {"num_key_value_heads": 3}, "n_kv_heads=3 must divide"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3 must divide num_attention_heads=4"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear' is not supported"),
         (
             "llama",
@@ -189,6 +268,48 @@ def test_header_counts_against_official_reader(folder):
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer type"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
         ("qwen3", {"head_dim": ...}, "missing key 'head_dim'"),
+        # cases/s09: a list or a text
+        ("llama", {"rope_scaling": ["linear"]}, r"rope_scaling=\['linear'\]; expected an object or null"),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling='linear'; expected an object or null"),
+        ("llama", {"rope_parameters": "default"}, "rope_parameters='default'; expected an object or null"),
+        # both spellings of RoPE
+        ("llama", {"rope_parameters": {"rope_theta": 7.0}}, r"disagree, .* rope_theta: 500\.0, rope_parameters\S+: 7"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default"}},
+            "rope_parameters: None, rope_scaling: Rope",
+        ),
+        ("llama", {"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "rope_type='default' and type='yarn'"),
+        ("llama", {"rope_scaling": {"factor": 4.0}}, r"rope_scaling\.factor=4\.0 without a rope_type"),
+        # values of another type, or out of range
+        ("llama", {"num_attention_heads": 0}, "num_attention_heads=0; expected a whole number from 1 to 65536"),
+        ("llama", {"num_key_value_heads": 0}, "num_key_value_heads=0; expected a whole number"),
+        ("llama", {"hidden_size": "24"}, "hidden_size='24'; expected a whole number"),
+        ("llama", {"hidden_size": 24.0}, "hidden_size=24.0; expected a whole number"),
+        ("llama", {"hidden_size": True}, "hidden_size=True; expected a whole number"),
+        ("llama", {"hidden_size": -24}, "hidden_size=-24; expected a whole number"),
+        (
+            "llama",
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers=10{9}; expected a whole number from 1 to 10000",
+        ),
+        ("llama", {"vocab_size": 10**30}, "vocab_size=10{30}; expected"),
+        ("llama", {"head_dim": 5}, "head_dim=5 must be even"),
+        ("llama", {"rope_theta": "1e4"}, "rope_theta='1e4'; expected a finite number above 0"),
+        ("llama", {"rope_theta": float("nan")}, "rope_theta=nan; expected a finite number above 0"),
+        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf; expected a finite number above 0"),
+        ("llama", {"rms_norm_eps": -1e-5}, "rms_norm_eps=-1e-05; expected a finite number above 0"),
+        ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false'; expected true or false"),
+        ("llama", {"model_type": ["llama"]}, "unknown architecture model_type="),
+        (
+            "llama",
+            {"eos_token_id": 300},
+            "eos_token_id names the token 300; .* has the ids 0 to 299",
+        ),
+        ("llama", {"eos_token_id": [2, -1]}, "eos_token_id names the token -1"),
+        ("llama", {"eos_token_id": "2"}, "eos_token_id names the token '2'"),
+        ("llama", {"bos_token_id": 300}, "bos_token_id names the token 300"),
+        ("mistral", {"sliding_window": 0}, "sliding_window=0; expected a whole number"),
         (
             "qwen3",
             {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -213,6 +334,37 @@ def test_config_that_is_broken(folder):
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json: no such file"):
         hf.read_config(folder)
+
+
+@pytest.mark.parametrize(
+    "key", ["quantization_config", "rope_scaling", "rope_theta", "rope_parameters", "num_key_value_heads", "head_dim"]
+)
+@pytest.mark.parametrize("more", [{}, {"rope_scaling": ...}])
+def test_null_is_as_if_absent(folder, key, more):
+    """cases/s09."""
+    edit(folder, **more | {key: ...})
+    absent = hf.read_config(folder)
+    edit(folder, **{key: None})
+    assert hf.read_config(folder) == absent
+
+
+def test_null_is_no_window(tmp_path):
+    save(tmp_path, "mistral")
+    edit(tmp_path, sliding_window=None)
+    assert hf.read_config(tmp_path).sliding_window is None
+
+
+def test_an_end_token_of_generation_config_is_checked_too(folder):
+    edit(folder, "generation_config.json", eos_token_id=[2, 999])
+    with pytest.raises(ValueError, match=r"generation_config\.json: eos_token_id names the token 999"):
+        hf.read_config(folder)
+
+
+def test_both_spellings_of_rope_may_agree(folder):
+    before = hf.read_config(folder)
+    scaling = json.loads((folder / "config.json").read_text())["rope_scaling"]
+    edit(folder, rope_parameters={**scaling, "rope_theta": 500.0})
+    assert hf.read_config(folder) == before
 
 
 def test_transformers_5_rope_parameters(folder):

