@@ -1,11 +1,12 @@
-"""Rewards: one module reads the answer, one judges it, and processes that can be killed do both during training.
+"""Rewards: an answer is read out of a response and judged, in processes that can be killed.
 
-`score` runs in the calling process, which suits a notebook. Training uses `Grader`, because some verifiers evaluate
-the text that a model wrote.
+`score` and `score_all` are for notebooks and scripts, `Grader` is what training uses, and `gold_problems` finds the
+right answers that nothing can be graded with.
 """
 
 from entropy_rl.rewards.answer import extract_answer, extract_boxed
+from entropy_rl.rewards.golds import gold_problem, gold_problems
 from entropy_rl.rewards.grader import Grader
-from entropy_rl.rewards.verify import score
+from entropy_rl.rewards.scoring import score, score_all
 
-__all__ = ["Grader", "extract_answer", "extract_boxed", "score"]
+__all__ = ["Grader", "extract_answer", "extract_boxed", "gold_problem", "gold_problems", "score", "score_all"]

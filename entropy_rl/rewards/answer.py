@@ -10,14 +10,17 @@ MAX_ANSWER_CHARS = 20_000
 _MAX_BARE_CHARS = 64
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+# Without braces, TeX boxes the next character; a model means the number or the letter.
+_UNBRACED = re.compile(r"\\boxed\s*(-?\d[\d.,/]*|[A-Za-z](?=\s*(?:\$|\\[)\]])))(?![\w{])")
 
 
 def extract_answer(response: str) -> str | None:
     r"""The answer in a response, without white space around it, or None if there is none.
 
-    It is the content of the last balanced `\boxed{…}`; without one, of the last `<answer>…</answer>`; without either,
-    the whole response if this is one line of at most 64 characters. Only the last 200,000 characters are searched, and
-    an answer of more than 20,000 characters counts as none.
+    It is the content of the last balanced `\boxed{…}` that is not empty, or the number or letter of a `\boxed 5`;
+    without one, of the last `<answer>…</answer>`; without either, the whole response if this is one line of at most 64
+    characters. Only the last 200,000 characters are searched, and an answer of more than 20,000 characters counts as
+    none. If all boxes are empty, so is the answer.
 
     >>> extract_answer(r"so \boxed{\frac{1}{2}} or \boxed{0.5}.")
     '0.5'
@@ -36,7 +39,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def extract_boxed(response: str) -> str | None:
-    r"""The content of the last balanced `\boxed{…}`, without white space around it, or None; the same limits apply."""
+    r"""The content of the last `\boxed{…}` as `extract_answer` reads it, or None; the same limits apply."""
     return _checked(_boxed(response[-MAX_RESPONSE_CHARS:]))
 
 
@@ -49,11 +52,17 @@ def _boxed(text: str) -> str | None:
         if token == "}":
             start = open_braces.pop() if open_braces else None
             if start is not None and start > last_start:
-                last_start, last_content = start, text[start : match.start()]
+                content = text[start : match.start()]
+                if content.strip():
+                    last_start, last_content = start, content
+                elif last_content is None:  # an instruction that is repeated after the answer has an empty box
+                    last_content = content
         elif token == "{":
             open_braces.append(None)
         elif token.startswith("\\boxed"):
             open_braces.append(match.end())
+    for match in _UNBRACED.finditer(text, max(last_start, 0)):
+        last_content = match[1].rstrip(".,")
     return last_content
 
 

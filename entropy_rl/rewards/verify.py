@@ -4,55 +4,34 @@ The grader's worker processes import this module and must start fast: it imports
 library of a verifier only when that verifier is used.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
-import logging
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from entropy_rl.rewards.answer import extract_answer, extract_boxed
+from entropy_rl.rewards.wrappers import plain
 
 REASONING_GYM = "reasoning_gym:"
 OWN_KIND = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 
 
-def score(kind: str, response: str, answer: Any) -> float | None:
-    r"""The reward of one response: 1.0 if it is right, 0.0 if it is wrong, None if it could not be scored.
-
-    It runs in this process without a limit on time or memory, and some verifiers evaluate the text that the model
-    wrote: use `Grader` for responses that nobody has read.
-
-    The verifiers of reasoning-gym also give fractions of a point, for a well-formed wrong answer (0.01, 0.05), for an
-    answer that contains the right one ("34" for "3": 0.5) and for a near miss. Here these are not rewards: the reward
-    is 1.0 if the verifier gives its full point, and 0.0 otherwise.
-
-    >>> score("exact", r"so it is \boxed{Paris}", "Paris")
-    1.0
+def judge_response(judge: Callable[[str, Any], float], kind: str, response: str, answer: Any) -> float:
+    """The reward of a response, in this process; see `rewards.score`.
 
     Args:
-        kind: the verifier. "math": the answer must be in a `\boxed{}`, and math-verify compares it. "exact": equal
-            strings. "reasoning_gym:<task>": the task's own verifier. "format": 1.0 if there is an answer in a
-            `\boxed{}`, right or wrong. "module:function": your own verifier, which is called with (response, answer),
-            where response is the whole text, and returns any finite number, or None if it cannot judge.
-        response: the model's text. Without an answer (see `extract_answer`) it scores 0.0.
-        answer: the right answer, a string; for reasoning_gym the data set's entry, a dict.
+        judge: the kind's `verifier`.
+        kind: the kind.
+        response: the model's text.
+        answer: the right answer, or the data set's entry.
 
     Raises:
-        ValueError: If the kind is unknown.
-        ImportError: If its library is not installed; the message names it.
+        ValueError: If the verifier gives no number. Whatever else the verifier raises is not caught.
     """
-    judge = verifier(kind)
-    try:
-        return judge_response(judge, kind, response, answer)
-    except Exception:
-        return None
-
-
-def judge_response(judge: Callable[[str, Any], float], kind: str, response: str, answer: Any) -> float:
-    """`score` with a given verifier; does not catch the errors that the verifier raises."""
     if is_own(kind):
         value = judge(response, answer)
         if value is None or not math.isfinite(value):
@@ -103,7 +82,8 @@ def _any_answer(given: str, answer: Any) -> float:
 
 
 def _same_text(given: str, answer: Any) -> float:
-    return given == str(answer).strip()
+    right = str(answer).strip()
+    return given == right or plain(given) == plain(right)
 
 
 def _own(kind: str) -> Callable[[str, Any], float]:
@@ -122,25 +102,13 @@ def _own(kind: str) -> Callable[[str, Any], float]:
 
 def _math() -> Callable[[str, Any], float]:
     try:
-        import math_verify
+        import math_verify  # noqa: F401
+
+        from entropy_rl.rewards import mathematics
     except ImportError as error:
         raise ImportError("rewards of kind 'math' need math-verify: pip install math-verify") from error
-
-    # The library's limits use SIGALRM, which works only on the main thread; the grader has its own limits, so the
-    # library's warnings that they are turned off would only alarm.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    parse = functools.partial(math_verify.parse, parsing_timeout=None)
-
-    def judge(given: str, answer: Any) -> float:
-        right = str(answer)
-        boxed = extract_boxed(right)
-        gold = parse(f"\\boxed{{{right.strip().strip('$') if boxed is None else boxed}}}")
-        if not gold:
-            raise ValueError(f"math-verify cannot read the right answer {right!r}")
-        return math_verify.verify(gold, parse(f"\\boxed{{{given}}}"), timeout_seconds=None)
-
-    judge("\\frac{1}{2}", "0.5")  # the first parse builds the grammar, whose cost must not count against a response
-    return judge
+    mathematics.judge("\\frac{1}{2}", "0.5")  # the first parse builds the grammar: its cost is no response's
+    return mathematics.judge
 
 
 def _reasoning_gym(task: str) -> Callable[[str, Any], float]:
@@ -153,4 +121,13 @@ def _reasoning_gym(task: str) -> Callable[[str, Any], float]:
     if task not in DATASETS:
         near = ", ".join(difflib.get_close_matches(task, DATASETS, n=3)) or "none"
         raise ValueError(f"reward kind 'reasoning_gym:{task}': reasoning-gym has no such task; near it: {near}")
-    return reasoning_gym.get_score_answer_fn(task)
+    points = reasoning_gym.get_score_answer_fn(task)
+
+    def judge(given: str, entry: Any) -> float:
+        if (bare := plain(given)) != given:
+            with contextlib.suppress(Exception):  # then the answer is judged as it is
+                if points(bare, entry) >= 1.0:
+                    return 1.0
+        return points(given, entry)
+
+    return judge

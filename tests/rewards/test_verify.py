@@ -1,4 +1,4 @@
-"""Reading answers out of responses, and judging them in this process."""
+"""Reading answers out of responses, and judging them."""
 
 import builtins
 import pathlib
@@ -28,6 +28,15 @@ THREE = {"question": "1 + 2 =", "answer": "3", "metadata": {}}
         ("}}} \\boxed{7}", "7"),
         ("\\\\boxed{7}", "7"),
         ("\\boxed{}", ""),
+        ("\\boxed{7}, as asked in \\boxed{}", "7"),
+        ("\\boxed{} and then \\boxed{7 \\boxed{ }}", "7 \\boxed{ }"),
+        ("so $\\boxed 5$", "5"),
+        ("so \\boxed -12.5.", "-12.5"),
+        ("\\boxed{5}. No, $\\boxed 6$", "6"),
+        ("\\boxed 6, no, \\boxed{5}", "5"),
+        ("so $\\boxed B$", "B"),
+        ("\\boxed{5}, in \\boxed form", "5"),
+        ("\\boxed{5}, in a \\boxed environment", "5"),
         ("\\boxed{1} <answer>2</answer>", "1"),
         ("a\n<answer>1</answer><answer>\n2 </answer>", "2"),
         ("a\n<answer>1</answer> <answer>2", "1"),
@@ -74,10 +83,18 @@ def test_extraction_is_linear(piece):
         ("exact", " Paris", "Paris ", 1.0),
         ("exact", "\\boxed{paris}", "Paris", 0.0),
         ("exact", "no\nanswer", "answer", 0.0),
+        ("exact", "\\boxed{\\text{**Paris**}}", "Paris", 1.0),
+        ("exact", "\\boxed{`x`}", "$x$", 1.0),
+        ("exact", "\\boxed{$}", "$", 1.0),
+        ("exact", "\\boxed{\\text{Par}is}", "Paris", 0.0),
         ("exact", "", "", 0.0),
         ("exact", "\\boxed{7}", 7, 1.0),
         ("reasoning_gym:chain_sum", "1+2=3 \\boxed{3}", THREE, 1.0),
         ("reasoning_gym:chain_sum", "3.0", THREE, 1.0),
+        ("reasoning_gym:chain_sum", "\\boxed{$3$}", THREE, 1.0),
+        ("reasoning_gym:chain_sum", "\\boxed{\\textbf{3}}", THREE, 1.0),
+        ("reasoning_gym:chain_sum", "<answer>**3**</answer>", THREE, 1.0),
+        ("reasoning_gym:chain_sum", "\\boxed{$34$}", THREE, 0.0),
         ("reasoning_gym:chain_sum", "\\boxed{4}", THREE, 0.0),
         ("reasoning_gym:chain_sum", "\\boxed{}", THREE, 0.0),
         ("reasoning_gym:chain_sum", "well\nwell", THREE, 0.0),
@@ -128,7 +145,7 @@ def test_math_without_its_library_names_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     verifier.cache_clear()
     with pytest.raises(ImportError, match="pip install math-verify"):
-        score("math", "\\boxed{3}", "3")
+        verifier("math")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +175,7 @@ def answer_pairs():
 
 @pytest.mark.parametrize("given, right, verdict, disagrees", list(answer_pairs()))
 def test_answers_that_everybody_would_judge_the_same_way(given, right, verdict, disagrees):
-    """195 pairs: the verifier disagrees with the meaning only on the five that are marked."""
+    """195 pairs: the verifier disagrees with the meaning only on the two that are marked."""
     reward = score("math", f"So the answer is \\boxed{{{given}}}.", right)
     assert reward == (1.0 - verdict if disagrees else verdict)
 
@@ -166,7 +183,7 @@ def test_answers_that_everybody_would_judge_the_same_way(given, right, verdict, 
 def test_the_table_of_answers_is_large_and_has_many_of_both_verdicts():
     verdicts = [p.values[2] for p in answer_pairs()]
     assert len(verdicts) >= 150 and 50 < sum(verdicts) < len(verdicts) - 50
-    assert sum(p.values[3] for p in answer_pairs()) == 5
+    assert sum(p.values[3] for p in answer_pairs()) == 2
 
 
 def test_the_format_is_a_box_that_is_not_empty():
