@@ -9,7 +9,7 @@ ENTRY = {"question": "1 + 2 =", "answer": "3", "metadata": {}}
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(cpu_seconds=2.0) as grader:
+    with Grader(cpu_seconds=0.5) as grader:
         yield grader
 
 
@@ -39,7 +39,7 @@ def test_what_cannot_be_a_right_answer(answer, kind, problem):
         ("10^{10^{10}}", "math", "or cannot finish computing it"),
         (r"\sum_{k=1}^{10^{12}} \sin k", "math", "or cannot finish computing it"),
         (r"\frac{1}{", "math", "scores 0 against itself"),
-        ({**ENTRY, "answer": "three"}, "reasoning_gym:chain_sum", "'three' scores 0 against itself"),
+        ({**ENTRY, "answer": "two"}, "reasoning_gym:prime_factorization", "cannot read the answer 'two'"),
     ],
 )
 def test_what_a_verifier_cannot_use(grader, answer, kind, problem):

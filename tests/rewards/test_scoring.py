@@ -28,7 +28,6 @@ def test_a_verifier_that_never_returns_costs_its_time_limit_alone(tmp_path, monk
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert score_all("endless:wait", ["a", "forever", "b"], [None] * 3) == [1.0, None, 1.0]
-    assert score("endless:wait", "forever", None) is None
 
 
 def test_it_runs_in_another_process_which_is_kept(tmp_path, monkeypatch):
