@@ -72,6 +72,7 @@ class Opened(NamedTuple):
         params: its parameters; empty: a server has them.
         decoding: how training samples.
         on_mesh: the context to sample in.
+        vocab_size: the model's.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -79,6 +80,7 @@ class Opened(NamedTuple):
     params: "Params"
     decoding: "Decoding"
     on_mesh: Callable[[], contextlib.AbstractContextManager[None]]
+    vocab_size: int
 
 
 def opened(request: Request, source: str) -> Opened:
@@ -98,7 +100,7 @@ def opened(request: Request, source: str) -> Opened:
         model_config, tokenizer, weights = open_model(source)
         engine = Engine.of(c, model_config, tokenizer, mesh)
         params = weights(engine.params_sharding)
-    return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh)
+    return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh, model_config.vocab_size)
 
 
 def _opened_on_server(request: Request, source: str) -> Opened:
@@ -116,7 +118,8 @@ def _opened_on_server(request: Request, source: str) -> Opened:
         model_config, tokenizer, _ = open_model(source, weights=False)
     server = client.connect(request.server, request.server_weights)
     sampler = ServerSampler(server, model_config, tokenizer, c.rollout.slots)
-    return Opened(tokenizer, sampler, params, decoding_of(c.rollout, model_config.eos_ids), contextlib.nullcontext)
+    decoding = decoding_of(c.rollout, model_config.eos_ids)
+    return Opened(tokenizer, sampler, params, decoding, contextlib.nullcontext, model_config.vocab_size)
 
 
 def mesh_of(c: ConfigDict) -> "Mesh":
@@ -141,7 +144,7 @@ def run(request: Request) -> str:
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         for name, source in request.policies:
             policy = opened(request, source)
-            encoder = PromptEncoder(c.data, policy.tokenizer, sources.train.train)
+            encoder = PromptEncoder(c.data, policy.tokenizer, sources.train.train, policy.vocab_size)
             sources.fit(encoder.fault, encoder.fault, c.data.bad_rows)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))

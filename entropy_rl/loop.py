@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.data import PromptEncoder, Sources
+from entropy_rl.data.prompts import check_templates
 from entropy_rl.evaluation.in_training import Examiner, accuracy_text
 from entropy_rl.model.transformer import Params
 from entropy_rl.objective import advantages
@@ -146,11 +147,12 @@ def prepare(c: ConfigDict) -> Setup:
         ValueError: They do not; names the key, or the file and row.
     """
     mesh = engine_lib.mesh_of(c)
-    sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method_of(c.algo, c.rollout, c.train)  # refuses wrong names before the model is opened
     model_config, tokenizer, weights = engine_lib.load(c.model, c.seed)
-    encoder = PromptEncoder(c.data, tokenizer, sources.train.train)
+    check_templates(c.data, tokenizer)  # a wrong template would make every row of a file a bad one
+    sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
+    encoder = PromptEncoder(c.data, tokenizer, sources.train.train, model_config.vocab_size)
     lessons = warmup.Lessons(c.warmup, c.seed, c.rollout.max_tokens, sources.warmup, encoder, tokenizer)
     checks.check_problems(c, sources, encoder, lessons)
     checks.check_length(c, model_config)

@@ -122,7 +122,9 @@ class Policy:
                 f"{self.cfg.max_positions} positions"
             )
         width = -(-(longest + 1) // _BUCKET) * _BUCKET
-        encoded = Prompts(*encode_prompts(self.tokenizer, prompts, width), _uids(prompts))
+        encoded = Prompts(
+            *encode_prompts(self.tokenizer, prompts, width, vocab_size=self.cfg.vocab_size), _uids(prompts)
+        )
         decoding = Decoding(sampling, max_tokens, tuple(self.cfg.eos_ids), tuple(stop))
         flat = responses(self.rollout(encoded, jax.random.key(seed), n=n, decoding=decoding), self.tokenizer)
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]

@@ -33,6 +33,8 @@ def default() -> ConfigDict:
     c.data.template = "{question}"  # the prompt; or "paper_plain", "paper_chat"; with data.chat, the user's turn
     c.data.few_shot = 0  # worked examples before the question
     c.data.chat = False  # use the tokenizer's chat template
+    c.data.system_prompt = ""  # with data.chat: the text of a system's turn before the others; "": no such turn
+    c.data.template_options = ConfigDict()  # with data.chat: given to the chat template, such as enable_thinking=False
     c.data.max_prompt_len = 64  # tokens; a longer prompt is an error, unless data.bad_rows is "skip"
 
     c.rollout = ConfigDict()
@@ -110,6 +112,7 @@ def default() -> ConfigDict:
     c.log = ConfigDict(dict(samples=4))  # responses per step in samples.jsonl
 
     c.lock()
-    for section in (c.data.settings, c.data.mixture, c.reward.own, c.warmup.settings, c.eval.sets):
+    data = (c.data.settings, c.data.mixture, c.data.template_options)
+    for section in (*data, c.reward.own, c.warmup.settings, c.eval.sets):
         section.unlock()  # its keys are the user's
     return c

@@ -75,7 +75,7 @@ class Lessons:
         """
         rng = random.Random(f"{self._seed} {i} {problem.uid}")
         text = worked_solution(problem, rng, self._warmup.error_rate, self._warmup.misread_rate)
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._tokenizer.eos_token_id]
+        ids = self._encoder.solution(text)
         if len(ids) > self._max_tokens:
             raise ValueError(
                 f"rollout.max_tokens={self._max_tokens} is less than the {len(ids)} tokens of a worked solution: "

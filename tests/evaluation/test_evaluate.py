@@ -41,7 +41,7 @@ def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
     c.eval.batch = 4
     request = evaluate.Request([], c, "", k=2, temperature=0.5, top_p=0.9, seed=3)
     decoding = Decoding(Sampling(), 6, policy.cfg.eos_ids)
-    opened = evaluate.Opened(policy.tokenizer, recorder, "params", decoding, contextlib.nullcontext)
+    opened = evaluate.Opened(policy.tokenizer, recorder, "params", decoding, contextlib.nullcontext, 300)
     with Grader() as grader:
         result = evaluate.examine(request, opened, "recorded", "words", PROBLEMS, encoder, grader)
     assert (result.policy, result.problem_set) == ("recorded", "words")
