@@ -1,7 +1,8 @@
 """The training command in a process that gets real signals at a named point.
 
 `python tests/signal_at.py POINT COUNT SIGNAL --config=... --workdir=...` sends SIGNAL to its own process when it comes
-to POINT for the COUNT-th time. A test that waited for a line of the log would hit another point on a slower machine.
+to POINT for the COUNT-th time; several such triples may precede the flags. A test that waited for a line of the log
+would hit another point on a slower machine.
 """
 
 import functools
@@ -61,6 +62,9 @@ def watch(point: str, count: int, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    point, count, number, *sys.argv[1:] = sys.argv[1:]
-    watch(point, int(count), signal.Signals[number])
+    arguments = sys.argv[1:]
+    while not arguments[0].startswith("-"):
+        point, count, number, *arguments = arguments
+        watch(point, int(count), signal.Signals[number])
+    sys.argv[1:] = arguments
     runpy.run_module("entropy_rl.train", run_name="__main__", alter_sys=True)

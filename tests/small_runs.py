@@ -76,21 +76,23 @@ def start(
         program: what Python runs in place of the command.
         **popen: further arguments of `subprocess.Popen`.
     """
-    given = [f"--workdir={workdir}", *flags]
+    given = [*flags, f"--workdir={workdir}"]
     if not any(flag.startswith("--config=") for flag in flags):
-        given.append(f"--config={__file__}")
+        given.insert(0, f"--config={__file__}")  # before the flags that change it
     popen = {"cwd": ROOT, "env": environment(cache), "stdin": subprocess.DEVNULL} | popen
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with log_of(workdir).open("a") as log:
         return subprocess.Popen([sys.executable, *program, *given], stdout=log, stderr=subprocess.STDOUT, **popen)
 
 
-def finish(workdir: pathlib.Path, cache: pathlib.Path, *flags: str, code: int = 0, **popen: Any) -> str:
-    """Runs the command to its end: its output. The exit code must be `code`."""
+def finish(
+    workdir: pathlib.Path, cache: pathlib.Path, *flags: str, code: int = 0, limit: float | None = LIMIT, **popen: Any
+) -> str:
+    """Runs the command to its end, for at most `limit` seconds: its output. The exit code must be `code`."""
     before = log_of(workdir).stat().st_size if log_of(workdir).exists() else 0
     process = start(workdir, cache, *flags, **popen)
     try:
-        returned = process.wait(LIMIT)
+        returned = process.wait(limit)
     finally:
         process.kill()
         process.wait()

@@ -2,6 +2,7 @@
 
 import fcntl
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import jax
@@ -34,6 +35,14 @@ def whole(shared: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
             small_runs.finish(shared / "whole", cache)
             (shared / "done").touch()
     return shared / "whole"
+
+
+@pytest.fixture
+def stopped(whole: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the run as it was after step 8 of 10, but for rows that a resumed run drops. It evaluates at step 9."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/10")
+    return tmp_path / "run"
 
 
 @pytest.fixture

@@ -52,13 +52,6 @@ LOSSES = {
 }
 
 
-def stopped(whole, to):
-    """A copy of the run that stopped after step 8, before anything of step 9 was written."""
-    shutil.copytree(whole, to)
-    shutil.rmtree(to / "checkpoints" / str(STEPS))
-    return to
-
-
 def resume(workdir):
     c = small_runs.get_config()
     c.train.steps = STEPS
@@ -68,21 +61,20 @@ def resume(workdir):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("loss", LOSSES)
-def test_12_a_restore_that_loses_something_is_seen(whole, tmp_path, monkeypatch, loss):
+def test_12_a_restore_that_loses_something_is_seen(whole, stopped, monkeypatch, loss):
     """Row 11 compares enough: whichever part is not restored, the resumed run is another."""
-    run = stopped(whole, tmp_path / "run")
     restore = Checkpoints.restore
     monkeypatch.setattr(Checkpoints, "restore", lambda *args, **kw: LOSSES[loss](*restore(*args, **kw)))
-    resume(run)
-    assert small_runs.differences(whole, run, STEPS)
+    resume(stopped)
+    assert small_runs.differences(whole, stopped, STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
-def test_12_the_comparison_finds_nothing_if_nothing_was_lost(whole, tmp_path):
-    run = stopped(whole, tmp_path / "run")
-    resume(run)
-    assert not small_runs.differences(whole, run, STEPS)
-    state = small_runs.leaves(run, STEPS)
+def test_12_the_comparison_finds_nothing_if_nothing_was_lost(whole, stopped):
+    resume(stopped)
+    assert not small_runs.differences(whole, stopped, STEPS)
+    state = small_runs.leaves(stopped, STEPS)
     coefficient = next(data for name, data in state.items() if "token_state" in name and "coef/" in name)
     assert np.frombuffer(coefficient, np.float32).any()  # a state of zeros would hide a restore that lost it
 
@@ -97,6 +89,7 @@ def one_problem(folder):
     return c
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
 def test_13_the_key_of_the_sampler_moves_with_the_step(tmp_path):
     c = one_problem(tmp_path)
@@ -112,6 +105,7 @@ def test_13_the_key_of_the_sampler_moves_with_the_step(tmp_path):
     assert responses[1] != responses[2] != responses[3] != responses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -132,13 +126,12 @@ def test_14_another_configuration_is_refused_with_a_diff(whole, tmp_path, change
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
-def test_14_another_configuration_is_resumed_if_it_is_forced(whole, tmp_path):
-    run = stopped(whole, tmp_path / "run")
+def test_14_another_configuration_is_resumed_if_it_is_forced(whole, stopped):
     c = small_runs.get_config()
     c.optim.lr = 2e-3
-    loop.run(c, str(run), force=True)
-    assert small_runs.rows(run)[:9] == small_runs.rows(whole)[:9]
-    assert small_runs.rows(run)[-1]["step"] == STEPS and small_runs.differences(whole, run, STEPS)
+    loop.run(c, str(stopped), force=True)
+    assert small_runs.rows(stopped)[:9] == small_runs.rows(whole)[:9]
+    assert small_runs.rows(stopped)[-1]["step"] == STEPS and small_runs.differences(whole, stopped, STEPS)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 from states import ABSTRACT, assert_bitwise, make_state, saved, warnings_in
 
 from entropy_rl.record.checkpoint import Checkpoints
@@ -142,6 +144,21 @@ def test_06_a_full_disk(tmp_path, keep):
     assert out == "saved 1\n"
     assert "File too large" in err
     assert_holds_step(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_06_a_run_without_room_ends_and_continues_later(whole, stopped, cache):
+    """No file may grow beyond the record as it is: a row, or a leaf, does not fit."""
+    room = (stopped / "metrics.jsonl").stat().st_size - 100
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    output = small_runs.finish(stopped, cache, code=1, preexec_fn=limit)
+    assert "File too large" in output and "Traceback" not in output
+    assert Checkpoints(stopped / "checkpoints").latest() in (8, 9)
+    small_runs.finish(stopped, cache)
+    assert not small_runs.differences(whole, stopped, 10)
 
 
 def test_02_leftovers_are_no_checkpoint_and_the_next_save_removes_them(tmp_path, caplog):

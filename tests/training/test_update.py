@@ -1,4 +1,4 @@
-"""The train step: chain = loss, micro-batches and packed rows change nothing, a bad gradient changes nothing."""
+"""The train step: chain = loss, micro-batches and packed rows change nothing. Faults of numbers are in tests/faults."""
 
 import functools
 import os
@@ -85,22 +85,6 @@ def test_nothing_to_learn_is_exactly_nothing():
     for b in (zero, none):
         grads, (_, metrics) = f(params(), b, jax.random.key(0), token_state(how))
         assert all(not np.any(g) for g in jax.tree.leaves(grads)) and metrics["loss"] == 0
-
-
-def test_bad_gradient_changes_nothing_and_is_counted():
-    how, opt = method("grpo"), optax.adam(1e-3)
-    state = TrainState(jnp.int32(3), params(), opt.init(params()), token_state(how), jnp.int32(0))
-    f = jax.jit(functools.partial(update.train_step, Transformer(CFG), how, opt, 1))
-    good, _ = f(state, batch(), jax.random.key(0), False)
-    bad = batch()._replace(advantage=np.where(batch().mask > 0, np.nan, 0).astype(np.float32))
-    after, metrics = f(good, bad, jax.random.key(0), False)
-    assert metrics["grad/skipped"] == 1 and after.skipped == 1
-    again, _ = f(after, bad, jax.random.key(0), False)
-    assert again.skipped == 2
-    for part in ("params", "opt_state", "token_state"):
-        assert jax.tree.all(jax.tree.map(np.array_equal, getattr(good, part), getattr(again, part)))
-    recovered, _ = f(again, batch(), jax.random.key(0), False)
-    assert recovered.skipped == 0
 
 
 @pytest.mark.parametrize("name", ["forking", "kl_cov", "clip_cov"])
