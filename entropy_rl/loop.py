@@ -27,16 +27,19 @@ from entropy_rl.model.transformer import Params
 from entropy_rl.objective import advantages
 from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.record.keeper import Keeper
+from entropy_rl.record.lock import Lock
 from entropy_rl.rewards import Grader
+from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
-from entropy_rl.runtime.preemption import EXIT_CODE, Preemption
+from entropy_rl.runtime.preemption import Stop
 from entropy_rl.runtime.profile import Profiler
 from entropy_rl.training import checks, warmup
 from entropy_rl.training import engine as engine_lib
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.experience import Collector, Experience, refill
-from entropy_rl.training.rows import law_row, rollout_row, sample_rows, speed_row, update_row
+from entropy_rl.training.rows import Row, law_row, rollout_row, sample_rows, speed_row, update_row
 from entropy_rl.training.update import Metrics
 
 if TYPE_CHECKING:
@@ -69,6 +72,26 @@ class Setup(NamedTuple):
     meta: dict[str, Any]
 
 
+class Desk(NamedTuple):
+    """What records a run while it is made.
+
+    Attributes:
+        log: metrics and samples.
+        keeper: checkpoints.
+        lock: the run directory's.
+        examiner: evaluates.
+        clock: knows where the time went.
+        stop: knows whether the run was asked to stop.
+    """
+
+    log: metrics.RunLog
+    keeper: Keeper[TrainState]
+    lock: Lock
+    examiner: Examiner
+    clock: Clock
+    stop: Stop
+
+
 def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> None:
     """Trains in `workdir`, from its newest checkpoint if it has one.
 
@@ -79,65 +102,106 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         profile: trace this many steps, from the third on, into the run directory.
 
     Raises:
-        ValueError: A wrong configuration, model, data or run directory, before any work.
-        RuntimeError: No response could be scored, or too many updates in a row were not finite.
-        SystemExit: Code 75 after SIGTERM, once the state is saved. A warm-up saves nothing before its end.
+        ValueError: A wrong configuration, model, data or run directory, or one in use, before any work.
+        RuntimeError: No response could be scored, too many updates in a row were not finite, or another run has taken
+            the directory over.
+        OSError: A file could not be written.
+        Stopped: The run was asked to stop, by SIGTERM (exit code 75) or Ctrl-C (130). Everything up to the last
+            finished step is saved, and so are the updates of a warm-up.
     """
     config_lib.check(c)
-    checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep)
-    if checkpoints.steps():
-        metrics.check_config(workdir, c.to_dict(), force=force)
-    setup, clock = prepare(c), Clock()
-    engine, sources = setup.engine, setup.sources
+    with preemption.STOP.handled() as stop, Lock(workdir) as lock:
+        stop.at_end(lock.release)
+        checkpoints, warmed = (
+            Checkpoints(epath.Path(workdir) / name, c.checkpoint.keep) for name in ("checkpoints", "warmup")
+        )
+        check_directory(c, workdir, checkpoints, warmed, force)
+        setup, clock = prepare(c), Clock()
+        engine, sources = setup.engine, setup.sources
+        lock.confirm()
+        stop.agree(jax.process_count() > 1)
+        keeper: Keeper[TrainState] = Keeper(checkpoints, setup.meta, lock, stop, "step {}")
 
-    with engine.on_mesh(), Preemption() as preemption, Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
-        collector = Collector(engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock)
-        examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
-        state, log, start = begin(setup, workdir, checkpoints, examiner, preemption, force)
-        history, root, began = log.history(), jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic()
-        clock.lap()
+        with engine.on_mesh(), keeper.kept(), Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
+            restored = checkpoints.restore(engine.abstract_state)
+            if restored is not None:
+                checks.check_data(restored[1].get("data", setup.meta["data"]), setup.meta["data"], force)
+            log = metrics.RunLog(workdir, None if restored is None else int(restored[1]["step"]))
+            log.config(c.to_dict())
+            examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
+            desk = Desk(log, keeper, lock, examiner, clock, stop)
+            state, start = begin(setup, desk, warmed, force) if restored is None else resume(c, desk, *restored)
+            collector = Collector(
+                engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock
+            )
+            with Profiler(workdir, start + 3, profile) as profiler:
+                train(setup, desk, collector, state, start, profiler)
 
-        with Profiler(workdir, start + 3, profile) as profiler:
-            for step in range(start + 1, c.train.steps + 1):
-                profiler.at(step)
-                key = jax.random.fold_in(root, step)
 
-                # Rollout and rewards: G responses to each prompt, with logp and entropy of every token. Groups that are
-                # all right or all wrong may be replaced by new ones; `first` is what the policy itself did.
-                collect = functools.partial(collector.collect, state.params, step, key)
-                first = collect()
-                experience, refilled = refill(first, collect, c.rollout.refills)
+def train(
+    setup: Setup, desk: Desk, collector: Collector, state: TrainState, start: int, profiler: Profiler
+) -> TrainState:
+    """Makes the steps after `start`; returns the last state.
 
-                # Advantage: a response that could not be scored is masked; it does not count as wrong.
-                rewards = jnp.asarray(experience.reward_B), jnp.asarray(experience.valid_B)
-                advantage_B = np.asarray(setup.advantage_of(*rewards, c.rollout.samples))
+    A run may be stopped up to a step's first update, since the state before the step is still whole, and from its last
+    update on: the checkpoint holds the row, and a resumed run makes the evaluation that the row lacks.
+    """
+    c, engine = setup.c, setup.engine
+    root, began = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic()
+    desk.clock.lap()
+    for step in range(start + 1, c.train.steps + 1):
+        preemption.look()
+        profiler.at(step)
+        desk.stop.now(f"step {step}'s rollout", f"step {step} will be made again")
+        key = jax.random.fold_in(root, step)
 
-                # Updates: each of whole groups.
-                with clock("train"):
-                    batch = batch_of(experience, advantage_B, c.reward.mask_truncated)
-                    parts = with_old_logp(engine, state, engine.parts(batch))
-                    state, updates = update_all(engine, state, parts, key, measure=due(step, c.measure.every))
-                    state = state._replace(step=jnp.full_like(state.step, step))
-                check_finite(step, int(state.skipped), c.optim.max_skipped)
+        # Rollout and rewards: G responses to each prompt, with logp and entropy of every token. Groups that are
+        # all right or all wrong may be replaced by new ones; `first` is what the policy itself did.
+        collect = functools.partial(collector.collect, state.params, step, key)
+        first = collect()
+        experience, refilled = refill(first, collect, c.rollout.refills)
 
-                # Metrics and evaluation.
-                row, last = {"step": step} | update_row(updates) | rollout_row(first) | refilled, step == c.train.steps
-                if due(step, c.eval.every) or (c.eval.every and last):
-                    with clock("eval"):
-                        row |= examiner.examine(state.params)
-                row |= speed_row(first, experience, refilled.get("refill/tokens", 0), clock.lap())
-                history.append(row)
-                row = log.write(row | law_row(history))
-                log.sample(sample_rows(step, c.log.samples, experience, advantage_B))
-                line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
-                logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
+        # Advantage: a response that could not be scored is masked; it does not count as wrong.
+        rewards = jnp.asarray(experience.reward_B), jnp.asarray(experience.valid_B)
+        advantage_B = np.asarray(setup.advantage_of(*rewards, c.rollout.samples))
 
-                # Checkpoint, and the end of a run that was asked to stop.
-                stop = preemption.requested
-                if last or stop or due(step, c.checkpoint.every):
-                    checkpoints.save(step, state, setup.meta)
-                if stop and not last:
-                    raise SystemExit(EXIT_CODE)
+        # Updates: each of whole groups.
+        with desk.clock("train"):
+            batch = batch_of(experience, advantage_B, c.reward.mask_truncated)
+            parts = with_old_logp(engine, state, engine.parts(batch))
+            preemption.look()
+            desk.stop.now(f"step {step}'s updates", f"step {step} will be made again")
+            desk.keeper.spent()
+            state, updates = update_all(engine, state, parts, key, measure=due(step, c.measure.every))
+            state = state._replace(step=jnp.full_like(state.step, step))
+        check_finite(step, int(state.skipped), c.optim.max_skipped)
+
+        # Metrics and evaluation.
+        row = {"step": step} | update_row(updates) | rollout_row(first) | refilled
+        row |= speed_row(first, experience, refilled.get("refill/tokens", 0), desk.clock.lap())
+        desk.keeper.reached(step, state, row=metrics.plain(row))
+        desk.lock.check()
+        desk.log.sample(sample_rows(step, c.log.samples, experience, advantage_B))
+        row = conclude(c, desk, state, row)
+        line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
+        logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
+
+        if step == c.train.steps or due(step, c.checkpoint.every):
+            desk.keeper.save()
+    return state
+
+
+def conclude(c: ConfigDict, desk: Desk, state: TrainState, row: Row) -> Row:
+    """Makes the evaluation that a step ends with, if it is due, and writes the step's row; returns it as written."""
+    step = row["step"]
+    if due(step, c.eval.every) or (c.eval.every and step == c.train.steps):
+        desk.stop.now(f"step {step}'s evaluation", "the evaluation will be made again")
+        row = row | desk.examiner.examine(state.params)
+        row["time/eval_s"] = desk.clock.lap()["total"]
+    desk.lock.check()
+    row = desk.log.write(row | (law_row([*desk.log.history(), row]) if step else {}))
+    desk.stop.now(f"the end of step {step}")
+    return row
 
 
 def prepare(c: ConfigDict) -> Setup:
@@ -162,37 +226,73 @@ def prepare(c: ConfigDict) -> Setup:
     return Setup(c, engine, tokenizer, sources, encoder, lessons, weights, advantage_of, meta)
 
 
-def begin(
-    setup: Setup, workdir: str, checkpoints: Checkpoints, examiner: Examiner, preemption: Preemption, force: bool
-) -> tuple[TrainState, metrics.RunLog, int]:
-    """(the state, the record, the last step done): of the newest checkpoint, or new, after the warm-up.
+def check_directory(c: ConfigDict, workdir: str, checkpoints: Checkpoints, warmed: Checkpoints, force: bool) -> None:
+    """Looks at what is in the run directory, before any work.
 
     Raises:
-        ValueError: The run was started with other data, and `force` is not set.
+        ValueError: It holds another run, a run that has lost its checkpoints, or files in a checkpoint's place.
     """
-    c, engine, meta = setup.c, setup.engine, setup.meta
-    if (restored := checkpoints.restore(engine.abstract_state)) is not None:
-        state, saved = restored
-        checks.check_data(saved.get("data", meta["data"]), meta["data"], force)
-        log = metrics.RunLog(workdir, int(saved["step"]))
-        log.config(c.to_dict())
-        return state, log, int(saved["step"])
-    log = metrics.RunLog(workdir, None)
-    log.config(c.to_dict())
-    params, row = setup.weights(engine.params_sharding), dict[str, Any](step=0)
+    checkpoints.refuse_files()
+    if checkpoints.steps() or warmed.steps():
+        metrics.check_config(workdir, c.to_dict(), force=force)
+    if not checkpoints.steps():
+        metrics.refuse_lost_checkpoints(workdir, force)
+
+
+def resume(c: ConfigDict, desk: Desk, state: TrainState, saved: dict[str, Any]) -> tuple[TrainState, int]:
+    """(the state, the last step done) of a checkpoint; a row that the record lacks is written, with its evaluation."""
+    step = int(saved["step"])
+    desk.keeper.found(step)
+    logging.info("resumed from step %d", step)
+    last_row = distributed.collect(desk.log.last_step)[0]  # the first process's: it has the record
+    if last_row < step:
+        if "row" not in saved or last_row < step - 1:
+            logging.warning("metrics.jsonl has no rows of steps %d to %d: they are lost", last_row + 1, step - 1)
+        if "row" in saved:
+            conclude(c, desk, state, saved["row"])
+    if step >= c.train.steps:
+        logging.info("finished already at step %d; raise train.steps (now %d) to continue", step, c.train.steps)
+    return state, step
+
+
+def begin(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool) -> tuple[TrainState, int]:
+    """(the state before step 1, 0), after the warm-up, whose own state is removed once step 0 is saved."""
+    c, engine, row = setup.c, setup.engine, Row(step=0)
     if c.warmup.updates:
-        taught = warmup.engine_of(c, engine.model_config, setup.tokenizer, engine.mesh)
-        params, row["warmup/loss"] = warmup.run(
-            c.warmup, c.optim.max_skipped, taught, params, setup.lessons, preemption.check
-        )
-    state = engine.init(params)
-    if c.eval.every:
-        row |= examiner.examine(state.params)
-    log.write(row)
+        params, row["warmup/loss"] = warm(setup, desk, warmed, force)
+        state = engine.init(params)
+        desk.keeper.reached(0, state, row=row)
+        desk.keeper.save()
+        warmed.clear()
+    else:
+        desk.stop.now("reading the model")
+        state = engine.init(setup.weights(engine.params_sharding))
+    row = conclude(c, desk, state, row)
     logging.info("step 0  %s", accuracy_text(row))
-    if c.warmup.updates:
-        checkpoints.save(0, state, meta)
-    return state, log, 0
+    return state, 0
+
+
+def warm(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool) -> tuple[Params, float]:
+    """(the parameters, the mean loss at the end) of the warm-up, which is resumed if it was interrupted.
+
+    Raises:
+        ValueError: It was begun with other data, and `force` is not set.
+    """
+    c = setup.c
+    taught = warmup.engine_of(c, setup.engine.model_config, setup.tokenizer, setup.engine.mesh)
+    keeper: Keeper[TrainState] = Keeper(warmed, setup.meta, desk.lock, desk.stop, "update {} of the warm-up")
+    if (found := warmed.restore(taught.abstract_state)) is not None:
+        state, saved = found
+        checks.check_data(saved["data"], setup.meta["data"], force)
+        begun = warmup.Progress(state, int(saved["step"]), saved["losses"])
+        keeper.found(begun.done)
+        logging.info("the warm-up is resumed after update %d", begun.done)
+    else:
+        desk.stop.now("reading the model")
+        with taught.on_mesh():
+            begun = warmup.Progress(taught.init(setup.weights(taught.params_sharding)), 0, [])
+    every = c.checkpoint.warmup_every
+    return warmup.run(c.warmup, c.optim.max_skipped, taught, begun, setup.lessons, keeper, every)
 
 
 def due(step: int, every: int) -> bool:

@@ -3,6 +3,12 @@
 python -m entropy_rl.train --config=configs/quickstart.py --workdir=runs/q [--config.optim.lr=1e-6]
 """
 
+from entropy_rl.runtime import preemption
+
+if __name__ == "__main__":
+    preemption.STOP.install()  # first of all: the imports below take seconds, and a configuration imports JAX
+
+# ruff: noqa: E402
 import logging as python_logging
 import pathlib
 import sys
@@ -41,8 +47,23 @@ def main(argv: Sequence[str]) -> None:
             logging.set_verbosity(logging.WARNING)
         host.prepare()
         loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value, _PROFILE.value)
-    except ValueError as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         sys.exit(f"error: {error}")
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether an error's sentence is all that the user needs: it is about what was given, or the disk, not the code.
+
+    A RuntimeError is such a sentence if this package raised it ("0 of 64 scored"); JAX raises others.
+    """
+    if type(error) is RuntimeError:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE)
+    return isinstance(error, ValueError | OSError)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _ABOVE_ZERO = (
     "warmup.micro_batches",
     "optim.grad_clip",
     "checkpoint.every",
+    "checkpoint.warmup_every",
     "checkpoint.keep",
     "reward.workers",
 )

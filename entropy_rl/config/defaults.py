@@ -106,6 +106,7 @@ def default() -> ConfigDict:
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 10  # steps; the last step is always saved
+    c.checkpoint.warmup_every = 100  # updates of the warm-up; its state is removed once step 0 is saved
     c.checkpoint.keep = 2
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: all that remain

@@ -13,6 +13,7 @@ import numpy as np
 from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.model.transformer import Params
 from entropy_rl.rewards import Grader, extract_answer
+from entropy_rl.runtime import preemption
 from entropy_rl.sampling.base import Decoding, Prompts, Sampler, responses
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def respond(
     """
     found: list[list[Answered]] = []
     for i in range(0, len(problems), batch):
+        preemption.look()
         some = list(problems[i : i + batch])
         surplus = batch - len(some)
         uid = np.array([p.uid for p in some] + [0] * surplus, np.uint32)

@@ -67,11 +67,20 @@ class Checkpoints:
         Raises:
             ValueError: If a leaf is not a jax.Array, or holds a NaN or infinity; the message names it. Nothing has
                 been written then.
-            Exception: If writing fails, for instance because the disk is full: an OSError, or a ValueError from
-                TensorStore. The other steps stay as they were.
+            OSError: If writing fails, for instance because the disk is full. The other steps stay as they were.
         """
         leaves = _named_leaves(state)
         _refuse_unsavable(leaves)
+        try:
+            self._write(step, leaves, meta)
+        except Exception as error:  # an OSError, or whatever TensorStore makes of one
+            cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise OSError(
+                f"{self._folder(step)} could not be saved ({cause[:300]}); the checkpoints before it are as they "
+                "were. Once there is room, the same command continues from the newest"
+            ) from error
+
+    def _write(self, step: int, leaves: Mapping[str, Any], meta: dict[str, Any]) -> None:
         writes = distributed.first()
         folder = self._folder(step)
         if writes:
@@ -87,6 +96,27 @@ class Checkpoints:
             manifest.write(folder / _MANIFEST, contents)
             self._prune(step)
         multihost_utils.sync_global_devices(f"checkpoint {step} committed")
+
+    def refuse_files(self) -> None:
+        """Call it before work starts: a file where a checkpoint will have to go would be found only then.
+
+        Raises:
+            ValueError: The directory is a file, or holds one that is named like a step.
+        """
+        if self._directory.exists():
+            if not self._directory.is_dir():
+                raise ValueError(f"{self._directory} is a file, but checkpoints go into a folder there; move it away")
+            for path in self._directory.iterdir():
+                if path.name.isdigit() and not path.is_dir():
+                    raise ValueError(f"{path} is a file, where the checkpoint of that step has to go; move it away")
+
+    def clear(self) -> None:
+        """Removes all checkpoints, and the directory unless something else was put into it."""
+        if distributed.first():
+            for step in self._numbered():
+                self._remove(step)
+            if self._directory.exists() and not any(self._directory.iterdir()):
+                self._directory.rmdir()
 
     def steps(self) -> list[int]:
         """The committed steps, ascending: those whose manifest was written to its end, damaged since or not."""

@@ -12,20 +12,47 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from entropy_rl.record import files
+from entropy_rl.record.files import in_bucket
+
 
 def read(path: epath.Path | str) -> list[dict[str, Any]]:
     """The rows of a file. A last line without its newline was torn by a kill; it is dropped, and that is logged.
 
     Raises:
-        ValueError: If a whole line is not JSON; the message gives the file and the line.
+        ValueError: If a whole line is not a JSON object; the message gives the file and the line.
         FileNotFoundError: If there is neither such a file nor a part of it.
+    """
+    return [row for _, row in numbered(path)]
+
+
+def numbered(path: epath.Path | str) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a file as `read` returns them, each with its place: "runs/a/metrics.jsonl, line 3".
+
+    Raises:
+        ValueError: As `read`.
+        FileNotFoundError: As `read`.
     """
     path = epath.Path(path)
     if not in_bucket(path):
         return list(_rows(path))
     if not (found := parts(path)):
         raise FileNotFoundError(f"{path}: no object has this name followed by a number")
-    return [row for part in found for row in _rows(part)]
+    return [placed for part in found for placed in _rows(part)]
+
+
+def step_of(place: str, row: dict[str, Any]) -> int:
+    """The row's step.
+
+    Raises:
+        ValueError: It has none; names its place.
+    """
+    step = row.get("step")
+    if type(step) is not int or step < 0:
+        raise ValueError(
+            f"{place}: step is {step!r}, expected an int from 0 on; put the line back as it was, or remove it"
+        )
+    return step
 
 
 def exists(path: epath.Path) -> bool:
@@ -38,16 +65,22 @@ def append(path: epath.Path, rows: list[dict[str, Any]]) -> None:
 
     Raises:
         ValueError: If a row holds NaN or infinity.
+        OSError: If the rows cannot be written, for instance because the disk is full; the file is as it was.
     """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     if in_bucket(path):
         number = int(found[-1].name.rpartition(".")[2]) if (found := parts(path)) else 0
         path.with_name(f"{path.name}.{number + 1:06d}").write_text(text)
         return
-    with path.open("a") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # The rows must be as durable as the checkpoints that follow them.
+    before = path.stat().length if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # The rows must be as durable as the checkpoints that follow them.
+    except OSError:
+        os.truncate(path, before)  # no half line; frees space, so it does not fail on a full disk
+        raise
 
 
 def drop_after(path: epath.Path, last: int) -> int:
@@ -55,30 +88,24 @@ def drop_after(path: epath.Path, last: int) -> int:
 
     Returns:
         The last step left, -1 if none is.
+
+    Raises:
+        ValueError: A line is not a JSON object with a step; names it. Nothing was dropped then.
     """
     if not exists(path):
         return -1
+    numbered_parts = [(part, list(_rows(part))) for part in (parts(path) if in_bucket(path) else [path])]
+    stepped = [(part, [(step_of(place, row), row) for place, row in rows]) for part, rows in numbered_parts]
     step = -1
-    for part in parts(path) if in_bucket(path) else [path]:
-        rows = list(_rows(part))
-        kept = [row for row in rows if row["step"] <= last]
+    for part, rows in stepped:
+        kept = [row for number, row in rows if number <= last]
         step = kept[-1]["step"] if kept else step
         text = "".join(json.dumps(row) + "\n" for row in kept)
         if text.encode() == part.read_bytes():
             continue
         logging.warning("%s: %d rows past step %d dropped", part, len(rows) - len(kept), last)
-        if in_bucket(path):
-            part.write_text(text)  # one object, replaced as a whole
-        else:
-            aside = path.with_name(path.name + ".new")
-            aside.write_text(text)
-            aside.replace(path)
+        files.replace(part, text)
     return step
-
-
-def in_bucket(path: epath.Path) -> bool:
-    """Whether the path is one like gs://… or s3://…, not on a disk."""
-    return "://" in str(path)
 
 
 def parts(path: epath.Path) -> list[epath.Path]:
@@ -89,14 +116,17 @@ def parts(path: epath.Path) -> list[epath.Path]:
     return sorted((p for p in numbered if p.name.rpartition(".")[2].isdigit()), key=lambda p: p.name)
 
 
-def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:
+def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
             if not line.endswith(b"\n"):
-                logging.warning("%s, line %d: torn (%d bytes without a newline), dropped", path, number, len(line))
+                logging.warning("%s: torn (%d bytes without a newline), dropped", place, len(line))
                 return
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-            yield row
+                raise ValueError(f"{place}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: a JSON {type(row).__name__}, expected an object; remove the line")
+            yield place, row

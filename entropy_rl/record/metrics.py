@@ -7,6 +7,7 @@ NaN or infinite, is null: the file holds nothing but standard JSON.
 
 import fnmatch
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -15,9 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
-from entropy_rl.record import jsonl
+from entropy_rl import config as config_lib
+from entropy_rl.record import files, jsonl
 from entropy_rl.runtime import distributed
 
 EVAL_PATTERN = "eval/<name>/accuracy"
@@ -63,7 +66,11 @@ FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.
 
 
 class RunLog:
-    """Writes the record of one run. Only the first process writes."""
+    """Writes the record of one run. Only the first process writes.
+
+    Attributes:
+        last_step: the step of the newest row, −1 without one.
+    """
 
     def __init__(self, workdir: epath.Path | str, resume_step: int | None):
         """Opens the record, whenever the run is started or resumed.
@@ -72,18 +79,24 @@ class RunLog:
             workdir: the run directory, made if it does not exist.
             resume_step: the step of the checkpoint that the run resumes from. The rows of later steps, and a last line
                 torn by a kill, are dropped from both files: the run will write them again. None: the run starts from
-                nothing, and every row is dropped.
+                nothing, and a record that is there is moved into the folder `before-1`, `before-2`, ….
+
+        Raises:
+            ValueError: A line is not a row; names it. Nothing was changed then.
         """
         self._workdir = epath.Path(workdir)
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._workdir, "--workdir")
         self._metrics = self._workdir / "metrics.jsonl"
         self._samples = self._workdir / "samples.jsonl"
-        self._writes, self._last_step = distributed.first(), -1
+        self._writes, self.last_step, self._rows = distributed.first(), -1, list[dict[str, Any]]()
         if not self._writes:
             return
-        keep_through = -1 if resume_step is None else resume_step
-        self._last_step = jsonl.drop_after(self._metrics, keep_through)
-        jsonl.drop_after(self._samples, keep_through)
+        if resume_step is None:
+            set_aside(self._workdir)
+            return
+        self.last_step = jsonl.drop_after(self._metrics, resume_step)
+        jsonl.drop_after(self._samples, resume_step)
+        self._rows = jsonl.read(self._metrics) if jsonl.exists(self._metrics) else []
 
     def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Appends the row of one step to metrics.jsonl.
@@ -101,8 +114,8 @@ class RunLog:
         """
         values = {key: _number(key, value) for key, value in _on_host(row).items()}
         step = values.get("step")
-        if type(step) is not int or step <= self._last_step:
-            raise ValueError(f"{self._metrics}: step is {step!r}, expected an int above {self._last_step}")
+        if type(step) is not int or step <= self.last_step:
+            raise ValueError(f"{self._metrics}: step is {step!r}, expected an int above {self.last_step}")
         values.setdefault("time", time.time())
         ordered: dict[str, Any] = {}
         for key in METRIC_KEYS:
@@ -112,9 +125,16 @@ class RunLog:
                 ordered[key] = values.get(key)
         ordered |= values
         if self._writes:
-            jsonl.append(self._metrics, [ordered])
-        self._last_step = step
+            lost = self._rows and not jsonl.exists(self._metrics)
+            if lost:
+                logging.warning("%s was removed under the run: its %d rows are written again", *self._known())
+            jsonl.append(self._metrics, [*self._rows, ordered] if lost else [ordered])
+            self._rows.append(ordered)
+        self.last_step = step
         return ordered
+
+    def _known(self) -> tuple[epath.Path, int]:
+        return self._metrics, len(self._rows)
 
     def sample(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends one object per response to samples.jsonl: JSON values and arrays.
@@ -132,11 +152,83 @@ class RunLog:
         """Writes config.json, unless it is up to date: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
         path, text = self._workdir / "config.json", json.dumps(config, indent=2) + "\n"
         if self._writes and (not path.exists() or path.read_text() != text):
-            path.write_text(text)
+            files.replace(path, text)
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of the steps so far, without step 0; none if this process does not write them."""
-        return [row for row in jsonl.read(self._metrics) if row["step"]] if self._writes else []
+        return [row for row in self._rows if row["step"]]
+
+
+def set_aside(workdir: epath.Path | str) -> epath.Path | None:
+    """Moves a run's rows and its configuration into the first folder of `before-1`, `before-2`, … that is free.
+
+    Returns:
+        The folder, or None if there are no rows.
+    """
+    workdir = epath.Path(workdir)
+    names = ("metrics.jsonl", "samples.jsonl")
+    found = [
+        part
+        for path in (workdir / name for name in names)
+        if jsonl.exists(path)
+        for part in (jsonl.parts(path) if files.in_bucket(path) else [path])
+    ]
+    if not any(part.stat().length for part in found):
+        return None
+    folder = next(f for n in itertools.count(1) if not (f := workdir / f"before-{n}").exists())
+    folder.mkdir(parents=True)
+    if (config := workdir / "config.json").exists():
+        found.append(config)
+    for path in found:
+        files.move(path, folder / path.name)
+    logging.warning("%s: the run starts afresh; the record that was there is now in %s", workdir, folder)
+    return folder
+
+
+def refuse_lost_checkpoints(workdir: epath.Path | str, force: bool = False) -> None:
+    """Call it if a run directory has no checkpoint: its rows may show that there was one.
+
+    A run that was killed before its first checkpoint starts afresh, and loses nothing.
+
+    Args:
+        workdir: the run directory.
+        force: start afresh in any case; the old record is set aside.
+
+    Raises:
+        ValueError: A row is later than the first checkpoint must have been, and `force` is not set.
+    """
+    path = epath.Path(workdir) / "metrics.jsonl"
+    rows = jsonl.numbered(path) if jsonl.exists(path) else []
+    last = max((jsonl.step_of(place, row) for place, row in rows), default=-1)
+    try:
+        config = read_config(workdir)
+        # the state after a warm-up is saved before row 0 is written; without one the first save follows its step's row
+        saved_before = 0 if config["warmup"]["updates"] else config["checkpoint"]["every"] + 1
+    except (FileNotFoundError, KeyError, TypeError):
+        saved_before = 1
+    if last >= saved_before and not force:
+        raise ValueError(
+            f"{path} has rows up to step {last}, but {path.parent / 'checkpoints'} holds no checkpoint any more. "
+            "Put the checkpoints back to resume, or take another workdir; --force starts afresh, and moves the old "
+            "record into a folder before-1"
+        )
+
+
+def read_config(workdir: epath.Path | str) -> dict[str, Any]:
+    """The run's config.json.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not a JSON object; names it.
+    """
+    path = epath.Path(workdir) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); put it back, or start in another workdir") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: a JSON {type(config).__name__}, expected an object; put it back")
+    return config
 
 
 def check_config(
@@ -149,7 +241,8 @@ def check_config(
     """Compares a configuration with the one that a run was started with.
 
     Args:
-        workdir: the run directory. If it has no config.json, there is nothing to compare.
+        workdir: the run directory. If it has no config.json, there is nothing to compare. A field that its config.json
+            lacks has its default there.
         config: the configuration as nested dicts.
         free: patterns (fnmatch) of the dotted keys that may differ.
         force: return the differences instead of raising an error.
@@ -163,11 +256,10 @@ def check_config(
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         return []
-    try:
-        before = _flat(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); put it back, or start in another workdir") from error
     now = _flat(json.loads(json.dumps(config)))
+    default = _flat(json.loads(json.dumps(config_lib.default().to_dict())))
+    # a run of an earlier version lacks the newer fields, and did what their defaults mean
+    before = {key: default[key] for key in now.keys() & default.keys()} | _flat(read_config(workdir))
     absent = "(absent)"
     differences = [
         f"{key}: {before.get(key, absent)!r} in the run, {now.get(key, absent)!r} now"
@@ -213,6 +305,11 @@ def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: fl
 def _on_host(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row in its own order, with all arrays fetched in one call (device_get of a dict would sort the keys)."""
     return dict(zip(row, jax.device_get(list(row.values())), strict=True))
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON's own types, with NaN and infinity as None: as it will be read from the file."""
+    return {key: _plain(value) for key, value in _on_host(row).items()}
 
 
 def _number(key: str, value: Any) -> float | int | bool | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from entropy_rl.model import decode
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer
-from entropy_rl.runtime import distributed
+from entropy_rl.runtime import distributed, preemption
 from entropy_rl.sampling import slots as slots_lib
 from entropy_rl.sampling.base import Decoding, Done, Prompts, Rollout
 
@@ -161,6 +161,7 @@ def _decode(
     alive = np.ones(width, bool)
     age = np.zeros(width, np.int64)
     while True:
+        preemption.look()
         alive = _record(out, rows, age, alive, distributed.fetch(drawn), decoding, watch)
         left_S = each - begun_S
         if not alive.any() and not left_S.any():

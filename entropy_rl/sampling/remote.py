@@ -6,6 +6,7 @@ One request makes one response. A server cannot return the entropy of a distribu
 it scores the responses (`training/experience.py`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import queue
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.model.transformer import ModelConfig, Params
+from entropy_rl.runtime import preemption
 from entropy_rl.sampling.base import Decoding, Done, Prompts, Rollout, stopper
 from entropy_rl.sampling.client import Server, untouched
 from entropy_rl.sampling.draw import row_keys
@@ -116,7 +118,7 @@ class ServerSampler:
             pool.submit(ask, b).add_done_callback(functools.partial(answer, b))
         left = B
         while left:
-            over = [answered.get()]
+            over = [_next(answered)]
             while not answered.empty():
                 over.append(answered.get())
             for b, future in over:
@@ -126,6 +128,14 @@ class ServerSampler:
             left -= len(over)
             if done:
                 done([b for b, _ in over], out)
+
+
+def _next(answered: queue.SimpleQueue[tuple[int, Future]]) -> tuple[int, Future]:
+    """The next answer, waited for; the run may be stopped meanwhile."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return answered.get(timeout=0.2)
+        preemption.STOP.look_alone()
 
 
 def _request(decoding: Decoding) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from entropy_rl.data import Problem, PromptEncoder, Source
 from entropy_rl.model.transformer import Params
 from entropy_rl.rewards import Grader
 from entropy_rl.rewards import parts as reward_parts
-from entropy_rl.runtime import distributed
+from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.sampling.base import Prompts, Rollout
 from entropy_rl.sampling.remote import check_gap
@@ -98,7 +98,9 @@ class Collector(NamedTuple):
             key: the step's key.
             refill_round: 0 for the step's own rollout; from 1 on, the problems and draws of a refill.
         """
-        with ThreadPoolExecutor(1) as pool:
+        # no `with`: it would wait for what is still being graded after a stop or an error
+        pool = ThreadPoolExecutor(1)
+        try:
             with self.clock("rollout"):
                 problems = self.source.train(step, self.rollout.prompts, refill_round)
                 prompts = Prompts(*self.encoder(problems), distinct_uids(problems))
@@ -111,6 +113,8 @@ class Collector(NamedTuple):
                 length_B = rollout.mask.sum(axis=1)
                 parts = reward_parts.with_lengths(self.reward, scores, length_B, self.rollout.max_tokens)
                 reward, valid = reward_parts.total(self.reward, parts)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         return Experience(problems, prompts, rollout, old_logp, grading.texts, parts, reward, valid)
 
     def _scored(self, params: Params, prompts: Prompts, rollout: Rollout) -> tuple[Rollout, np.ndarray]:
@@ -166,7 +170,7 @@ class Grading:
         """
 
         def mine() -> list[tuple[list[int], dict[str, list[float]]]]:
-            done = [(rows, verdicts.result()) for rows, verdicts in self._waiting]
+            done = [(rows, preemption.wait(verdicts)) for rows, verdicts in self._waiting]
             return [(rows, {name: x.tolist() for name, x in found.items()}) for rows, found in done]
 
         scores: dict[str, np.ndarray] = {}

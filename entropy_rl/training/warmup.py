@@ -2,8 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,10 @@ from entropy_rl import token_transforms
 from entropy_rl.data import Problem, PromptEncoder, Source, worked_solution
 from entropy_rl.model.transformer import ModelConfig, Params
 from entropy_rl.objective.tokens import TokenInfo
+from entropy_rl.record.keeper import Keeper
+from entropy_rl.runtime import preemption
 from entropy_rl.sampling.base import Prompts, Rollout
-from entropy_rl.training.batch import Batch
+from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.update import Method
 
@@ -118,40 +119,60 @@ def engine_of(
     return Engine(config_of(c), model_config, tokenizer, mesh, method, optimizer, samples=1)
 
 
+class Progress(NamedTuple):
+    """A warm-up between two updates.
+
+    Attributes:
+        state: the warm-up's own.
+        done: the updates made.
+        losses: nats per token, of the newest updates, as many as `run` reports the mean of.
+    """
+
+    state: TrainState
+    done: int
+    losses: list[float]
+
+
 def run(
-    warmup: ConfigDict, max_skipped: int, engine: Engine, params: Params, lessons: Lessons, stop: Callable[[], None]
+    warmup: ConfigDict, max_skipped: int, engine: Engine, start: Progress, lessons: Lessons, keeper: Keeper, every: int
 ) -> tuple[Params, float]:
     """Makes `warmup.updates` updates: (the parameters, the mean loss in nats per token of the last tenth of them).
 
-    A pure function of the configuration and the parameters.
+    A pure function of the configuration and the first parameters, resumed or not.
 
     Args:
         warmup: the config section.
         max_skipped: `optim.max_skipped`.
         engine: see `engine_of`.
-        params: the parameters; donated.
+        start: where it starts; its state is donated.
         lessons: the batches.
-        stop: called before every update; raises SystemExit to leave the warm-up.
+        keeper: saves between updates, also if the run is stopped.
+        every: updates from one save to the next.
 
     Raises:
         RuntimeError: Too many gradients in a row were not finite.
+        Stopped: The run was asked to stop; what was done is saved.
     """
-    losses, started = [], time.monotonic()
-    with engine.on_mesh():
-        state = engine.init(params)
-        for i in range(warmup.updates):
-            stop()
+    state, losses, started = start.state, list(start.losses), time.monotonic()
+    reported = max(1, warmup.updates // 10)
+    with engine.on_mesh(), keeper.kept():
+        for i in range(start.done, warmup.updates):
+            preemption.STOP.now(f"the warm-up, after {i} of {warmup.updates} updates")
+            preemption.look()
             (batch,) = engine.parts(lessons.batch(i))
-            # several pieces take their statistics from a forward pass, which an on-policy update would leave out
-            one_piece = batch.packed is None and engine.micro_batches == 1
-            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=one_piece)
-            losses.append(float(metrics["loss"]))  # waits, so that SIGTERM is seen between updates
+            keeper.spent()
+            # packed rows take their statistics from a forward pass, which an on-policy update would leave out
+            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=batch.packed is None)
+            losses = [*losses, float(metrics["loss"])][-reported:]  # waits for the update
             if int(state.skipped) > max_skipped:
                 raise RuntimeError(
-                    f"warm-up update {i}: the gradient was not finite in {int(state.skipped)} updates in a row"
+                    f"warm-up update {i}: the gradient was not finite in {int(state.skipped)} updates in a row "
+                    f"(optim.max_skipped={max_skipped}); lower warmup.lr={warmup.lr}"
                 )
-            if (i + 1) % max(1, warmup.updates // 10) == 0:
-                left = (time.monotonic() - started) / (i + 1) * (warmup.updates - i - 1)
+            keeper.reached(i + 1, state, losses=losses)
+            if (i + 1) % every == 0 and i + 1 < warmup.updates:
+                keeper.save()
+            if (i + 1) % reported == 0:
+                left = (time.monotonic() - started) / (i + 1 - start.done) * (warmup.updates - i - 1)
                 logging.info("warm-up %d/%d  loss %.3f  %.0fs left", i + 1, warmup.updates, losses[-1], left)
-    last = losses[-max(1, len(losses) // 10) :]
-    return state.params, float(np.mean(last))
+    return state.params, float(np.mean(losses))

@@ -60,3 +60,26 @@ def test_a_leaf_that_is_no_array_of_numbers_is_refused(tmp_path, leaf, got):
 def test_two_leaves_with_the_same_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the name 'a\.b' is empty or belongs to two leaves"):
         Checkpoints(tmp_path).save(1, {"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)}, {})
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_named(tmp_path):
+    checkpoints = saved(tmp_path / "in", 3)
+    checkpoints.refuse_files()
+    (tmp_path / "in" / "note.txt").touch()
+    checkpoints.refuse_files()
+    (tmp_path / "in" / "7").touch()
+    with pytest.raises(ValueError, match=r"in/7 is a file, where the checkpoint of that step has to go; move it away"):
+        checkpoints.refuse_files()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file is a file, but checkpoints go into a folder"):
+        Checkpoints(tmp_path / "file").refuse_files()
+
+
+def test_all_can_be_removed_but_not_what_others_put_there(tmp_path):
+    saved(tmp_path / "a", 1, 2).clear()
+    assert not (tmp_path / "a").exists()
+    Checkpoints(tmp_path / "a").clear()
+    kept = saved(tmp_path / "b", 1)
+    (tmp_path / "b" / "1" / "note").touch()
+    kept.clear()
+    assert [str(p.relative_to(tmp_path / "b")) for p in (tmp_path / "b").rglob("*")] == ["1", "1/note"]

@@ -83,8 +83,9 @@ def test_rows_after_the_checkpoint_are_written_again(bucket):
     with pytest.raises(ValueError, match="expected an int above 6"):
         log.write({"step": 6})
     assert jsonl.read(f"{RUN}/metrics.jsonl")[-1]["reward/mean"] == 6 / 7
-    metrics.RunLog(RUN, None)
-    assert steps("metrics.jsonl") == []
+    metrics.RunLog(RUN, None)  # starts afresh: the old record is set aside, by copies, and not deleted
+    assert not jsonl.exists(epath.Path(RUN) / "metrics.jsonl")
+    assert steps("before-1/metrics.jsonl") == [*range(1, 7)] and len(steps("before-1/samples.jsonl")) == 12
 
 
 def test_a_file_without_parts_does_not_exist(bucket):

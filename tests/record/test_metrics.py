@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from entropy_rl import config
 from entropy_rl.record import jsonl
 from entropy_rl.record.metrics import (
     EVAL_PATTERN,
@@ -21,6 +23,7 @@ from entropy_rl.record.metrics import (
     check_config,
     config_hash,
     progress,
+    refuse_lost_checkpoints,
 )
 
 CONFIG = {
@@ -129,10 +132,99 @@ def test_resuming_drops_the_rows_of_later_steps_and_keeps_the_others_byte_for_by
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl"]
 
 
-def test_a_run_that_starts_from_nothing_drops_all_rows(tmp_path):
-    path = written(tmp_path, range(1, 4))
+def test_a_run_that_starts_from_nothing_sets_the_old_record_aside(tmp_path, caplog):
+    before = written(tmp_path, range(1, 4)).read_bytes()
+    (tmp_path / "config.json").write_text("{}")
     RunLog(tmp_path, None).write({"step": 1})
-    assert steps_in(path) == [1]
+    assert steps_in(tmp_path / "metrics.jsonl") == [1]
+    assert (tmp_path / "before-1" / "metrics.jsonl").read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "before-1").iterdir()) == ["config.json", "metrics.jsonl", "samples.jsonl"]
+    assert f"the record that was there is now in {tmp_path / 'before-1'}" in caplog.text
+    RunLog(tmp_path, None)
+    assert steps_in(tmp_path / "before-2" / "metrics.jsonl") == [1]
+    RunLog(tmp_path, None)
+    assert not (tmp_path / "before-3").exists()  # there was nothing to keep
+
+
+CONFIGS = {  # the first checkpoint is committed before row 0, and after the row of step 10
+    "warm": {"warmup": {"updates": 5}, "checkpoint": {"every": 10}},
+    "cold": {"warmup": {"updates": 0}, "checkpoint": {"every": 10}},
+}
+
+
+@pytest.mark.parametrize("name, last, refused", [("warm", 0, True), ("cold", 10, False), ("cold", 11, True)])
+def test_rows_that_must_have_had_a_checkpoint_are_not_started_over(tmp_path, name, last, refused):
+    path = written(tmp_path, range(0, last + 1))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    if refused:
+        with pytest.raises(ValueError, match=rf"has rows up to step {last}, but .*checkpoints holds no checkpoint"):
+            refuse_lost_checkpoints(tmp_path)
+        refuse_lost_checkpoints(tmp_path, force=True)
+    else:
+        refuse_lost_checkpoints(tmp_path)
+    assert steps_in(path) == [*range(0, last + 1)]
+
+
+def test_metrics_removed_under_a_run_are_written_again(tmp_path, caplog):
+    path = written(tmp_path, range(1, 4))
+    log = RunLog(tmp_path, resume_step=2)
+    log.write({"step": 3})
+    path.unlink()
+    log.write({"step": 4})
+    assert steps_in(path) == [1, 2, 3, 4]
+    assert "metrics.jsonl was removed under the run: its 3 rows are written again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"reward/mean": 1}', "step is None, expected an int from 0 on"),
+        ('{"step": null}', "step is None"),
+        ('{"step": "3"}', "step is '3'"),
+        ('{"step": -1}', "step is -1"),
+        ('{"step": true}', "step is True"),
+        ("[1]", "a JSON list, expected an object"),
+        ("null", "a JSON NoneType, expected an object"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named_and_nothing_is_changed(tmp_path, line, message):
+    path = written(tmp_path, range(1, 4))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + line + "\n" + "".join(lines[1:]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"metrics.jsonl, line 2: {re.escape(message)}"):
+        RunLog(tmp_path, resume_step=1)
+    assert path.read_bytes() == before
+
+
+FULL_DISK = """
+import resource, sys
+from entropy_rl.record.metrics import RunLog
+log = RunLog(sys.argv[1], None)
+log.config({"seed": 0})
+log.write({"step": 1})
+log.sample([{"step": 1, "text": "a"}])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))
+for work in (lambda: log.config({"seed": "1" * 2000}), lambda: log.sample([{"step": 2, "text": "b" * 2000}]),
+             lambda: log.write({"step": 2, "reward/mean": 0.5})):
+    try:
+        work()
+        print("written")
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_a_full_disk_destroys_nothing_that_was_there(tmp_path):
+    root = str(Path(__file__).parents[2])
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["File too large"] * 3
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0}
+    assert steps_in(tmp_path / "metrics.jsonl") == [1] and (tmp_path / "metrics.jsonl").read_bytes().endswith(b"\n")
+    assert (tmp_path / "samples.jsonl").read_text() == '{"step": 1, "text": "a"}\n'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "samples.jsonl"]
 
 
 def test_a_line_torn_at_any_byte_is_dropped_and_logged(tmp_path, caplog):
@@ -229,6 +321,17 @@ def test_no_config_is_a_new_run_and_a_broken_one_an_error(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(ValueError, match=r"config.json: not JSON"):
         check_config(tmp_path, CONFIG)
+
+
+def test_a_field_that_an_older_run_lacks_has_its_default_there(tmp_path):
+    before = config.default().to_dict()
+    del before["optim"]["max_skipped"]
+    RunLog(tmp_path, None).config(before)
+    now = config.default()
+    assert check_config(tmp_path, now.to_dict()) == []
+    now.optim.max_skipped = 9
+    with pytest.raises(ValueError, match=r"optim.max_skipped: 3 in the run, 9 now"):
+        check_config(tmp_path, now.to_dict())
 
 
 def test_progress_is_one_line(tmp_path):
