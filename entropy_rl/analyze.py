@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from entropy_rl import covariance, law
-from entropy_rl.record import jsonl
+from entropy_rl.record import jsonl, metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ Rows = Sequence[Mapping[str, Any]]  # of a run's metrics.jsonl: one per step, va
 
 _TABLE_ROWS = 10
 _PREDICTIONS = {"exact first order": "predicted", "Theorem 1": "thm1", "Theorem 2": "thm2"}  # name -> entropy/delta_…
+_QUADRANT_FIELDS = ("share", "covariance", "entropy_change")
 _COLORS = [f"C{i}" for i in range(10)]  # of the runs, in turn
 _STYLES = ("-", "--", ":", "-.")  # of the evaluation sets, in turn
 
@@ -31,12 +32,23 @@ def read_run(workdir: str) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or if a line is not a row with what this report reads; names the line.
     """
     path = epath.Path(workdir) / "metrics.jsonl"
-    if not jsonl.exists(path) or not (rows := jsonl.read(path)):
+    if not jsonl.exists(path) or not (rows := metrics.rows(path)):
         raise ValueError(f"--workdir: {path} holds no metrics; give the directory of a run")
-    return rows
+    for place, row in rows:
+        needed = [
+            f"{key.rsplit('/', 1)[0]}/{bound}"
+            for key in accuracy_keys([row])
+            if row[key] is not None
+            for bound in ("low", "high", "problems")
+        ]
+        if row.get("entropy/delta") is not None:
+            needed += [f"entropy/delta_{name}" for name in _PREDICTIONS.values()]
+            needed += [f"quadrant/{name}/{field}" for name in covariance.QUADRANTS for field in _QUADRANT_FIELDS]
+        metrics.need(place, row, needed)
+    return [row for _, row in rows]
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +129,7 @@ def entropy_changes(rows: Rows) -> str:
         lines.append(f"{name:>18}  {guess.mean():9.2e}  {error:25.1%}  {correlation:11.3f}  {same:9.0%}")
     lines.append(f"{'quadrant':>18}  {'share':>9}  {'covariance':>11}  {'entropy change':>14}")
     for name in covariance.QUADRANTS:
-        share, cov, change = (
-            np.mean([r[f"quadrant/{name}/{field}"] for r in rows])
-            for field in ("share", "covariance", "entropy_change")
-        )
+        share, cov, change = (np.mean([r[f"quadrant/{name}/{field}"] for r in rows]) for field in _QUADRANT_FIELDS)
         lines.append(f"{name:>18}  {share:9.1%}  {cov:11.3f}  {change:14.2e}")
     return "\n".join(lines)
 
@@ -241,7 +250,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         print(report(args.workdir, [w for w in args.compare.split(",") if w]))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"\nplot: {epath.Path(args.workdir) / 'report' / 'curves.png'}")
 

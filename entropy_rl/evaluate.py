@@ -11,7 +11,6 @@ folder that both see. It runs on the configuration's mesh, and on several proces
 
 import contextlib
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -215,14 +214,16 @@ def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
         return given.copy_and_resolve_references()
     c = config.default()
     if workdir is not None:
+        from entropy_rl.record import metrics
+
         path = epath.Path(workdir) / "config.json"
         if not path.exists():
             raise ValueError(f"--workdir: {path} is not there; give the directory of a run")
-        saved = json.loads(path.read_text())
+        saved = metrics.read_config(workdir)
         with c.unlocked():
             for section in ("mesh", "data", "rollout", "reward", "eval"):
                 c[section].update(saved.get(section, {}))
-            c.seed, c.model.dtype = saved["seed"], saved["model"]["dtype"]
+            c.seed, c.model.dtype = saved.get("seed", c.seed), saved.get("model", {}).get("dtype", c.model.dtype)
     return c
 
 

@@ -4,7 +4,6 @@ Shapes: B rows, S positions, V vocabulary, N prompts, P prompt positions. Logs a
 """
 
 import functools
-import json
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +23,7 @@ from entropy_rl.model.hf import save_folder
 from entropy_rl.model.precision import compute_dtype, precision
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_weight, positions
+from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.runtime.files import expand, refuse_url
 from entropy_rl.runtime.mesh import make_mesh
@@ -224,7 +224,7 @@ def read_run(workdir: str, mesh: Mesh) -> TrainedRun:
     """
     c = config_lib.default()
     with c.unlocked():  # over the defaults: a run of an earlier version lacks the newer fields
-        c.update(ConfigDict(json.loads((epath.Path(workdir) / "config.json").read_text())))
+        c.update(ConfigDict(metrics.read_config(workdir)))
         c.rollout.tensor = 0
     model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
     engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)

@@ -6,7 +6,7 @@
 The arguments after `--` go to `python -m entropy_rl.train` (--module names another module). The exit code is 0 when all
 processes have ended with 0. When one fails or is killed, the others are stopped and the exit code is that of the first
 that failed. With --restarts=N, a run that was preempted (exit code 75) or lost a process is started again, up to N
-times. SIGTERM and SIGINT are passed on to the processes, so that the run saves and exits with 75.
+times. SIGTERM and SIGINT are passed on to the processes, so that the run saves and exits with 75, or with 130.
 """
 
 import argparse

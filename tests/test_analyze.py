@@ -65,3 +65,29 @@ def test_entropy_changes_and_their_predictions():
 def test_a_directory_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"--workdir: .*metrics.jsonl holds no metrics"):
         analyze.report(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"step": None}, "step is None, expected an int"),
+        ({"reward/mean": "high"}, "reward/mean is 'high', expected a number or null"),
+        ({"eval/sum/accuracy": 0.5}, "no eval/sum/low, eval/sum/high, eval/sum/problems; put the line back"),
+        ({"entropy/delta": 0.5}, "no entropy/delta_predicted, entropy/delta_thm1, .*quadrant/"),
+        ("entropy/mean", "no entropy/mean; put the line back"),
+        (None, "a JSON list, expected an object"),
+    ],
+)
+def test_a_line_that_no_run_wrote_is_named(tmp_path, change, message):
+    run = write_run(tmp_path / "a", rows=4)
+    path = tmp_path / "a" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[2])
+    if isinstance(change, dict):
+        row |= change
+    elif change:
+        del row[change]
+    lines[2] = json.dumps(row if change else [row])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=rf"metrics.jsonl, line 3: {message}"):
+        analyze.report(run)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import entropy_rl as erl
 from entropy_rl import config, loop
 from entropy_rl.record import jsonl, metrics
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.record.lock import Lock
+from entropy_rl.runtime.preemption import Stop
 
 UNTIMED = ("time", "throughput")
 
@@ -202,6 +205,120 @@ def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_
         weights = {"answer": 1.0, "format": 0.1, "length": -0.05, "overlong": 0.5}
         assert row["reward/mean"] == pytest.approx(sum(weights[k] * v for k, v in parts.items()), abs=1e-6)
         assert 0 < row["refill/rounds"] <= 2 and row["refill/tokens"] > 0
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """A function that has a real signal sent to this process when the run comes to a place."""
+    places, now = {}, Stop.now
+
+    def arrive(self, doing, lost=""):
+        now(self, doing, lost)
+        if doing in places:
+            os.kill(os.getpid(), places.pop(doing))
+
+    monkeypatch.setattr(Stop, "now", arrive)
+    return lambda doing, sent: places.update({doing: sent})
+
+
+STOPS = {  # where the signal comes -> what is printed; one after the other, in one run directory
+    "the warm-up, after 7 of 30 updates": "the warm-up, after 7 of 30 updates; update 7 of the warm-up is saved",
+    "step 0's evaluation": "step 0's evaluation; step 0 is saved; the evaluation will be made again",
+    "step 3's evaluation": "step 3's evaluation; step 3 is saved; the evaluation will be made again",
+    "step 4's updates": "the end of step 4; step 4 is saved",
+    "step 6's rollout": "step 6's rollout; step 5 is saved; step 6 will be made again",
+}
+
+
+def test_a_run_that_is_stopped_everywhere_equals_uninterrupted(whole, tmp_path, signalled, capsys):
+    for i, (place, printed) in enumerate(STOPS.items()):
+        sent, name, code = [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGINT, "Ctrl-C", 130)][i % 2]
+        signalled(place, sent)
+        with pytest.raises(SystemExit, match=f"{code}"):
+            loop.run(tiny(), str(tmp_path))
+        assert f"{name}: stopped in {printed}; the same command continues\n" in capsys.readouterr().err
+        assert (tmp_path / "warmup").exists() == (i == 0) and not (tmp_path / "lock.json").exists()
+        if "evaluation" in place:  # no row without its evaluation
+            done = [r["step"] for r in jsonl.read(tmp_path / "metrics.jsonl")] if i > 1 else []
+            assert done == list(range(int(place[5])))
+    loop.run(tiny(), str(tmp_path))
+    assert rows(whole) == rows(tmp_path)
+    assert jsonl.read(whole / "samples.jsonl") == jsonl.read(tmp_path / "samples.jsonl")
+    assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)
+
+
+def test_a_warm_up_that_was_killed_continues_from_its_last_save(whole, tmp_path, monkeypatch):
+    def die(*args, **more):
+        raise OSError("as if killed")
+
+    c = tiny(**{"checkpoint.warmup_every": 8})
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="as if killed"):
+        patched.setattr(
+            loop.warmup.Lessons,
+            "batch",
+            lambda self, i, true=loop.warmup.Lessons.batch: die() if i == 20 else true(self, i),
+        )
+        loop.run(c, str(tmp_path))
+    assert Checkpoints(tmp_path / "warmup").latest() == 16
+    with pytest.raises(ValueError, match="optim.lr: 0.001 in the run, 0.01 now"):
+        loop.run(tiny(**{"optim.lr": 0.01}), str(tmp_path))
+    again = []
+    with monkeypatch.context() as patched:
+        true = loop.warmup.Lessons.batch
+        patched.setattr(loop.warmup.Lessons, "batch", lambda self, i: again.append(i) or true(self, i))
+        loop.run(tiny(**{"train.steps": 0}), str(tmp_path))
+    assert [i for i in again if i] == list(range(16, 30)) and not (tmp_path / "warmup").exists()
+    assert rows(whole)[:1] == rows(tmp_path)
+
+
+def test_a_directory_in_use_is_refused_before_anything_in_it_is_changed(whole):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    with Lock(whole), pytest.raises(ValueError, match=rf"in use by another run, process {os.getpid()}"):
+        loop.run(tiny(), str(whole))
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_lost_its_lock_writes_nothing_more(whole, tmp_path, signalled, monkeypatch):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    taken = json.dumps({"host": "far", "machine": "m", "pid": 7, "born": "1", "token": "t", "time": time.time()})
+    now = Stop.now
+
+    def arrive(self, doing, lost=""):
+        now(self, doing, lost)
+        if doing == "step 8's updates":
+            (tmp_path / "lock.json").write_text(taken)
+
+    monkeypatch.setattr(Stop, "now", arrive)
+    with pytest.raises(RuntimeError, match="process 7 on far, .*has taken this directory over"):
+        loop.run(tiny(**{"train.steps": 9}), str(tmp_path))
+    assert rows(tmp_path)[-1]["step"] == 7 and Checkpoints(tmp_path / "checkpoints").latest() == 6
+    assert (tmp_path / "lock.json").read_text() == taken
+
+
+def test_checkpoints_that_are_gone_do_not_take_the_record_with_them(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"has rows up to step 6, but .*checkpoints holds no checkpoint any more"):
+        loop.run(tiny(), str(tmp_path))
+    assert rows(whole) == rows(tmp_path)
+    loop.run(tiny(**{"train.steps": 0}), str(tmp_path), force=True)
+    assert rows(whole) == rows(tmp_path / "before-1") and rows(whole)[:1] == rows(tmp_path)
+
+
+def test_a_finished_run_says_so(whole, caplog):
+    caplog.set_level("INFO")
+    before = rows(whole)
+    loop.run(tiny(**{"train.steps": 4}), str(whole))
+    assert "finished already at step 6; raise train.steps (now 4) to continue" in caplog.text
+    assert rows(whole) == before and Checkpoints(whole / "checkpoints").latest() == 6
+
+
+def test_metrics_that_are_gone_on_resume_are_said_to_be_lost(whole, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "metrics.jsonl").unlink()
+    loop.run(tiny(), str(tmp_path))
+    assert "metrics.jsonl has no rows of steps 0 to 5: they are lost" in caplog.text
+    assert [r["step"] for r in rows(tmp_path)] == [6]
 
 
 @pytest.mark.slow

@@ -94,9 +94,10 @@ class RunLog:
         if resume_step is None:
             set_aside(self._workdir)
             return
+        known = rows(self._metrics) if jsonl.exists(self._metrics) else []
         self.last_step = jsonl.drop_after(self._metrics, resume_step)
         jsonl.drop_after(self._samples, resume_step)
-        self._rows = jsonl.read(self._metrics) if jsonl.exists(self._metrics) else []
+        self._rows = [row for _, row in known if row["step"] <= resume_step]
 
     def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Appends the row of one step to metrics.jsonl.
@@ -159,6 +160,32 @@ class RunLog:
         return [row for row in self._rows if row["step"]]
 
 
+def rows(path: epath.Path) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of metrics.jsonl, each with its place (file and line).
+
+    Raises:
+        ValueError: A line is not a row as `RunLog.write` writes it; names it.
+    """
+    found = jsonl.numbered(path)
+    for place, row in found:
+        jsonl.step_of(place, row)
+        for key, value in row.items():
+            if value is not None and not isinstance(value, int | float):
+                raise ValueError(f"{place}: {key} is {value!r}, expected a number or null; put it back as it was")
+        need(place, row, ("reward/mean", "entropy/mean"))
+    return found
+
+
+def need(place: str, row: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Checks that a row has some keys, whose values may be null.
+
+    Raises:
+        ValueError: It lacks one; names its place.
+    """
+    if missing := [key for key in keys if key not in row]:
+        raise ValueError(f"{place}: no {', '.join(missing)}; put the line back as it was, or remove it")
+
+
 def set_aside(workdir: epath.Path | str) -> epath.Path | None:
     """Moves a run's rows and its configuration into the first folder of `before-1`, `before-2`, … that is free.
 
@@ -198,8 +225,7 @@ def refuse_lost_checkpoints(workdir: epath.Path | str, force: bool = False) -> N
         ValueError: A row is later than the first checkpoint must have been, and `force` is not set.
     """
     path = epath.Path(workdir) / "metrics.jsonl"
-    rows = jsonl.numbered(path) if jsonl.exists(path) else []
-    last = max((jsonl.step_of(place, row) for place, row in rows), default=-1)
+    last = max((row["step"] for _, row in rows(path)), default=-1) if jsonl.exists(path) else -1
     try:
         config = read_config(workdir)
         # the state after a warm-up is saved before row 0 is written; without one the first save follows its step's row

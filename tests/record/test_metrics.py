@@ -138,7 +138,11 @@ def test_a_run_that_starts_from_nothing_sets_the_old_record_aside(tmp_path, capl
     RunLog(tmp_path, None).write({"step": 1})
     assert steps_in(tmp_path / "metrics.jsonl") == [1]
     assert (tmp_path / "before-1" / "metrics.jsonl").read_bytes() == before
-    assert sorted(p.name for p in (tmp_path / "before-1").iterdir()) == ["config.json", "metrics.jsonl", "samples.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "before-1").iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ]
     assert f"the record that was there is now in {tmp_path / 'before-1'}" in caplog.text
     RunLog(tmp_path, None)
     assert steps_in(tmp_path / "before-2" / "metrics.jsonl") == [1]
