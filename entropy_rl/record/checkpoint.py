@@ -10,6 +10,7 @@ so the same code works in a bucket.
 """
 
 import logging as python_logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -74,10 +75,9 @@ class Checkpoints:
         try:
             self._write(step, leaves, meta)
         except Exception as error:  # an OSError, or whatever TensorStore makes of one
-            cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise OSError(
-                f"{self._folder(step)} could not be saved ({cause[:300]}); the checkpoints before it are as they "
-                "were. Once there is room, the same command continues from the newest"
+                f"{self._folder(step)} could not be saved ({_cause(error)}); the checkpoints before it are as they "
+                "were. Once that is mended, the same command continues from the newest"
             ) from error
 
     def _write(self, step: int, leaves: Mapping[str, Any], meta: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ class Checkpoints:
             logging.warning("checkpoint %s is damaged and cannot be used: %s", folder, "; ".join(damage))
         raise RuntimeError(
             f"{self._directory}: no undamaged checkpoint among steps {tried}; the log names what is damaged. "
-            "Put back a copy, or move the directory away to start afresh"
+            "Put back a copy, or start in another workdir"
         )
 
     def _load(self, folder: epath.Path, contents: Manifest, abstract_state: State) -> State:
@@ -251,12 +251,19 @@ def _refuse_unsavable(leaves: Mapping[str, Any]) -> None:
         )
 
 
+def _cause(error: Exception) -> str:
+    """What the system said, out of TensorStore's long message; otherwise the error's first line."""
+    said = re.search(r": ([^:]+) \[os_error_code", str(error))
+    return said[1] if said else (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Drops Orbax's warning, at every save without OCDBT, that there is no OCDBT to merge."""
+    """Drops Orbax's warning that there is no OCDBT to merge, and its threads' tracebacks of an error that it raises."""
 
     def keep(record: python_logging.LogRecord) -> bool:
-        return "Skipping merge of OCDBT" not in str(record.msg)
+        text = str(record.msg)
+        return "Skipping merge of OCDBT" not in text and "run() raised an exception" not in text
 
     logger = logging.get_absl_logger()
     logger.addFilter(keep)

@@ -161,8 +161,9 @@ def run(
             preemption.look()
             (batch,) = engine.parts(lessons.batch(i))
             keeper.spent()
-            # packed rows take their statistics from a forward pass, which an on-policy update would leave out
-            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=batch.packed is None)
+            # several pieces take their statistics from a forward pass, which an on-policy update would leave out
+            one_piece = batch.packed is None and engine.micro_batches == 1
+            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=one_piece)
             losses = [*losses, float(metrics["loss"])][-reported:]  # waits for the update
             if int(state.skipped) > max_skipped:
                 raise RuntimeError(
