@@ -57,9 +57,9 @@ def get_config(arg: str = "qwen2_5_7b") -> ConfigDict:
     name, method = papers.parse(arg, MODELS)
     c = papers.base(MODELS[name])
     c.rollout.samples, c.rollout.max_tokens = 8, 8192
-    c.eval.temperature = 0.6
     if name in METHOD_RUNS:  # eight updates of 32 prompts per rollout
         c.rollout.prompts, c.train.updates_per_rollout, c.train.steps = 256, 8, 300
+        c.eval.samples, c.eval.temperature = 4, 0.6
     else:
         # The law's batch of 256, read as responses: 16 updates of 32 prompts. So the paper's 2400 gradient steps are
         # 150 rollouts. Groups that are all right or all wrong are replaced.

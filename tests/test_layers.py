@@ -5,6 +5,7 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "entropy_rl"
 ORDER = [
+    "rules",
     "stats",
     "runtime",
     "model",

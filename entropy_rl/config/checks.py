@@ -1,54 +1,20 @@
 """The checks of a configuration, made before any work starts: each error names the key, its value and a legal one."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from entropy_rl import token_transforms
-from entropy_rl.config.recipes import transforms_of
-from entropy_rl.objective.surrogates import AGGREGATIONS
-from entropy_rl.rewards.verify import OWN_KIND
+from entropy_rl.config.fields import check_fields
+from entropy_rl.config.recipes import named, transforms_of
+from entropy_rl.objective import advantages, surrogates
+from entropy_rl.rules import TEXTS, number, one_of
+from entropy_rl.rules import check as check_value
 
-_ABOVE_ZERO = (
-    "rollout.prompts",
-    "rollout.samples",
-    "rollout.max_tokens",
-    "data.max_prompt_len",
-    "eval.temperature",
-    "train.updates_per_rollout",
-    "train.micro_batches",
-    "eval.batch",
-    "eval.problems",
-    "warmup.batch",
-    "warmup.micro_batches",
-    "optim.grad_clip",
-    "checkpoint.every",
-    "checkpoint.warmup_every",
-    "checkpoint.keep",
-    "reward.workers",
-)
-_ZERO_OR_ABOVE = (
-    "eval.every",
-    "measure.every",
-    "warmup.updates",
-    "warmup.lr",
-    "optim.lr",
-    "optim.warmup_updates",
-    "optim.weight_decay",
-    "algo.is_cap",
-    "log.samples",
-    "eval.samples",
-    "rollout.refills",
-    "reward.overlong_cache",
-    "rollout.slots",
-    "rollout.tensor",
-)
-_ONE_OF = {
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "model.remat": ("none", "full", "dots"),
-    "optim.name": ("adamw", "sgd"),
-    "train.layout": ("auto", "group", "packed"),
-    "warmup.layout": ("auto", "group", "packed"),
+# The fields of `algo` that are no part with a name and options.
+ALGO = {
+    "aggregation": one_of(*surrogates.AGGREGATIONS),
+    "scope": one_of("global", "microbatch"),
+    "is_cap": number(least=0),
+    "chain": TEXTS,
 }
 
 
@@ -61,34 +27,19 @@ def check(c: ConfigDict) -> None:
     Raises:
         ValueError: Names the key, its value, and what would be right.
     """
-    for key in _ABOVE_ZERO:
-        if not _at(c, key) > 0:
-            raise ValueError(f"{key}={_at(c, key)} must be above 0")
+    check_fields(c)
     _check_rollout(c.rollout, c.algo.is_cap)
     _check_train(c.train, c.rollout.prompts)
     if c.warmup.batch % c.warmup.micro_batches:
         raise ValueError(f"warmup.micro_batches={c.warmup.micro_batches} must divide warmup.batch={c.warmup.batch}")
-    for key, legal in _ONE_OF.items():
-        if _at(c, key) not in legal:
-            raise ValueError(f"{key}={_at(c, key)!r} must be one of {', '.join(legal)}")
-    for key in _ZERO_OR_ABOVE:
-        if _at(c, key) < 0:
-            raise ValueError(f"{key}={_at(c, key)} must be 0 or above")
     if c.optim.name == "sgd" and c.optim.weight_decay:
         raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or use adamw")
     check_reward(c.reward, c.rollout.max_tokens)
-    _check_algo(c.algo, c.train)
-
-
-def _at(c: ConfigDict, key: str) -> Any:
-    for part in key.split("."):
-        c = c[part]
-    return c
+    check_algo(c.algo, c.train, c.rollout)
+    _check_eval(c.eval)
 
 
 def _check_rollout(rollout: ConfigDict, is_cap: float) -> None:
-    if rollout.temperature <= 0:
-        raise ValueError(f"rollout.temperature={rollout.temperature} must be above 0: greedy samples teach nothing")
     if rollout.top_p != 1 or rollout.top_k != 0:
         raise ValueError(
             f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: a truncated sampler draws "
@@ -107,8 +58,6 @@ def _check_rollout(rollout: ConfigDict, is_cap: float) -> None:
 
 
 def _check_train(train: ConfigDict, prompts: int) -> None:
-    if train.steps < 0:
-        raise ValueError(f"train.steps={train.steps} must be 0 (only the warm-up and an evaluation) or more")
     per_update, rest = divmod(prompts, train.updates_per_rollout)
     if rest:
         raise ValueError(
@@ -122,9 +71,29 @@ def _check_train(train: ConfigDict, prompts: int) -> None:
         )
 
 
-def _check_algo(algo: ConfigDict, train: ConfigDict) -> None:
-    if algo.aggregation not in AGGREGATIONS:
-        raise ValueError(f"algo.aggregation={algo.aggregation!r} must be one of {', '.join(AGGREGATIONS)}")
+def check_algo(algo: ConfigDict, train: ConfigDict, rollout: ConfigDict) -> None:
+    """Refuses a method with an unknown part, an option out of its range, or a contradiction to the rest of the run.
+
+    Args:
+        algo: The config section `algo`.
+        train: The config section `train`.
+        rollout: The config section `rollout`.
+
+    Raises:
+        ValueError: Names the key, its value, and what would be right.
+    """
+    for key, rule in ALGO.items():
+        if key not in algo:
+            raise ValueError(f"algo.{key} is missing: it must be {rule}")
+        check_value(f"algo.{key}", algo[key], rule)
+    if missing := [name for name in algo.chain if name not in algo.transforms]:
+        raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
+    if unused := [name for name in algo.transforms if name not in algo.chain]:
+        raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
+    advantage = named(algo.advantage)
+    advantages.build(advantage)
+    surrogates.build(named(algo.objective))
+    token_transforms.build(transforms_of(algo), algo.scope, train.micro_batches, rollout.samples)
     if algo.scope == "microbatch" and train.layout == "packed":
         raise ValueError("train.layout='packed' has no micro-batches of whole groups for algo.scope='microbatch'")
     if algo.scope == "microbatch" and train.micro_batches == 1:
@@ -132,11 +101,22 @@ def _check_algo(algo: ConfigDict, train: ConfigDict) -> None:
             "algo.scope='microbatch' with train.micro_batches=1 is the same as 'global'; set "
             "train.micro_batches to 2 or more"
         )
-    if missing := [name for name in algo.chain if name not in algo.transforms]:
-        raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
-    if unused := [name for name in algo.transforms if name not in algo.chain]:
-        raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
     token_transforms.check_updates_per_rollout(transforms_of(algo), train.updates_per_rollout)
+    if rollout.samples == 1 and advantages.reads_group(advantage):
+        raise ValueError(
+            f"rollout.samples=1 with algo.advantage={advantage[0]!r}: a response is compared with the others to its "
+            "prompt, so every advantage would be 0 and nothing learnt; set rollout.samples to 2 or more, or use the "
+            "advantage of reinforce_pp"
+        )
+
+
+def _check_eval(evaluation: ConfigDict) -> None:
+    for key in ("temperature", "top_p"):
+        if evaluation[key] != 1 and not evaluation.samples:
+            raise ValueError(
+                f"eval.{key}={evaluation[key]} with eval.samples=0 has no effect: problems are decoded greedily; set "
+                f"eval.samples to the number of sampled responses per problem, or eval.{key} to 1.0"
+            )
 
 
 def check_reward(reward: ConfigDict, max_tokens: int) -> None:
@@ -151,11 +131,9 @@ def check_reward(reward: ConfigDict, max_tokens: int) -> None:
     """
     weights, own = reward.weights, reward.own.to_dict()
     taken = (*weights, "mean", "std", "unscored")
-    for name, part in own.items():
-        if name in taken or "/" in name:
-            raise ValueError(f"reward.own.{name}: choose a name without '/' that is none of {', '.join(taken)}")
-        if sorted(part) != ["function", "weight"] or not OWN_KIND.fullmatch(str(part["function"])):
-            raise ValueError(f'reward.own.{name}={part} must be {{function: "module:function", weight: number}}')
+    for name in own:
+        if name in taken:
+            raise ValueError(f"reward.own.{name}: choose a name that is none of {', '.join(taken)}")
     if not any(weights.values()) and not any(part["weight"] for part in own.values()):
         raise ValueError("reward.weights: every part has weight 0, so nothing would be learnt")
     if bool(weights.overlong) != bool(reward.overlong_cache):

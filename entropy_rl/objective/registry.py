@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from entropy_rl import rules
+
 Made = TypeVar("Made")
 
 # How a config names a part: by its name, or by a pair (name, {option: value}).
@@ -18,7 +20,7 @@ def check_spec(
     key: str,
     given: tuple[str, ...] = (),
 ) -> Callable[..., Made]:
-    """The callable that `name` stands for, after a check that it has every option as a parameter.
+    """The callable that `name` stands for, after a check of its options: their names, types and ranges.
 
     Args:
         table: the callables by name.
@@ -31,7 +33,8 @@ def check_spec(
         table[name].
 
     Raises:
-        ValueError: If the name or an option is unknown, or an option without a default is missing.
+        ValueError: If the name or an option is unknown, an option without a default is missing, or one has a value
+            that its annotation does not allow (see `rules.of_options`).
     """
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
@@ -45,6 +48,7 @@ def check_spec(
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in kwargs:
             raise ValueError(f"{key}: {name} needs the option {option!r}, which is missing")
+    rules.check_options(table[name], kwargs, f"{key}.{name}" if key == "algo.transforms" else key)
     return table[name]
 
 

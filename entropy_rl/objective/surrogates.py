@@ -10,13 +10,16 @@ gradients stay finite. `token_weight` defines the normaliser.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from entropy_rl import rules
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
+from entropy_rl.rules import From0, From0To1, number
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import clamped
 
@@ -25,12 +28,9 @@ Objective = Callable[[Array, TokenInfo], tuple[Array, Array]]
 AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum-norm")
 
 
-def _check_range(name: str, low: float, high: float) -> None:
-    if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(
-            f"algo.objective: {name}: got low={low!r}, high={high!r}; "
-            "low must be from 0 to 1 and high at least 0: the ratio is clipped to [1 - low, 1 + high]"
-        )
+# Decorates an objective: its options are checked by their annotations, see `rules.of_options`. The ratio is clipped to
+# [1 − low, 1 + high].
+checked = rules.checked("algo.objective")
 
 
 def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
@@ -41,7 +41,10 @@ def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array
     return jnp.where(clipped, lax.stop_gradient(held), free), clipped
 
 
-def ppo_clip(low: float = 0.2, high: float = 0.2, dual: float | None = None) -> Objective:
+@checked
+def ppo_clip(
+    low: From0To1 = 0.2, high: From0 = 0.2, dual: Annotated[float, number(above=1)] | None = None
+) -> Objective:
     """PPO's clipped surrogate: max(−r·A, −clip(r, 1 − low, 1 + high)·A) (arXiv 1707.06347, eq. 7).
 
     Args:
@@ -52,9 +55,6 @@ def ppo_clip(low: float = 0.2, high: float = 0.2, dual: float | None = None) -> 
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_range("ppo_clip", low, high)
-    if dual is not None and dual <= 1:
-        raise ValueError(f"algo.objective: ppo_clip: dual {dual!r}, must be above 1, or None for no bound")
 
     def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
@@ -79,7 +79,8 @@ def policy_gradient() -> Objective:
     return objective
 
 
-def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
+@checked
+def gspo(low: From0To1 = 3e-4, high: From0 = 4e-4) -> Objective:
     """GSPO in its token form (arXiv 2507.18071): PPO-clip on the sequence's ratio s = exp(mean_t log r_t).
 
     Each token has the ratio s · π / sg(π), so either all tokens of a response are clipped or none.
@@ -91,7 +92,6 @@ def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_range("gspo", low, high)
 
     def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         valid_BxT = tokens.mask > 0
@@ -104,7 +104,8 @@ def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
     return objective
 
 
-def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
+@checked
+def cispo(low: From0To1 = 1.0, high: From0 = 4.0) -> Objective:
     """CISPO: −sg(clip(r, 1 − low, 1 + high)) · A · logp (arXiv 2506.13585); it stops no token's gradient.
 
     Args:
@@ -114,7 +115,6 @@ def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_range("cispo", low, high)
 
     def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = lax.stop_gradient(jnp.exp(clamped(logp_BxT - tokens.old_logp)))
@@ -124,7 +124,8 @@ def cispo(low: float = 1.0, high: float = 4.0) -> Objective:
     return objective
 
 
-def ce_gppo(low: float = 0.2, high: float = 0.2, beta_low: float = 0.5, beta_high: float = 1.0) -> Objective:
+@checked
+def ce_gppo(low: From0To1 = 0.2, high: From0 = 0.2, beta_low: From0 = 0.5, beta_high: From0 = 1.0) -> Objective:
     """CE-GPPO: PPO whose clipped tokens keep a bounded gradient (arXiv 2509.20712); it stops no token's gradient.
 
     The loss of a token is
@@ -137,8 +138,10 @@ def ce_gppo(low: float = 0.2, high: float = 0.2, beta_low: float = 0.5, beta_hig
         high: ε on the high side.
         beta_low: β₁, 0.5 to 0.75 in the paper.
         beta_high: β₂.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
-    _check_range("ce_gppo", low, high)
 
     def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))

@@ -7,8 +7,9 @@ import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.rules import From0
 from entropy_rl.stats import masked
-from entropy_rl.token_transforms.base import stateful
+from entropy_rl.token_transforms.base import checked, stateful
 
 
 class AdaptiveBonus(NamedTuple):
@@ -21,8 +22,9 @@ class AdaptiveBonus(NamedTuple):
     coef: Array
 
 
+@checked
 def adaptive_entropy_bonus(
-    target: float = 0.2, step: float = 1e-4, max_coef: float = 5e-3, initial: float = 0.0
+    target: From0 = 0.2, step: From0 = 1e-4, max_coef: From0 = 5e-3, initial: From0 = 0.0
 ) -> optax.GradientTransformationExtraArgs:
     """Subtracts α · Σ weight · H from the loss if H ≤ target, then moves α by ±step within [0, max_coef].
 

@@ -4,17 +4,25 @@ B sequences, T response positions. A transform is an Optax gradient transformati
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from entropy_rl import rules
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo, prepare
 from entropy_rl.stats import masked
 
 Factor = Callable[[TokenInfo, Array], Array]  # (tokens, key) -> f32 or bool[B, T]
+
+# Decorates the factory of a transform: its options are checked by their annotations, see `rules.of_options`.
+checked = rules.checked("algo.transforms.")
+
+# Types of options that several transforms have.
+Normalizer = Annotated[str, rules.one_of("selected", "all")]
+Salt = Annotated[int, rules.whole(least=0, most=2**32 - 1)]
 
 
 class Masked(NamedTuple):
@@ -136,15 +144,3 @@ def normalised(keep_BxT: Array, tokens: TokenInfo, normalizer: str) -> Array:
     kept_weight = masked.total(tokens.weight, keep_BxT)
     scale = masked.total(tokens.weight, tokens.mask) / jnp.where(kept_weight > 0, kept_weight, 1.0)
     return jnp.where(keep_BxT, jnp.where(kept_weight > 0, scale, 1.0), 0.0)
-
-
-def check_normalizer(normalizer: str, name: str) -> None:
-    """Raises a ValueError unless the normalizer is "selected" or "all"."""
-    if normalizer not in ("selected", "all"):
-        raise ValueError(f"algo.transforms: {name}: normalizer {normalizer!r}, choose 'selected' or 'all'")
-
-
-def check_fraction(fraction: float, name: str) -> None:
-    """Raises a ValueError unless 0 < fraction <= 1."""
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"algo.transforms: {name}: fraction {fraction!r}, must be above 0 and at most 1")

@@ -4,12 +4,14 @@ from jax import Array
 
 from entropy_rl.covariance import token_covariance
 from entropy_rl.objective.tokens import TokenInfo
+from entropy_rl.rules import Share
 from entropy_rl.stats import masked
 from entropy_rl.stats.selection import count, random_scores, select
-from entropy_rl.token_transforms.base import TokenMask, check_fraction, mask
+from entropy_rl.token_transforms.base import Salt, TokenMask, checked, mask
 
 
-def clip_cov(fraction: float = 2e-4, low: float = 1.0, high: float = 5.0, salt: int = 0) -> TokenMask:
+@checked
+def clip_cov(fraction: Share = 2e-4, low: float = 1.0, high: float = 5.0, salt: Salt = 0) -> TokenMask:
     """Stops count(fraction, N) tokens, drawn uniformly from those with low < covariance < high, or all if fewer.
 
     As in the official code the interval is open, and a token that PPO's clip has already stopped is not a candidate.
@@ -24,9 +26,10 @@ def clip_cov(fraction: float = 2e-4, low: float = 1.0, high: float = 5.0, salt: 
         A mask. On an empty batch it stops nothing.
 
     Raises:
-        ValueError: If the fraction is out of range.
+        ValueError: If an option is out of range.
     """
-    check_fraction(fraction, "clip_cov")
+    if low >= high:
+        raise ValueError(f"algo.transforms.clip_cov.low={low!r} must be below high={high!r}: no covariance is between")
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
         cov_BxT = token_covariance(tokens.logp, tokens.advantage, tokens.mask)

@@ -4,9 +4,10 @@ import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
-from entropy_rl.token_transforms.base import stateless
+from entropy_rl.token_transforms.base import checked, stateless
 
 
+@checked
 def entropy_bonus(coef: float) -> optax.GradientTransformationExtraArgs:
     """Subtracts coef · weight from d loss / d entropy, which adds −coef · Σ weight · H to the loss.
 

@@ -5,9 +5,10 @@ from fractions import Fraction
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenInfo
+from entropy_rl.rules import Share
 from entropy_rl.stats import masked
 from entropy_rl.stats.selection import as_ratio, count, select
-from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
+from entropy_rl.token_transforms.base import Normalizer, TokenMask, checked, mask, normalised
 
 
 def _top(tokens: TokenInfo, fraction: float) -> Array:
@@ -15,7 +16,8 @@ def _top(tokens: TokenInfo, fraction: float) -> Array:
     return select(tokens.entropy, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask)))
 
 
-def keep_top_entropy(fraction: float = 0.2, normalizer: str = "selected") -> TokenMask:
+@checked
+def keep_top_entropy(fraction: Share = 0.2, normalizer: Normalizer = "selected") -> TokenMask:
     """Keeps the count(fraction, N) valid tokens of highest entropy in the batch.
 
     Args:
@@ -43,8 +45,6 @@ def keep_top_entropy(fraction: float = 0.2, normalizer: str = "selected") -> Tok
         >>> float(state.kept)
         0.5
     """
-    check_fraction(fraction, "keep_top_entropy")
-    check_normalizer(normalizer, "keep_top_entropy")
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
         return normalised(_top(tokens, fraction), tokens, normalizer)
@@ -52,7 +52,8 @@ def keep_top_entropy(fraction: float = 0.2, normalizer: str = "selected") -> Tok
     return mask(factor)
 
 
-def keep_bottom_entropy(fraction: float = 0.8, normalizer: str = "selected") -> TokenMask:
+@checked
+def keep_bottom_entropy(fraction: Share = 0.8, normalizer: Normalizer = "selected") -> TokenMask:
     """Keeps exactly the tokens that keep_top_entropy(1 − fraction) drops: the control of arXiv 2506.01939.
 
     If there is only one valid token, it belongs to the top and is dropped here.
@@ -67,8 +68,6 @@ def keep_bottom_entropy(fraction: float = 0.8, normalizer: str = "selected") -> 
     Raises:
         ValueError: If the fraction is out of range or the normalizer is unknown.
     """
-    check_fraction(fraction, "keep_bottom_entropy")
-    check_normalizer(normalizer, "keep_bottom_entropy")
     rest = float(1 - Fraction(*as_ratio(fraction)))
 
     def factor(tokens: TokenInfo, key: Array) -> Array:

@@ -1,12 +1,18 @@
 """Entropy-ratio clipping: tokens whose entropy moved too far since the rollout stop pushing (arXiv 2512.05591)."""
 
+from typing import Annotated
+
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenInfo
-from entropy_rl.token_transforms.base import TokenMask, mask, require
+from entropy_rl.rules import number
+from entropy_rl.token_transforms.base import TokenMask, checked, mask, require
 
 
-def entropy_ratio_clip(low: float = 0.95, high: float = 1.05) -> TokenMask:
+@checked
+def entropy_ratio_clip(
+    low: Annotated[float, number(least=0, below=1)] = 0.95, high: Annotated[float, number(above=1)] = 1.05
+) -> TokenMask:
     """Keeps the tokens with low < H / H_old < high, and those whose entropy did not move, even if it is 0.
 
     Args:
@@ -19,10 +25,6 @@ def entropy_ratio_clip(low: float = 0.95, high: float = 1.05) -> TokenMask:
     Raises:
         ValueError: If a bound is out of range.
     """
-    if not 0 <= low < 1 < high:
-        raise ValueError(
-            f"algo.transforms: entropy_ratio_clip: got low={low!r}, high={high!r}, expected 0 <= low < 1 < high"
-        )
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
         old_BxT = require(tokens.old_entropy, "old_entropy", "entropy_ratio_clip")

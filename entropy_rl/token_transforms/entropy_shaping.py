@@ -1,14 +1,20 @@
 """Entropy-shaped advantage: tokens that were chosen while the policy was unsure push more (arXiv 2506.14758)."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
-from entropy_rl.token_transforms.base import stateless
+from entropy_rl.rules import From0, number
+from entropy_rl.token_transforms.base import checked, stateless
 
 
-def entropy_shaped_advantage(alpha: float = 0.4, kappa: float = 2.0) -> optax.GradientTransformationExtraArgs:
+@checked
+def entropy_shaped_advantage(
+    alpha: From0 = 0.4, kappa: Annotated[float, number(least=1)] = 2.0
+) -> optax.GradientTransformationExtraArgs:
     """Replaces A by A' = A + min(α · H, |A| / κ), H detached.
 
     With κ ≥ 1, A' keeps the sign of A, so the clip stops the same tokens. Every objective here has a gradient
@@ -22,10 +28,8 @@ def entropy_shaped_advantage(alpha: float = 0.4, kappa: float = 2.0) -> optax.Gr
         A transform without state.
 
     Raises:
-        ValueError: If κ is below 1.
+        ValueError: If α is below 0 or κ below 1.
     """
-    if kappa < 1:
-        raise ValueError(f"algo.transforms: entropy_shaped_advantage: kappa {kappa!r}, must be at least 1")
 
     def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         size_BxT = jnp.abs(tokens.advantage)

@@ -1,5 +1,7 @@
 """KL-Cov: a KL penalty holds the tokens of highest covariance to the old policy (arXiv 2505.22617)."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,13 +9,17 @@ from jax import Array
 
 from entropy_rl.covariance import token_covariance
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.rules import From0, Share, one_of
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import kl_estimate
 from entropy_rl.stats.selection import count, select
-from entropy_rl.token_transforms.base import check_fraction, stateless
+from entropy_rl.token_transforms.base import checked, stateless
 
 
-def kl_cov(fraction: float = 2e-3, coef: float = 1.0, kl: str = "abs") -> optax.GradientTransformationExtraArgs:
+@checked
+def kl_cov(
+    fraction: Share = 2e-3, coef: From0 = 1.0, kl: Annotated[str, one_of("abs", "k3")] = "abs"
+) -> optax.GradientTransformationExtraArgs:
     """Adds coef · weight · d KL(π_old ‖ π_θ) / d logp on the count(fraction, N) tokens of highest covariance.
 
     Every form of the penalty has zero gradient if π_θ = π_old, so on the first update after a rollout this does
@@ -28,11 +34,8 @@ def kl_cov(fraction: float = 2e-3, coef: float = 1.0, kl: str = "abs") -> optax.
         A transform without state. On an empty batch it adds nothing.
 
     Raises:
-        ValueError: If the fraction is out of range or `kl` is unknown.
+        ValueError: If an option is out of range or `kl` is unknown.
     """
-    check_fraction(fraction, "kl_cov")
-    if kl not in ("abs", "k3"):
-        raise ValueError(f"algo.transforms: kl_cov: kl {kl!r}, choose 'abs' or 'k3'")
 
     def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         cov_BxT = token_covariance(tokens.logp, tokens.advantage, tokens.mask)

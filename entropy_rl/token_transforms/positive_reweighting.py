@@ -7,8 +7,9 @@ import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.rules import From0, From0To1
 from entropy_rl.stats import masked
-from entropy_rl.token_transforms.base import stateful
+from entropy_rl.token_transforms.base import checked, stateful
 
 
 class PositiveWeight(NamedTuple):
@@ -21,8 +22,9 @@ class PositiveWeight(NamedTuple):
     weight: Array
 
 
+@checked
 def positive_reweighting(
-    target: float = 0.2, step: float = 0.05, initial: float = 0.0
+    target: From0 = 0.2, step: From0 = 0.05, initial: From0To1 = 0.0
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the logp gradient of tokens with A > 0 by λ, then moves λ by ±step within [0, 1].
 

@@ -6,12 +6,14 @@ arXiv 2511.05993 asks this of Clip-Cov.
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenInfo
+from entropy_rl.rules import Share
 from entropy_rl.stats import masked
 from entropy_rl.stats.selection import count, random_scores, select
-from entropy_rl.token_transforms.base import TokenMask, check_fraction, check_normalizer, mask, normalised
+from entropy_rl.token_transforms.base import Normalizer, Salt, TokenMask, checked, mask, normalised
 
 
-def random_mask(fraction: float = 0.2, normalizer: str = "selected", salt: int = 1) -> TokenMask:
+@checked
+def random_mask(fraction: Share = 0.2, normalizer: Normalizer = "selected", salt: Salt = 1) -> TokenMask:
     """Keeps count(fraction, N) valid tokens drawn uniformly: the control of the same size for `keep_top_entropy`.
 
     Args:
@@ -25,8 +27,6 @@ def random_mask(fraction: float = 0.2, normalizer: str = "selected", salt: int =
     Raises:
         ValueError: If the fraction is out of range or the normalizer is unknown.
     """
-    check_fraction(fraction, "random_mask")
-    check_normalizer(normalizer, "random_mask")
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
         draw_BxT = random_scores(key, salt, tokens.uid, tokens.mask.shape[1])
@@ -36,7 +36,8 @@ def random_mask(fraction: float = 0.2, normalizer: str = "selected", salt: int =
     return mask(factor)
 
 
-def random_positive_clip(fraction: float = 2e-4, salt: int = 2) -> TokenMask:
+@checked
+def random_positive_clip(fraction: Share = 2e-4, salt: Salt = 2) -> TokenMask:
     """Stops count(fraction, N) tokens drawn uniformly from those with A > 0, or all if fewer: Clip-Cov's control.
 
     Args:
@@ -49,7 +50,6 @@ def random_positive_clip(fraction: float = 2e-4, salt: int = 2) -> TokenMask:
     Raises:
         ValueError: If the fraction is out of range.
     """
-    check_fraction(fraction, "random_positive_clip")
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
         draw_BxT = random_scores(key, salt, tokens.uid, tokens.mask.shape[1])

@@ -1,16 +1,20 @@
 """A penalty that holds the policy to a reference: loss += coef · KL(π_θ ‖ π_ref), estimated at the sampled tokens."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.rules import From0, one_of
 from entropy_rl.stats.divergence import KINDS, kl_estimate
-from entropy_rl.token_transforms.base import require, stateless
+from entropy_rl.token_transforms.base import checked, require, stateless
 
 
-def reference_kl(coef: float, kind: str = "k3") -> optax.GradientTransformationExtraArgs:
+@checked
+def reference_kl(coef: From0, kind: Annotated[str, one_of(*KINDS)] = "k3") -> optax.GradientTransformationExtraArgs:
     """Adds coef · weight · d kl_estimate / d logp, with x = ref_logp − logp.
 
     Args:
@@ -22,10 +26,8 @@ def reference_kl(coef: float, kind: str = "k3") -> optax.GradientTransformationE
         A transform without state that needs `TokenInfo.ref_logp`.
 
     Raises:
-        ValueError: If the kind is unknown.
+        ValueError: If the coefficient is below 0 or the kind is unknown.
     """
-    if kind not in KINDS:
-        raise ValueError(f"algo.transforms: reference_kl: kind {kind!r}, choose one of {', '.join(KINDS)}")
 
     def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         ref_BxT = require(tokens.ref_logp, "ref_logp", "reference_kl")

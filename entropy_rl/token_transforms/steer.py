@@ -1,17 +1,22 @@
 """STEER: tokens that would change the entropy most push less (arXiv 2510.10150)."""
 
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.rules import Share, number
 from entropy_rl.stats.divergence import clamped
-from entropy_rl.token_transforms.base import stateless
+from entropy_rl.token_transforms.base import checked, stateless
 
 
-def steer(min_weight: float = 0.8, floor: float = 0.02) -> optax.GradientTransformationExtraArgs:
+@checked
+def steer(
+    min_weight: Share = 0.8, floor: Annotated[float, number(above=0)] = 0.02
+) -> optax.GradientTransformationExtraArgs:
     """Multiplies the logp gradient by exp(−k·Ω), Ω = |r · A · (1 − π)(log π + H)|, k = −ln(min_weight) / max(Ω).
 
     The maximum is taken over the valid tokens of the batch and is at least `floor`; the factor is detached.
@@ -24,10 +29,8 @@ def steer(min_weight: float = 0.8, floor: float = 0.02) -> optax.GradientTransfo
         A transform without state.
 
     Raises:
-        ValueError: If min_weight is out of range.
+        ValueError: If an option is out of range.
     """
-    if not 0 < min_weight <= 1:
-        raise ValueError(f"algo.transforms: steer: min_weight {min_weight!r}, must be above 0 and at most 1")
 
     def edit(grads: TokenGrads, tokens: TokenInfo, key: Array) -> TokenGrads:
         ratio_BxT = jnp.exp(clamped(tokens.logp - tokens.old_logp))
