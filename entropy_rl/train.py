@@ -15,10 +15,13 @@ import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from entropy_rl.config import check
+from entropy_rl.config.command_line import ConfigFlag
+from entropy_rl.runtime import distributed, host
 
 _HERE = str(pathlib.Path(__file__).parent)
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:method.")
+_CONFIG = ConfigFlag("The configuration, file.py or file.py:method.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found there is resumed.", required=True)
 _FORCE = flags.DEFINE_bool("force", False, "Resume even if the run was started with another configuration.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Trace this many steps, from the third on, into WORKDIR/profile.", 0)
@@ -37,16 +40,16 @@ def main(argv: Sequence[str]) -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_shown)
-    # only now that the flags are known to be right: these import jax and transformers
-    from entropy_rl import loop
-    from entropy_rl.runtime import distributed, host
-
     try:
+        c = _CONFIG.load()
         distributed.initialize()
         if not distributed.first():
             logging.set_verbosity(logging.WARNING)
         host.prepare()
-        loop.run(_CONFIG.value, _WORKDIR.value, _FORCE.value, _PROFILE.value)
+        check(c)
+        from entropy_rl import loop  # only now that the configuration is known to be right: it takes seconds
+
+        loop.run(c, _WORKDIR.value, _FORCE.value, _PROFILE.value)
     except Exception as error:
         if not is_expected(error):
             raise
@@ -68,4 +71,4 @@ def is_expected(error: Exception) -> bool:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(main, flags_parser=_CONFIG.parse)

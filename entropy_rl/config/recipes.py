@@ -11,6 +11,7 @@ depend on defaults set elsewhere:
   is_cap        cap of the importance weight between sampler and trainer; 0: no correction
 """
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,12 +19,9 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from entropy_rl import token_transforms
-from entropy_rl.objective.advantages import ADVANTAGES
-from entropy_rl.objective.registry import split_spec
+from entropy_rl.objective.advantages import ADVANTAGES, INPUTS
+from entropy_rl.objective.registry import split_spec, unknown_name
 from entropy_rl.objective.surrogates import OBJECTIVES
-
-# Arguments that the code itself passes to an advantage, so they are not options of the config.
-_ADVANTAGE_INPUTS = ("reward_B", "valid_B", "group_size")
 
 _GRPO: dict[str, Any] = {
     "advantage": ("grpo", {}),
@@ -96,8 +94,13 @@ def recipe(name: str) -> dict[str, Any]:
         ValueError: If no recipe has that name; the message lists the names.
     """
     if name not in RECIPES:
-        raise ValueError(f"config method: unknown name {name!r}; legal names: {', '.join(RECIPES)}")
+        near = ", ".join(difflib.get_close_matches(name, RECIPES, 3, 0.5)) or "grpo"
+        raise ValueError(f"config method: unknown name {name!r}; legal names: {', '.join(RECIPES)}; nearest: {near}")
     return dict(RECIPES[name])
+
+
+# The two parts of `config.algo` that are one factory with its options.
+PARTS: dict[str, Mapping[str, Callable]] = {"advantage": ADVANTAGES, "objective": OBJECTIVES}
 
 
 def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
@@ -115,8 +118,8 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
     """
     chosen = recipe(name)
     algo = ConfigDict()
-    algo.advantage = _part(ADVANTAGES, chosen["advantage"], "algo.advantage", given=_ADVANTAGE_INPUTS)
-    algo.objective = _part(OBJECTIVES, chosen["objective"], "algo.objective")
+    algo.advantage = part(ADVANTAGES, chosen["advantage"], "algo.advantage")
+    algo.objective = part(OBJECTIVES, chosen["objective"], "algo.objective")
     algo.aggregation = chosen["aggregation"]
     algo.scope = chosen["scope"]
     algo.is_cap = chosen["is_cap"]
@@ -125,33 +128,52 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
         split_spec(spec, "algo.transforms")[0] for spec in chosen["transforms"]
     )  # the order of application
     for spec in chosen["transforms"]:
-        transform, options = named(_part(token_transforms.TRANSFORMS, spec, "algo.transforms"))
+        transform, options = named(part(token_transforms.TRANSFORMS, spec, "algo.transforms"))
         algo.transforms[transform] = ConfigDict(options)
     config.algo = algo.lock() if config.is_locked else algo
     return config
 
 
-def _part(table: Mapping[str, Callable], spec: Any, key: str, given: tuple[str, ...] = ()) -> ConfigDict:
-    """A name and all options of its factory: those of the spec, the factory's defaults for the rest.
+def part(table: Mapping[str, Callable], spec: Any, key: str) -> ConfigDict:
+    """A part of the method as a section: its name and all options of its factory, which are then fields.
 
-    An option that is None becomes an empty field of floats, so that the command line may set it.
+    Args:
+        table: The factories by name.
+        spec: A name, or a pair (name, options); the other options get the factory's defaults.
+        key: The config key, for messages.
+
+    Returns:
+        A section. An option that is None is an empty field of floats, so that a config may set it; a transform within a
+        transform is a section too; an option without a default that `spec` lacks is left out.
+
+    Raises:
+        ValueError: No factory has that name.
     """
     name, chosen = split_spec(spec, key)
-    options = {k: p.default for k, p in inspect.signature(table[name]).parameters.items() if k not in given} | chosen
-    unset = {k: config_dict.placeholder(float) for k, v in options.items() if v is None}
-    return ConfigDict({"name": name, **options, **unset})
+    if name not in table:
+        raise ValueError(unknown_name(table, name, key))
+    parameters = inspect.signature(table[name]).parameters
+    defaults = {k: p.default for k, p in parameters.items() if k not in INPUTS and p.default is not p.empty}
+    section = ConfigDict({"name": name})
+    for option, value in (defaults | chosen).items():
+        if option == "inner":
+            value = part(token_transforms.TRANSFORMS, value, f"{key}.{name}.inner")
+        section[option] = config_dict.placeholder(float) if value is None else value
+    return section
 
 
-def named(part: ConfigDict) -> tuple[str, dict[str, Any]]:
+def named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
     """A part of `config.algo` as the pair (name, options) that the registries of factories take.
 
     >>> named(ConfigDict({"name": "ppo_clip", "low": 0.2, "high": 0.28}))
     ('ppo_clip', {'high': 0.28, 'low': 0.2})
     """
-    options = part.to_dict()
+    options = section.to_dict()
+    if isinstance(section.get("inner"), ConfigDict):
+        options["inner"] = named(section.inner)
     return options.pop("name"), options
 
 
 def transforms_of(algo: ConfigDict) -> list[tuple[str, dict[str, Any]]]:
     """The chain of `config.algo` as `token_transforms.build` takes it: (name, options), in order of application."""
-    return [(name, algo.transforms[name].to_dict()) for name in algo.chain]
+    return [named(ConfigDict({"name": name, **algo.transforms[name]})) for name in algo.chain]

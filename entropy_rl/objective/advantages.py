@@ -17,6 +17,7 @@ from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.rules import From0To1
 from entropy_rl.stats.selection import as_ratio, floor_product
 
+INPUTS = ("reward_B", "valid_B", "group_size")  # the arguments that are no options of a config
 EPS = 1e-6  # added to standard deviations, as in verl
 
 
@@ -152,5 +153,4 @@ def build(spec: Spec) -> Callable[[Array, Array, int], Array]:
         ValueError: If the name or an option is unknown.
     """
     name, options = split_spec(spec, "algo.advantage")
-    given = ("reward_B", "valid_B", "group_size")
-    return partial(check_spec(ADVANTAGES, name, options, "algo.advantage", given), **options)
+    return partial(check_spec(ADVANTAGES, name, options, "algo.advantage", INPUTS), **options)

@@ -37,9 +37,7 @@ def check_spec(
             that its annotation does not allow (see `rules.of_options`).
     """
     if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"{key}: unknown name {name!r}{hint}; legal names: {', '.join(sorted(table))}")
+        raise ValueError(unknown_name(table, name, key))
     parameters = {k: p for k, p in inspect.signature(table[name]).parameters.items() if k not in given}
     for option in kwargs:
         if option not in parameters:
@@ -50,6 +48,13 @@ def check_spec(
             raise ValueError(f"{key}: {name} needs the option {option!r}, which is missing")
     rules.check_options(table[name], kwargs, f"{key}.{name}" if key == "algo.transforms" else key)
     return table[name]
+
+
+def unknown_name(table: Mapping[str, Callable[..., Any]], name: str, key: str) -> str:
+    """The message about a name that the table does not have: the nearest one, and all of them."""
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{key}: unknown name {name!r}{hint}; legal names: {', '.join(sorted(table))}"
 
 
 def split_spec(spec: Spec, key: str) -> tuple[str, dict[str, Any]]:

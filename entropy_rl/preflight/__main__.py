@@ -12,8 +12,9 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no process holds a c
 
 import jax  # noqa: E402 (libtpu reads the variables above)
 from absl import app, flags  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
+from entropy_rl.config.command_line import ConfigFlag  # noqa: E402
 from entropy_rl.preflight import chips  # noqa: E402
 from entropy_rl.preflight.advice import advice  # noqa: E402
 from entropy_rl.preflight.compiled import compile_for  # noqa: E402
@@ -21,7 +22,7 @@ from entropy_rl.preflight.estimate import estimate  # noqa: E402
 from entropy_rl.preflight.report import Report  # noqa: E402
 from entropy_rl.preflight.text import text  # noqa: E402
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, file.py or file.py:ARGUMENT.")
+_CONFIG = ConfigFlag("The configuration, file.py or file.py:ARGUMENT.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5p:4x4x4 or h100:8.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         "jax_platforms", "cpu"
     )  # programs are traced on a CPU; the topology's devices only serve compiling
     try:
-        report = preflight(_CONFIG.value, chips.parse(_TOPOLOGY.value))
+        report = preflight(_CONFIG.load(), chips.parse(_TOPOLOGY.value))
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(report.to_json(), indent=1) if _JSON.value else text(report))
@@ -54,4 +55,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(main, flags_parser=_CONFIG.parse)

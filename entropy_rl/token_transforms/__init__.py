@@ -112,12 +112,12 @@ def build(
     return chain(*made)
 
 
-def _make(spec: Spec, blocks: tuple[int, int] | None) -> optax.GradientTransformationExtraArgs:
+def _make(spec: Spec, blocks: tuple[int, int] | None, key: str = KEY) -> optax.GradientTransformationExtraArgs:
     """The transform that `spec` names; `blocks` is (micro-batches, rows per prompt), None for the scope "global"."""
-    name, options = split_spec(spec, KEY)
-    factory = check_spec(TRANSFORMS, name, options, KEY)
+    name, options = split_spec(spec, key)
+    factory = check_spec(TRANSFORMS, name, options, key)
     if "inner" in options:  # the statistics are those of the inner transform, so only that gets the scope
-        return factory(**options | {"inner": _make(options["inner"], blocks)})
+        return factory(**options | {"inner": _make(options["inner"], blocks, f"{key}.{name}.inner")})
     return factory(**options) if blocks is None else micro_scope(factory(**options), *blocks)
 
 

@@ -111,7 +111,7 @@ def test_what_a_config_may_not_set():
         objectives.build("ppo")
     with pytest.raises(ValueError, match=r"algo.objective: ppo_clip has no option 'eps'; legal options: low, high"):
         objectives.build(("ppo_clip", {"eps": 0.2}))
-    with pytest.raises(ValueError, match=r"ppo_clip: got low=1.5, high=0.2"):
+    with pytest.raises(ValueError, match=r"algo.objective.low=1.5 must be from 0 to 1"):
         objectives.build(("ppo_clip", {"low": 1.5}))
-    with pytest.raises(ValueError, match=r"dual 1.0, must be above 1"):
+    with pytest.raises(ValueError, match=r"algo.objective.dual=1.0 must be above 1"):
         objectives.build(("ppo_clip", {"dual": 1.0}))

@@ -55,5 +55,5 @@ def test_it_stops_at_least_one_token():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1])
 def test_a_fraction_out_of_range_is_an_error(fraction):
-    with pytest.raises(ValueError, match=r"algo.transforms: clip_cov: fraction .* above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"algo.transforms.clip_cov.fraction=.* must be above 0 and at most 1"):
         tt.clip_cov(fraction=fraction)

@@ -49,5 +49,5 @@ def test_a_bonus_before_the_mask_is_masked_and_one_after_is_not():
 
 def test_an_unknown_normaliser_is_an_error():
     for factory in (tt.keep_top_entropy, tt.keep_bottom_entropy, tt.random_mask):
-        with pytest.raises(ValueError, match="normalizer 'kept', choose 'selected' or 'all'"):
+        with pytest.raises(ValueError, match="normalizer='kept' must be one of selected, all"):
             factory(normalizer="kept")

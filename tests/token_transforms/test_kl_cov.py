@@ -42,5 +42,5 @@ def test_one_update_per_rollout_is_refused():
 
 
 def test_an_unknown_kl_is_an_error():
-    with pytest.raises(ValueError, match=r"kl_cov: kl 'k2', choose 'abs' or 'k3'"):
+    with pytest.raises(ValueError, match=r"kl_cov.kl='k2' must be one of abs, k3"):
         tt.kl_cov(kl="k2")

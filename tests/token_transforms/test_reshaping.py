@@ -61,10 +61,10 @@ def test_a_missing_field_is_named():
 @pytest.mark.parametrize(
     ("factory", "options", "match"),
     [
-        (tt.entropy_shaped_advantage, {"kappa": 0.5}, "kappa 0.5, must be at least 1"),
-        (tt.entropy_ratio_clip, {"low": 1.1}, "expected 0 <= low < 1 < high"),
-        (tt.steer, {"min_weight": 0.0}, "min_weight 0.0, must be above 0"),
-        (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind 'k9', choose one of k1"),
+        (tt.entropy_shaped_advantage, {"kappa": 0.5}, "kappa=0.5 must be 1 or above"),
+        (tt.entropy_ratio_clip, {"low": 1.1}, "entropy_ratio_clip.low=1.1 must be from 0 to below 1"),
+        (tt.steer, {"min_weight": 0.0}, "min_weight=0.0 must be above 0"),
+        (tt.reference_kl, {"coef": 0.1, "kind": "k9"}, "kind='k9' must be one of k1"),
     ],
 )
 def test_an_option_out_of_range_is_an_error(factory, options, match):
