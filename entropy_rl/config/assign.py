@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from entropy_rl.config.checks import ALGO
 from entropy_rl.config.defaults import FIELDS
 from entropy_rl.config.fields import ENTRIES, near
-from entropy_rl.config.recipes import PARTS, part
+from entropy_rl.config.recipes import PARTS, options_of, part
 from entropy_rl.rules import Rule, check, literal, of_options
 from entropy_rl.token_transforms import TRANSFORMS
 
@@ -130,9 +130,7 @@ def _options(algo: ConfigDict, name: str) -> ConfigDict:
     """The options of a transform: those that it has, or its defaults."""
     if name in algo.transforms:
         return algo.transforms[name]
-    made = part(TRANSFORMS, name, "algo.transforms")
-    del made["name"]
-    return made
+    return options_of(name)
 
 
 def _assign_option(

@@ -87,9 +87,16 @@ def check_algo(algo: ConfigDict, train: ConfigDict, rollout: ConfigDict) -> None
             raise ValueError(f"algo.{key} is missing: it must be {rule}")
         check_value(f"algo.{key}", algo[key], rule)
     if missing := [name for name in algo.chain if name not in algo.transforms]:
-        raise ValueError(f"algo.chain names {missing}, which algo.transforms does not describe")
+        raise ValueError(
+            f"algo.chain names {missing}, which algo.transforms does not describe; the transforms are "
+            f"{', '.join(token_transforms.TRANSFORMS)}"
+        )
     if unused := [name for name in algo.transforms if name not in algo.chain]:
-        raise ValueError(f"algo.transforms describes {unused}, which algo.chain does not use")
+        chain = ",".join((*algo.chain, *unused))
+        raise ValueError(
+            f"algo.transforms describes {unused}, which algo.chain does not use; add them in their place, such as "
+            f"--config.algo.chain={chain}, or leave them out"
+        )
     advantage = named(algo.advantage)
     advantages.build(advantage)
     surrogates.build(named(algo.objective))

@@ -41,7 +41,7 @@ def check_fields(c: ConfigDict) -> None:
         raise ValueError(f"{next(iter(left))} is missing: start from entropy_rl.config.default()")
 
 
-def near(key: str, legal: Iterable[str], n: int = 3) -> str:
+def near(key: str, legal: Iterable[str], n: int = 5) -> str:
     """The legal keys that look most like this one: by their last part, or as a whole.
 
     >>> near("optim.lerning_rate", ["optim.lr", "warmup.lr", "optim.b1", "seed"], 1)

@@ -124,12 +124,11 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
     algo.scope = chosen["scope"]
     algo.is_cap = chosen["is_cap"]
     algo.transforms = ConfigDict()  # name -> options
+    for spec in chosen["transforms"]:
+        algo.transforms[split_spec(spec, "algo.transforms")[0]] = options_of(spec)
     algo.chain = tuple(
         split_spec(spec, "algo.transforms")[0] for spec in chosen["transforms"]
-    )  # the order of application
-    for spec in chosen["transforms"]:
-        transform, options = named(part(token_transforms.TRANSFORMS, spec, "algo.transforms"))
-        algo.transforms[transform] = ConfigDict(options)
+    )  # in order of application
     config.algo = algo.lock() if config.is_locked else algo
     return config
 
@@ -159,6 +158,13 @@ def part(table: Mapping[str, Callable], spec: Any, key: str) -> ConfigDict:
         if option == "inner":
             value = part(token_transforms.TRANSFORMS, value, f"{key}.{name}.inner")
         section[option] = config_dict.placeholder(float) if value is None else value
+    return section
+
+
+def options_of(spec: Any) -> ConfigDict:
+    """All options of a transform as a section, see `part`; in `config.algo.transforms` the key is its name."""
+    section = part(token_transforms.TRANSFORMS, spec, "algo.transforms")
+    del section["name"]
     return section
 
 
