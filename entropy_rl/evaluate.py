@@ -2,6 +2,9 @@
 
     python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
 
+Samples are drawn by eval.samples, eval.temperature and eval.top_p of the configuration, or else by --k, --temperature
+and --top_p.
+
 The accuracy of run directories and models, side by side, on the problems that a run held out or on others: greedy,
 avg@k, pass@k and maj@k with 95% intervals; by difficulty, length, truncation and entropy. The configuration, that of
 --config or of the first run directory, decides how prompts are made. With --server=http://localhost:8000 a vLLM or
@@ -18,7 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from entropy_rl.config import check_fields
+from entropy_rl.config.command_line import ConfigFlag
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -32,12 +38,12 @@ if TYPE_CHECKING:
 
 _WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas; their newest checkpoint is used.")
 _MODEL = flags.DEFINE_list("model", [], "Hub names, folders or .gguf files, separated by commas.")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration to use instead of the first run's.")
+_CONFIG = ConfigFlag("A configuration to use instead of the first run's.")
 _TASKS = flags.DEFINE_list("tasks", [], "reasoning-gym tasks, files or data sets; none: those of the configuration.")
 _PROBLEMS = flags.DEFINE_integer("problems", 0, "At most this many per set; 0: eval.problems.")
-_K = flags.DEFINE_integer("k", 0, "Sampled responses per problem; 0: greedy only.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=1e-6)
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "Of the samples.", lower_bound=1e-6, upper_bound=1.0)
+_K = flags.DEFINE_integer("k", None, "Samples per problem; 0: greedy only; default: eval.samples.", lower_bound=0)
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the samples; default: eval.temperature.", lower_bound=1e-6)
+_TOP_P = flags.DEFINE_float("top_p", None, "Of the samples; default: eval.top_p.", lower_bound=1e-6, upper_bound=1.0)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "Of a response; 0: rollout.max_tokens.")
 _BATCH = flags.DEFINE_integer("batch", 0, "Responses decoded together; 0: eval.batch.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
@@ -202,16 +208,14 @@ def examine(
     return Result(name, task, [a for a, *_ in greedy], samples)
 
 
-def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
-    """The configuration given, or the run directory's over the defaults, which fill the fields that it lacks.
+def configuration(workdir: str | None) -> ConfigDict:
+    """The run directory's configuration over the defaults, which fill the fields that it lacks; None: the defaults.
 
     Raises:
         ValueError: The directory has no config.json.
     """
     from entropy_rl import config
 
-    if given is not None:
-        return given.copy_and_resolve_references()
     c = config.default()
     if workdir is not None:
         from entropy_rl.record import metrics
@@ -222,9 +226,32 @@ def configuration(workdir: str | None, given: ConfigDict | None) -> ConfigDict:
         saved = metrics.read_config(workdir)
         with c.unlocked():
             for section in ("mesh", "data", "rollout", "reward", "eval"):
-                c[section].update(saved.get(section, {}))
+                c[section].update({name: v for name, v in saved.get(section, {}).items() if name in c[section]})
             c.seed, c.model.dtype = saved.get("seed", c.seed), saved.get("model", {}).get("dtype", c.model.dtype)
     return c
+
+
+def sampled_by(
+    evaluation: ConfigDict, k: int | None, temperature: float | None, top_p: float | None
+) -> tuple[int, float, float]:
+    """(samples per problem, their temperature, their top-p): the flags, or else the configuration's.
+
+    Args:
+        evaluation: The config section `eval`.
+        k: --k; None: not given.
+        temperature: --temperature.
+        top_p: --top_p.
+
+    Raises:
+        ValueError: There are no samples for a flag to act on.
+    """
+    k = evaluation.samples if k is None else k
+    for flag, value in (("temperature", temperature), ("top_p", top_p)):
+        if value is not None and not k:
+            raise ValueError(
+                f"--{flag}={value} with no samples has no effect: greedy responses ignore it; give --k too"
+            )
+    return k, temperature or evaluation.temperature, top_p or evaluation.top_p
 
 
 def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
@@ -281,7 +308,7 @@ def request_of_flags() -> Request:
     """
     import jax
 
-    c = configuration(_WORKDIR.value[0] if _WORKDIR.value else None, _CONFIG.value)
+    c = _CONFIG.load(lambda: configuration(_WORKDIR.value[0] if _WORKDIR.value else None))
     if _TASKS.value:
         c = with_tasks(c, _TASKS.value)
     with c.unlocked():
@@ -293,11 +320,12 @@ def request_of_flags() -> Request:
         c.rollout.server = c.rollout.server_weights = ""  # those of the run; --server is this evaluation's
         if jax.device_count() == 1:
             c.rollout.tensor = 0
+    check_fields(c)
     out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
     check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
     policies = names_of([*_MODEL.value, *_WORKDIR.value])  # gains are over the first
-    sampled = _K.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
-    return Request(policies, c, out, *sampled, _SERVER.value, _SERVER_WEIGHTS.value)
+    sampled = sampled_by(c.eval, _K.value, _TEMPERATURE.value, _TOP_P.value)
+    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -323,4 +351,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_CONFIG.parse)

@@ -54,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "data.task": Field(
         "chain_sum",
         TEXT,
-        'a reasoning-gym task, a file (.jsonl, .json, .csv, .parquet), a name in data/datasets.py, owner/name, "mixture"',
+        'a reasoning-gym task, a file (.jsonl, .json, .csv, .parquet), a name in datasets.py, owner/name, or "mixture"',
     ),
     "data.settings": Field({}, "settings", "the task's options; of a file or data set: data/datasets.py: Fields"),
     "data.mixture": Field(

@@ -220,9 +220,9 @@ def test_unknown_and_missing_fields():
     [
         ("optim.lerning_rate", "optim.lr"),
         ("optim.lrr", "optim.lr"),
-        ("rollout.temprature", "rollout.temperature"),
+        ("rollout.temperatur", "rollout.temperature"),
         ("rolout.prompts", "rollout.prompts"),
-        ("eval.smaples", "eval.samples"),
+        ("eval.sample", "eval.samples"),
         ("max_tokens", "rollout.max_tokens"),
     ],
 )

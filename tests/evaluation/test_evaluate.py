@@ -7,7 +7,7 @@ import pytest
 from evaluations import PROBLEMS, TEXTS
 from samplers import Recorder
 
-from entropy_rl import evaluate
+from entropy_rl import config, evaluate
 from entropy_rl.evaluation.respond import GREEDY_SAMPLE
 from entropy_rl.record import jsonl
 from entropy_rl.rewards import Grader
@@ -19,7 +19,7 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
     policy.save(tmp_path / "a")
     policy.save(tmp_path / "b")
     (tmp_path / "words.jsonl").write_text("".join(f'{{"question": "{t}", "answer": "hat"}}\n' for t in TEXTS))
-    c = evaluate.configuration(None, None)
+    c = evaluate.configuration(None)
     c.data.max_prompt_len, c.rollout.max_tokens, c.eval.batch = 64, 6, 4
     with c.unlocked():
         c.data.settings.update(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
@@ -37,7 +37,7 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
 def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
     """Greedy, then k samples per problem; batches are filled up to whole shards, eight rows on eight devices."""
     recorder = Recorder()
-    c = evaluate.configuration(None, None)
+    c = evaluate.configuration(None)
     c.eval.batch = 4
     request = evaluate.Request([], c, "", k=2, temperature=0.5, top_p=0.9, seed=3)
     decoding = Decoding(Sampling(), 6, policy.cfg.eos_ids)
@@ -55,13 +55,25 @@ def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
 def test_the_configuration_of_an_older_run_has_todays_defaults(tmp_path):
     old = {"seed": 3, "model": {"dtype": "float32"}, "data": {"task": "gcd", "settings": {"max_numbers": 3}}}
     (tmp_path / "config.json").write_text(json.dumps(old))
-    c = evaluate.configuration(str(tmp_path), None)
+    c = evaluate.configuration(str(tmp_path))
     assert (c.data.task, c.data.settings.max_numbers, c.seed, c.data.bad_rows) == ("gcd", 3, 3, "error")
     with pytest.raises(ValueError, match=r"--workdir: .*config\.json is not there"):
-        evaluate.configuration(str(tmp_path / "none"), None)
+        evaluate.configuration(str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"--tasks: two sets would be called 'a'"):
         evaluate.with_tasks(c, ["x/a.jsonl", "y/a.jsonl"])
     assert evaluate.names_of(["x/run", "y/run", "z"]) == [("x/run", "x/run"), ("y/run", "y/run"), ("z", "z")]
+
+
+def test_samples_are_drawn_as_the_configuration_says_unless_a_flag_does():
+    evaluation = config.default().eval
+    assert evaluate.sampled_by(evaluation, None, None, None) == (0, 1.0, 1.0)
+    evaluation.samples, evaluation.temperature, evaluation.top_p = 4, 0.6, 0.7
+    assert evaluate.sampled_by(evaluation, None, None, None) == (4, 0.6, 0.7)
+    assert evaluate.sampled_by(evaluation, 32, None, None) == (32, 0.6, 0.7)
+    assert evaluate.sampled_by(evaluation, 0, None, None) == (0, 0.6, 0.7)
+    assert evaluate.sampled_by(evaluation, None, 1.0, 0.9) == (4, 1.0, 0.9)
+    with pytest.raises(ValueError, match=r"--temperature=0\.5 with no samples has no effect.*give --k"):
+        evaluate.sampled_by(evaluation, 0, 0.5, None)
 
 
 @pytest.mark.parametrize(
