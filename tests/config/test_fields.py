@@ -220,7 +220,7 @@ def test_unknown_and_missing_fields():
     [
         ("optim.lerning_rate", "optim.lr"),
         ("optim.lrr", "optim.lr"),
-        ("rollout.temperatur", "rollout.temperature"),
+        ("rollout.temp", "rollout.temperature"),
         ("rolout.prompts", "rollout.prompts"),
         ("eval.sample", "eval.samples"),
         ("max_tokens", "rollout.max_tokens"),
