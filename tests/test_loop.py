@@ -6,8 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -319,26 +317,3 @@ def test_metrics_that_are_gone_on_resume_are_said_to_be_lost(whole, tmp_path, ca
     loop.run(tiny(), str(tmp_path))
     assert "metrics.jsonl has no rows of steps 0 to 5: they are lost" in caplog.text
     assert [r["step"] for r in rows(tmp_path)] == [6]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_and_restarted_equals_uninterrupted(whole, tmp_path, sent):
-    """A real process, killed once it has a checkpoint, and started again with the same command."""
-    program = "import sys, test_loop; test_loop.loop.run(test_loop.tiny(), sys.argv[1])"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])}
-
-    def start():
-        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
-
-    process = start()
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "checkpoints" / "2" / "manifest.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert (tmp_path / "checkpoints" / "2" / "manifest.json").exists()
-    process.send_signal(sent)
-    assert process.wait(timeout=300) == (75 if sent == signal.SIGTERM else -signal.SIGKILL)
-    assert Checkpoints(tmp_path / "checkpoints").latest() < 6
-    assert start().wait(timeout=300) == 0
-    assert rows(whole) == rows(tmp_path)
-    assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)

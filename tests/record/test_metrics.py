@@ -1,7 +1,6 @@
 """The record of a run: exact rows, nulls, torn lines, resume, and the check of the configuration."""
 
 import json
-import logging
 import math
 import os
 import re
@@ -231,56 +230,12 @@ def test_a_full_disk_destroys_nothing_that_was_there(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "samples.jsonl"]
 
 
-def test_a_line_torn_at_any_byte_is_dropped_and_logged(tmp_path, caplog):
-    path = written(tmp_path, range(1, 4))
-    whole = path.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    for cut in [*range(1, last, 37), last - 1]:
-        path.write_bytes(whole[:-cut])
-        caplog.clear()
-        assert steps_in(path) == [1, 2]
-        assert "metrics.jsonl, line 3: torn" in caplog.text
-        assert caplog.records[0].levelno == logging.WARNING
-    RunLog(tmp_path, resume_step=3).write({"step": 3})
-    assert steps_in(path) == [1, 2, 3]
-
-
 def test_a_broken_line_in_the_middle_is_an_error_not_a_gap(tmp_path):
     path = written(tmp_path, range(1, 4))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
         jsonl.read(path)
-
-
-KILLED_IN_APPEND = """
-import sys
-from entropy_rl.record.metrics import RunLog
-log = RunLog(sys.argv[1], None)
-text = "x" * (1 << 26)
-for step in range(1, 1000):
-    log.write({"step": step, "reward/mean": step / 7})
-    print(step, flush=True)
-    log.sample([{"step": step, "text": text}])
-"""
-
-
-def test_sigkill_during_an_append(tmp_path):
-    command = [sys.executable, "-c", KILLED_IN_APPEND, str(tmp_path)]
-    root = str(Path(__file__).parents[2])
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        for _ in range(2):
-            assert process.stdout.readline()
-        time.sleep(0.1)  # most likely during the 64 MB write
-        process.kill()
-    steps = steps_in(tmp_path / "metrics.jsonl")
-    assert steps == list(range(1, len(steps) + 1))
-    samples = [row["step"] for row in jsonl.read(tmp_path / "samples.jsonl")]
-    assert samples in (steps, steps[:-1])
-    RunLog(tmp_path, resume_step=1).write({"step": 2})
-    assert steps_in(tmp_path / "metrics.jsonl") == [1, 2]
-    assert steps_in(tmp_path / "samples.jsonl") == [1]
 
 
 def test_another_config_is_refused_with_a_diff(tmp_path):
