@@ -109,6 +109,7 @@ class Stop:
         """
         while wait_for([future], timeout=0.2).not_done:
             self.look_alone()
+        self.look_alone()  # what came first counts: a signal may have ended the graders too
         return future.result()
 
     def now(self, doing: str, lost: str = "") -> None:

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from entropy_rl.record.lock import Lock
 from entropy_rl.runtime import distributed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -184,3 +185,13 @@ def test_sigterm_to_one_process_stops_all_and_the_run_resumes(tmp_path):
     done = rows(tmp_path / "run")[-1]["step"]
     finish(local(2, 2, tmp_path / "run", f"--config.train.steps={done + 1}"))
     assert [r["step"] for r in rows(tmp_path / "run")] == list(range(done + 2))
+
+
+@pytest.mark.slow
+def test_two_processes_leave_a_directory_that_is_in_use(tmp_path):
+    with Lock(tmp_path / "run"):
+        before = (tmp_path / "run" / "lock.json").read_text()
+        err = finish(local(2, 2, tmp_path / "run"), code=1)
+        assert json.loads((tmp_path / "run" / "lock.json").read_text())["pid"] == json.loads(before)["pid"]
+    assert err.count("is in use by another run") == 2 and "Traceback" not in err
+    assert list((tmp_path / "run").iterdir()) == []
