@@ -44,6 +44,9 @@ def same(gold: Any, given: Any, bare: bool = False) -> bool:
         bare: one of the two is a list without brackets, which also agrees with a tuple in the same order.
     """
     gold, given = _without_left_sides(gold, given)
+    gold, given = _elements_alone(gold, given)
+    if math_verify.is_relation(gold) and isinstance(given, sympy.Set):
+        gold = math_verify.unwrap_fcs(gold).as_set()
     if isinstance(gold, (sympy.FiniteSet, sympy.Tuple, sympy.Interval)) and isinstance(
         given, (sympy.FiniteSet, sympy.Tuple, sympy.Interval)
     ):
@@ -142,6 +145,16 @@ def _without_left_sides(gold: Any, given: Any) -> tuple[Any, Any]:
     elif gold_equal and not given_equal and math_verify.is_assignment_relation(gold):
         gold = math_verify.take_last_relation(gold).rhs
     return gold, given
+
+
+def _elements_alone(gold: Any, given: Any) -> tuple[Any, Any]:
+    r"""5 for \{5\}; and matrices computed."""
+    containers = (sympy.Set, sympy.Tuple, Relational, And)
+    if isinstance(gold, sympy.FiniteSet) and len(gold) == 1 and not isinstance(given, containers):
+        gold = gold.args[0]
+    elif isinstance(given, sympy.FiniteSet) and len(given) == 1 and not isinstance(gold, containers):
+        given = given.args[0]
+    return tuple(side.doit() if isinstance(side, sympy.MatrixExpr) else side for side in (gold, given))
 
 
 def _same_container(gold: Any, given: Any, bare: bool) -> bool:

@@ -57,6 +57,8 @@ _SYNONYMS = (
     (re.compile(r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>="), r"\\ge "),
     (re.compile(r"\\ne(?![A-Za-z])|!="), r"\\neq "),
     (re.compile(r"\{\s*([-+])\s*\}"), r"\1"),
+    (re.compile(r"(?:^|(?<=[\s(=]))\{\s*\}(?=\s*[-+\d])"), ""),
+    (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), ","),
     (re.compile(r"\\(?:minus)(?![A-Za-z])"), "-"),
     (re.compile(r"(?<=[\w)}])\*\*(?=[\w({\-])"), "^"),
     (re.compile(r"\^\s*(-?\d{2,}(?![\d.]))"), r"^{\1}"),
@@ -71,7 +73,7 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"^(?:=|\\approx|\\therefore|\\implies|\\Rightarrow|\\to|\\sim)(?![A-Za-z=])\s*")
-_TRAILING = re.compile(r"(?:(?<!\\)[.,;:]|\s|\\\\|\\checkmark)+$")
+_TRAILING = re.compile(r"(?:\\?[.,;:]|\s|\\\\|\\checkmark)+$")
 _LABEL = re.compile(
     r"^\\text\s*\{\s*(?:\(([A-J])\)|([A-J])[.):])\s*:?\s*\}\s*[:.]?(?=\s*\S)|"
     r"^\(([A-J])\)[:.]?\s+(?![+*/^_=<>,]|-\s|\\(?:times|cdot|cup|cap|div|pm|le|ge)(?![A-Za-z]))(?=\S)|"
@@ -80,7 +82,7 @@ _LABEL = re.compile(
     r"^([A-J])[.):]\s+(?=\S)"
 )
 _CHOICE = re.compile(
-    r"^(?:\\text\s*\{)?\s*(?:(?:choice|option)\s+)?\(?\s*(?:\\text\s*\{)?\s*([A-Ja-j])\s*\}?\s*\)?[.:]?\s*\}?$"
+    r"^(?:\\text\s*\{)?\s*(?:(?i:choice|option|answer)\s+)?\(?\s*(?:\\text\s*\{)?\s*([A-Ja-j])\s*\}?\s*\)?[.:]?\s*\}?$"
 )
 
 

@@ -32,7 +32,7 @@ _NAMES = "zero one two three four five six seven eight nine ten eleven twelve th
 _WORDS = _NAMES.split()
 _BASE = re.compile(
     r"(?<![\w.])\(?\s*(?:\\text\s*\{\s*)?(\d[\dA-F]*)\s*\}?\s*\)?\s*_\s*"
-    rf"(?:\{{\s*)?(?:\\text\s*\{{\s*)?(?:base\s*-?\s*)?(?:\\text\s*\{{\s*)?(\d+|{'|'.join(_WORDS)})(?![\w])(?:\s*\}})*"
+    rf"(?:\{{\s*)?(?:\\text\s*\{{\s*)?(?:base\s*-?\s*)?(?:\\text\s*\{{\s*)?\(?(\d+|{'|'.join(_WORDS)})(?![\w])\)?(?:\s*\}})*"
 )
 _BASE_WORD = re.compile(
     rf"(?<![\w.])(\d[\dA-F]*)\s*\(?\s*(?:\\text\s*\{{\s*)?\(?\s*(?:in\s+)?base\s*-?\s*(?:\}}\s*)?(\d+|{'|'.join(_WORDS)})\s*\)?\s*\}}?\s*\)?"

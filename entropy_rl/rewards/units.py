@@ -78,7 +78,8 @@ _TEXT = re.compile(
 _FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}(\s*\^\s*\{?\d\}?)?\s*\}")
 _WORDS = re.compile(
     r"(?<=[\d})!])\s*((?:(?:square|sq\.?|cubic|cu\.?)\s+)?"
-    rf"(?:{'|'.join(sorted(_BARE, key=len, reverse=True))})(?:es|s)?\.?)"
+    rf"(?:{'|'.join(sorted(_BARE, key=len, reverse=True))})(?:es|s)?\.?"
+    r"(?:\s*/\s*(?:h|s|hr|hour|sec|second|min|minute|day|person|unit)\b)?)"
     r"(?![A-Za-z(])(?:\s*\^\s*\{?[23]\}?)?(?=\s*(?:$|[,;)\]]|\\\}))",
     re.IGNORECASE,
 )
@@ -86,7 +87,7 @@ _SCALE = re.compile(rf"(?<=[\d}}])\s*(?:\\text\{{\s*)?({'|'.join(_SCALES)})(?![A
 _CURRENCY = re.compile(r"\\?([$€£¥₹₩₽])|\\(pounds|euro|yen)(?![A-Za-z])|^\s*(USD|EUR|GBP|Rs\.?)\s*(?=[\d.])")
 _DEGREE = re.compile(
     r"(?:\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\}|\\degree(?![a-z])|\\text\s*\{\s*o\s*\}|\{\s*\\text\s*\{\s*o\s*\}\s*\}|"
-    r"(?<=\d\^)o(?![a-z]))|\\degree(?![a-z]))(?:\s*(?:\\text\s*\{\s*)?([CFK])(?![A-Za-z])\}?)?"
+    r"(?<=\d\^)(?:o(?![a-z])|\{\s*o\s*\}))|\\degree(?![a-z]))(?:\s*(?:\\text\s*\{\s*)?([CFK])(?![A-Za-z])\}?)?"
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _PERCENT = re.compile(r"\\?%|\\text\s*\{\s*(?:%|\\%|percent(?:age)?(?: points?)?|pct)\s*\}|\b(?:percent(?:age)?|pct)\b")
