@@ -51,7 +51,7 @@ _SYNONYMS = (
     (re.compile(r"\\(?:rbrace)(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\(?:lbrack)(?![A-Za-z])"), "["),
     (re.compile(r"\\(?:rbrack)(?![A-Za-z])"), "]"),
-    (re.compile(r"\\(?:langle|lt(?=\s*-?\d+\s*,))(?![A-Za-z])|(?<!\\)\\left<"), "("),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"\\(?:leq|leqslant|leqq)(?![A-Za-z])|<="), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>="), r"\\ge "),
@@ -62,10 +62,8 @@ _SYNONYMS = (
     (re.compile(r"\\(?:minus)(?![A-Za-z])"), "-"),
     (re.compile(r"(?<=[\w)}])\*\*(?=[\w({\-])"), "^"),
     (re.compile(r"\^\s*(-?\d{2,}(?![\d.]))"), r"^{\1}"),
-    (re.compile(r"\^\s*\(\s*(-?[\w/]+)\s*\)"), r"^{\1}"),
     (re.compile(r"\^\s*-\s*(\d)"), r"^{-\1}"),
     (re.compile(r"(?:\\|(?<![A-Za-z\\]))sqrt\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\(?:pounds)(?![A-Za-z])"), "£"),
 )
 _ANSWER = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:(?:so|hence|thus|therefore),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)?"
