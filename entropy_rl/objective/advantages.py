@@ -2,7 +2,8 @@
 
 B responses in N = B / G groups of G consecutive rows, the samples of one prompt. Every function returns f32[B]. A row
 that could not be scored (valid 0) enters no mean or deviation and gets advantage 0. If the baseline is the group's, a
-group whose valid rewards are all equal, such as a group of one, gets exactly 0.
+group whose valid rewards are all equal, such as a group of one, gets exactly 0. Where advantages do not depend on the
+scale of the rewards, they do not for any finite float32 rewards.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,15 @@ def _groups(reward_B: Array, valid_B: Array, group_size: int) -> tuple[Array, Ar
     valid_NxG = jnp.reshape(valid_B, (-1, group_size)) > 0
     reward_NxG = jnp.where(valid_NxG, jnp.reshape(reward_B, (-1, group_size)).astype(jnp.float32), 0.0)
     return reward_NxG, valid_NxG, jnp.maximum(jnp.sum(valid_NxG, axis=1, keepdims=True), 1)
+
+
+def _scale(reward_NxG: Array) -> Array:
+    """A power of two per group, [N, 1], by which even the squares of its rewards fit in float32; 1 up to 2**40.
+
+    A product with a power of two is exact, so results that do not depend on the rewards' scale keep their bits.
+    """
+    exponent_Nx1 = jnp.frexp(jnp.max(jnp.abs(reward_NxG), axis=1, keepdims=True))[1]
+    return jnp.ldexp(jnp.float32(1), jnp.minimum(40 - exponent_Nx1, 0))
 
 
 def _centred(reward_NxG: Array, valid_NxG: Array, n_Nx1: Array) -> Array:
@@ -58,20 +68,23 @@ def grpo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
         [0.707, -0.707, 0.0, -1.155, 0.577, 0.577]
     """
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
-    centred_NxG = _centred(reward_NxG, valid_NxG, n_Nx1)
-    return jnp.reshape(centred_NxG / (_std(centred_NxG, n_Nx1) + EPS), -1)
+    scale_Nx1 = _scale(reward_NxG)
+    centred_NxG = _centred(reward_NxG * scale_Nx1, valid_NxG, n_Nx1)
+    return jnp.reshape(centred_NxG / (_std(centred_NxG, n_Nx1) + EPS * scale_Nx1), -1)
 
 
 def dr_grpo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
     """R − mean within the group, without the division that favours easy and hard prompts (arXiv 2503.20783)."""
-    return jnp.reshape(_centred(*_groups(reward_B, valid_B, group_size)), -1)
+    reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
+    scale_Nx1 = _scale(reward_NxG)
+    return jnp.reshape(_centred(reward_NxG * scale_Nx1, valid_NxG, n_Nx1) / scale_Nx1, -1)
 
 
 def rloo(reward_B: Array, valid_B: Array, group_size: int) -> Array:
     """R − mean of the group's *other* n − 1 valid rewards, n / (n − 1) times R − mean (arXiv 2402.14740)."""
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
     others_Nx1 = n_Nx1 / jnp.maximum(n_Nx1 - 1, 1).astype(jnp.float32)
-    return jnp.reshape(_centred(reward_NxG, valid_NxG, n_Nx1) * others_Nx1, -1)
+    return jnp.reshape(dr_grpo(reward_B, valid_B, group_size).reshape(reward_NxG.shape) * others_Nx1, -1)
 
 
 def reinforce_pp(reward_B: Array, valid_B: Array, group_size: int, baseline: bool = False) -> Array:
@@ -100,6 +113,8 @@ def quantile(reward_B: Array, valid_B: Array, group_size: int, k: From0To1 = 0.4
         k: K, from 0 to 1.
     """
     reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
+    scale_Nx1 = _scale(reward_NxG)
+    reward_NxG *= scale_Nx1
     centred_NxG = _centred(reward_NxG, valid_NxG, n_Nx1)
     above = float(1 - Fraction(*as_ratio(k)))
     above_Nx1 = jax.vmap(lambda n: floor_product(above, n[0])[0])(n_Nx1)[:, None]
@@ -108,7 +123,7 @@ def quantile(reward_B: Array, valid_B: Array, group_size: int, k: From0To1 = 0.4
     quantile_Nx1 = jnp.take_along_axis(ascending_NxG, rank_Nx1, axis=1)
     spread_NxG = valid_NxG & (_std(centred_NxG, n_Nx1) > 0)
     pushed_NxG = jnp.where(spread_NxG, reward_NxG - quantile_Nx1, 0.0)
-    return jnp.reshape(pushed_NxG / (_std(centred_NxG, n_Nx1) + EPS), -1)
+    return jnp.reshape(pushed_NxG / (_std(centred_NxG, n_Nx1) + EPS * scale_Nx1), -1)
 
 
 def signed(reward_B: Array, valid_B: Array, group_size: int, right: float = 0.1, wrong: float = -1.0) -> Array:

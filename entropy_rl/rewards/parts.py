@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl.rewards.grader import Grader, Item
 
+LARGEST = 1e15  # of a reward: a gradient that is this many times larger can still be squared and summed in float32
 _FROM_LENGTH = ("length", "overlong")  # parts that count tokens; all others read the text
 
 
@@ -35,7 +36,7 @@ def verdicts(
 
     Raises:
         RuntimeError: If no response could be scored for some part; never with `local`.
-        ValueError: If a kind is unknown or its library is missing.
+        ValueError: If a kind is unknown or its library is missing, or if a score is beyond ±LARGEST.
     """
     own = reward.own.to_dict()
     found: dict[str, np.ndarray] = {}
@@ -47,8 +48,24 @@ def verdicts(
             kind = "format" if name == "format" else own[name]["function"]
             asked = [(kind, text, entry) for _, text, entry in items]
         scores = grader.grade(asked, local=local)
-        found[name] = np.array([np.nan if score is None else score for score in scores], np.float32)
+        given = np.array([np.nan if score is None else score for score in scores], np.float64)
+        found[name] = _usable(given, f"reward part {name!r}").astype(np.float32)
     return found
+
+
+def _usable(reward_B: np.ndarray, what: str) -> np.ndarray:
+    """The rewards, none of which is beyond ±LARGEST; NaN if not scored.
+
+    Raises:
+        ValueError: One is; names `what`, the response and its reward.
+    """
+    if (huge := np.flatnonzero(np.abs(reward_B) > LARGEST)).size:
+        b = int(huge[0])
+        raise ValueError(
+            f"{what}: {float(reward_B[b]):g} for response {b} of {len(reward_B)}; a reward must be within "
+            f"±{LARGEST:g}, since gradients overflow float32 beyond it: give it a smaller scale"
+        )
+    return reward_B
 
 
 def with_lengths(
@@ -96,8 +113,12 @@ def total(reward: ConfigDict, parts: dict[str, np.ndarray]) -> tuple[np.ndarray,
 
     Returns:
         (reward f32[B], valid bool[B]). A response with a part that could not be scored has reward 0 and is not valid.
+
+    Raises:
+        ValueError: A weighted sum is beyond ±LARGEST.
     """
     valid = np.all([np.isfinite(part) for part in parts.values()], axis=0)
     weight = weights(reward)
-    summed = sum(np.float32(weight[name]) * np.nan_to_num(part) for name, part in parts.items())
-    return np.where(valid, summed, 0.0).astype(np.float32), valid
+    with np.errstate(over="ignore"):  # an infinity is refused just below
+        summed = sum(np.float32(weight[name]) * np.nan_to_num(part) for name, part in parts.items())
+    return _usable(np.where(valid, summed, 0.0), "reward.weights: the weighted sum").astype(np.float32), valid

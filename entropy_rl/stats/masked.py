@@ -74,18 +74,19 @@ def top_mean(x_BxT: Array, mask_BxT: Array, fraction: float) -> Array:
 
 
 def exact_mean(x_BxT: Array, mask_BxT: Array) -> Array:
-    """Mean over fewer than 2**24 valid tokens, with the same bits for any order of rows and on any mesh, f32[].
+    """Mean over the valid tokens, with the same bits for any order of rows and on any mesh, f32[].
 
     A float sum depends on its order, so ranks taken after subtracting a float mean could differ at near-ties
-    between one device and eight. Here each value is scaled by a power of two to (-1, 1) and split into three
-    integers of at most 7 bits and a sign, whose int32 sums are exact. The error is at most 2**-24 of the largest
-    absolute value.
+    between one device and eight. Here each value is scaled by a power of two to (-1, 1) and split into integers
+    whose int32 sums are exact: three of at most 7 bits and a sign if B·T is below 2**24, more and narrower ones from
+    there on. The error is at most 2**-24 of the largest absolute value.
     """
     x_BxT = jnp.where(mask_BxT > 0, x_BxT, 0).astype(jnp.float32)
     exponent = jnp.frexp(jnp.max(jnp.abs(x_BxT), initial=0.0))[1]
     rest_BxT = jnp.ldexp(x_BxT, -exponent)
     result = jnp.float32(0)
-    for bits in (7, 15, 23):
+    width = min(7, 31 - x_BxT.size.bit_length())  # B·T integers of at most 2**width in size stay within an int32
+    for bits in range(width, 24 + width, width + 1):
         limb_BxT = jnp.round(jnp.ldexp(rest_BxT, bits))
         rest_BxT -= jnp.ldexp(limb_BxT, -bits)
         limbs = jnp.sum(limb_BxT.astype(jnp.int32), dtype=jnp.int32)

@@ -59,6 +59,18 @@ def test_no_signal_is_exactly_zero(name):
         assert not np.any(f(jnp.arange(6.0), jnp.array([1, 0, 0, 0, 0, 1]), 3)), "one scored of each group"
 
 
+@pytest.mark.parametrize("value", [1e19, 1e20, -1e25, 1e30, 3e38, -3e38])
+@pytest.mark.parametrize("name", BASELINED)
+def test_huge_rewards_have_the_advantages_of_their_ratio(name, value):
+    """huggingface/trl#3857: the deviation of 1e20 overflows float32, and every advantage was 0."""
+    f, one = advantages.build(name), jnp.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    valid = jnp.array([1, 1, 1, 1, 1, 0])
+    small, huge = (np.asarray(f(one * scale, valid, 3), np.float64) for scale in (np.sign(value) * 1e3, value))
+    factor = abs(value) / 1e3 if name in ("dr_grpo", "rloo") else 1.0  # these two are in units of the reward
+    assert np.any(small)
+    np.testing.assert_allclose(huge, small * factor, rtol=1e-5, atol=1e-5 * factor)
+
+
 def test_reinforce_pp_with_baseline_centres_by_group_and_scales_by_batch():
     reward = jnp.array([1.0, 0.0, 1.0, 1.0, 5.0, 3.0])
     out = advantages.build(("reinforce_pp", {"baseline": True}))(reward, jnp.ones(6), 2)

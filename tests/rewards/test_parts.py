@@ -50,3 +50,24 @@ def test_parts_are_weighted_summed_and_masked_together(reward, local):
     total, valid = parts.total(reward, found)
     assert valid.tolist() == [True, True, True, False]
     np.testing.assert_allclose(total, [1 + 0.2 - 0.02 + 1, 1 - 0.07 - 0.4 + 1, -0.1 - 1 + 1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e16, -1e30, 1e39, 1e200])
+def test_a_reward_that_training_cannot_use_is_named(reward, tmp_path, value):
+    """1e39 is infinite in float32: it must not pass for a response that could not be scored."""
+    (tmp_path / "huge.py").write_text(f"def give(response, entry):\n    return {value} if response == '8' else 1e15\n")
+    with reward.unlocked():
+        reward.own.half.function = "huge:give"
+    with (
+        Grader() as grader,
+        pytest.raises(ValueError, match=r"reward part 'half': -?1e\+\d+ for response 1 of 2; a reward"),
+    ):
+        parts.verdicts(reward, grader, [("exact", text, "7") for text in ("7", "8")])
+
+
+@pytest.mark.parametrize("weight", [1e3, 1e38])
+def test_a_weighted_sum_that_training_cannot_use_is_named(reward, weight):
+    reward.weights.update(answer=weight, format=0.0, length=0.0, overlong=0.0)
+    found = {"answer": np.array([0.0, np.nan, 1e14], np.float32)}
+    with pytest.raises(ValueError, match=r"reward\.weights: the weighted sum: \S+ for response 2 of 3"):
+        parts.total(reward, found)
