@@ -5,7 +5,7 @@ Shapes: N prompts, G samples per prompt, B = N·G, T response positions. All on 
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -224,12 +224,13 @@ def refill(first: Experience, again: Callable[[int], Experience], refills: int) 
         used += 1
         fresh = again(used)
         tokens += int(fresh.rollout.mask.sum())
-        empty = np.flatnonzero(degenerate(experience)).tolist()
+        empty, places = np.flatnonzero(degenerate(experience)).tolist(), dict[int, int]()
         for i in np.flatnonzero(~degenerate(fresh)).tolist():
-            if empty and fresh.problems[i].uid not in seen:
+            if len(places) < len(empty) and fresh.problems[i].uid not in seen:
                 seen.add(fresh.problems[i].uid)
-                experience = _put(experience, empty[0], fresh, i)
-                replaced[empty.pop(0)] = True
+                places[empty[len(places)]] = i
+        experience = _put(experience, fresh, places)
+        replaced[list(places)] = True
     if not refills:
         return experience, {}
     return experience, {
@@ -240,21 +241,30 @@ def refill(first: Experience, again: Callable[[int], Experience], refills: int) 
     }
 
 
-def _put(experience: Experience, i: int, fresh: Experience, j: int) -> Experience:
-    """The experience with its group i replaced by group j of another rollout."""
+def _put(experience: Experience, fresh: Experience, places: Mapping[int, int]) -> Experience:
+    """The experience with some of its groups replaced by groups of another rollout; each array is copied once.
+
+    Args:
+        experience: of N groups.
+        fresh: the other rollout.
+        places: a group's index in `experience` -> the index in `fresh` of the group that replaces it.
+    """
     N = len(experience.problems)
 
     def swap(old: Any, new: Any) -> Any:
         """A list or an array with one entry per prompt, or per response."""
         old = old.copy()
         size = len(old) // N  # 1, or G
-        old[i * size : (i + 1) * size] = new[j * size : (j + 1) * size]
+        for i, j in places.items():
+            old[i * size : (i + 1) * size] = new[j * size : (j + 1) * size]
         return old
 
     def swap_all(old: Any, new: Any) -> Any:
         """A NamedTuple of arrays."""
-        return type(old)(*(swap(np.asarray(a), np.asarray(b)) for a, b in zip(old, new, strict=True)))
+        return type(old)(*(swap(a, b) for a, b in zip(old, new, strict=True)))
 
+    if not places:
+        return experience
     return Experience(
         problems=swap(experience.problems, fresh.problems),
         prompts=swap_all(experience.prompts, fresh.prompts),

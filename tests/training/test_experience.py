@@ -6,6 +6,7 @@ from experiences import MIXED, RIGHT, UNSCORED, WRONG, G, graded, with_length_pe
 
 from entropy_rl import config
 from entropy_rl.data import Problem
+from entropy_rl.sampling.base import Rollout
 from entropy_rl.training.experience import degenerate, distinct_uids, refill
 
 
@@ -99,3 +100,25 @@ def test_a_problem_twice_in_a_batch_draws_twice():
     problems = [Problem(5, "a", "", "math"), Problem(6, "b", "", "math"), Problem(5, "a", "", "math")]
     uids = distinct_uids(problems)
     assert uids[:2].tolist() == [5, 6] and len(set(uids.tolist())) == 3
+
+
+class Counted(np.ndarray):
+    """Counts the bytes of new arrays that are made from it, views left out."""
+
+    made = 0
+
+    def __array_finalize__(self, obj):
+        if obj is not None and self.base is None:
+            Counted.made += self.nbytes
+
+
+@pytest.mark.parametrize("groups", [4, 64])
+def test_a_refill_copies_the_rollout_once_per_round(groups):
+    """Not once per replaced group: that took minutes for a rollout of the papers' size."""
+    first, fresh = graded([WRONG] * groups), graded([MIXED] * groups, 1000)
+    counted = [x.view(Counted) for x in first.rollout]
+    size = sum(x.nbytes for x in counted)
+    Counted.made = 0
+    experience, row = refill(first._replace(rollout=Rollout(*counted)), lambda refill_round: fresh, 1)
+    assert row["refill/replaced_frac"] == 1 and whole(experience) == list(range(1000, 1000 + groups))
+    assert size <= Counted.made < 2 * size
