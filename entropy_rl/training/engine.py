@@ -32,7 +32,7 @@ from entropy_rl.sampling.local import LocalSampler, placement_on
 from entropy_rl.sampling.remote import ServerSampler
 from entropy_rl.training.batch import Batch, TrainState, cut, lay_out
 from entropy_rl.training.measure import measured_step
-from entropy_rl.training.optimizer import optimizer_of
+from entropy_rl.training.optimizer import optimizer_of, rate_of
 from entropy_rl.training.packing import Plan
 from entropy_rl.training.scoring import score
 from entropy_rl.training.update import Method, Metrics, train_step
@@ -176,7 +176,9 @@ class Engine:
         )
         fixed = self.model, method, optimizer, self.micro_batches
         self.jitted_update = update_jit(functools.partial(train_step, *fixed))
-        self.jitted_measured_update = update_jit(functools.partial(measured_step, *fixed, c.optim.lr))
+        self.jitted_measured_update = update_jit(
+            functools.partial(measured_step, *fixed, functools.partial(rate_of, c.optim))
+        )
 
     @classmethod
     def of(

@@ -1,5 +1,7 @@
 """What an update does to the entropy of its own tokens: measured, to first order, and as the theorems predict it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,7 +11,7 @@ from entropy_rl.model.transformer import Transformer
 from entropy_rl.objective.tokens import TokenGrads
 from entropy_rl.stats import masked
 from entropy_rl.training.batch import Batch, TrainState
-from entropy_rl.training.scoring import pieces, pull_back, score
+from entropy_rl.training.scoring import pieces, pulled_along, score
 from entropy_rl.training.update import Method, Metrics, train_step
 
 Array = jax.Array
@@ -20,7 +22,7 @@ def measured_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     micro_batches: int,
-    step_size: float,
+    rate_of: Callable[[optax.OptState], Array | float],
     state: TrainState,
     batch: Batch,
     key: Array,
@@ -30,24 +32,28 @@ def measured_step(
 
     `entropy/delta` is the change of their mean entropy. `entropy/delta_predicted` is the same, exact to first order:
     ⟨∇H, Δθ⟩ with the Δθ of the optimiser. `entropy/delta_thm1` and `entropy/delta_thm2` are the covariance proxies
-    of arXiv 2505.22617 with η = `step_size`. `quadrant/*` splits the change by probability and sign of the advantage.
-    The cost is two forward passes, one pass forward and back, and a tree of gradients.
+    of arXiv 2505.22617 with η = `rate_of(opt_state)`, the rate of this update. `quadrant/*` splits the change by
+    probability and sign of the advantage. The cost is two forward passes, one pass forward and back, and, in memory,
+    the parameters from before the update beside those after it.
     """
     mask = batch.mask * batch.valid[:, None]
     logp, before = score(model, method.temperature, micro_batches, state.params, batch)
-    p = pieces(model, method.temperature, micro_batches, batch)
-    slope = pull_back(p, state.params, TokenGrads(jnp.zeros_like(before), mask.astype(jnp.float32)))
+    step_size = rate_of(state.opt_state)
     new, metrics = train_step(model, method, optimizer, micro_batches, state, batch, key, on_policy)
-    _, after = score(model, method.temperature, micro_batches, new.params, batch)
-    moved = jax.tree.map(lambda d, a, b: jnp.sum(d * (a - b)), slope, new.params, state.params)
+    # After the update, piece by piece: no gradient of the entropy is in memory beside the update's own.
+    old_params, params, batch = jax.lax.optimization_barrier((state.params, new.params, batch))
+    _, after = score(model, method.temperature, micro_batches, params, batch)
+    p = pieces(model, method.temperature, micro_batches, batch)
+    summed = TokenGrads(jnp.zeros_like(before), mask.astype(jnp.float32))
+    moved = pulled_along(p, old_params, summed, jax.tree.map(jnp.subtract, params, old_params))
     table = covariance.quadrants(logp, batch.advantage, mask, after - before)
 
     def theorem(number: int) -> Array:
-        return covariance.predicted_entropy_change(logp, batch.advantage, mask, step_size, number)
+        return step_size * covariance.predicted_entropy_change(logp, batch.advantage, mask, 1.0, number)
 
     return new, metrics | {
         "entropy/delta": masked.mean(after - before, mask),
-        "entropy/delta_predicted": sum(jax.tree.leaves(moved)) / jnp.maximum(masked.size(mask), 1),
+        "entropy/delta_predicted": moved / jnp.maximum(masked.size(mask), 1),
         "entropy/delta_thm1": theorem(1),
         "entropy/delta_thm2": theorem(2),
         **{f"quadrant/{name}/{field}": x for name, row in table.items() for field, x in row.items()},

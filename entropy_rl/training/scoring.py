@@ -4,7 +4,7 @@ Shapes: N prompts, G samples per prompt, B = N·G responses, T response position
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -126,16 +126,47 @@ def pull(g: TokenGrads, logp: Array, entropy: Array) -> Array:
 def pull_back(p: Pieces, params: Params, g: TokenGrads) -> Params:
     """The gradient of Σ g·statistics with respect to the parameters, summed over the pieces."""
 
-    def piece(i: int | Array) -> Params:
+    def add(total: Params, gradient: Params) -> Params:
+        return jax.tree.map(jnp.add, total, gradient)
+
+    return _over_pieces(p, params, g, lambda gradient: gradient, add, lambda: jax.tree.map(jnp.zeros_like, params))
+
+
+def pulled_along(p: Pieces, params: Params, g: TokenGrads, step: Params) -> Array:
+    """⟨pull-back of g, step⟩, f32[]: the change of Σ g·statistics along a step of the parameters, to first order.
+
+    It is summed over the pieces, so that no sum of their gradients is held.
+    """
+
+    def along(gradient: Params) -> Array:
+        return sum(jax.tree.leaves(jax.tree.map(lambda d, s: jnp.sum(d * s), gradient, step)), jnp.float32(0))
+
+    return _over_pieces(p, params, g, along, jnp.add, lambda: jnp.float32(0))
+
+
+Summed = TypeVar("Summed")
+
+
+def _over_pieces(
+    p: Pieces,
+    params: Params,
+    g: TokenGrads,
+    of: Callable[[Params], Summed],
+    add: Callable[[Summed, Summed], Summed],
+    zero: Callable[[], Summed],
+) -> Summed:
+    """The sum over the pieces of a function of each one's pull-back of g."""
+
+    def piece(i: int | Array) -> Summed:
         part = TokenGrads(*(p.take(x, i) for x in g))
-        return jax.grad(lambda params: pull(part, *p.stats(params, i)))(params)
+        return of(jax.grad(lambda params: pull(part, *p.stats(params, i)))(params))
 
     if isinstance(p.number, int) and p.number == 1:
         return piece(0)
 
-    def add(i: Array, total: Params) -> Params:
+    def next_piece(i: Array, total: Summed) -> Summed:
         # Without the barrier XLA for TPUs (libtpu 0.0.42) tries to move an all-reduce out of this loop, and fails.
-        return jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(piece(i)))
+        return add(total, jax.lax.optimization_barrier(piece(i)))
 
     with jax.named_scope(PIECES):
-        return jax.lax.fori_loop(0, p.number, add, jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.fori_loop(0, p.number, next_piece, zero())

@@ -14,6 +14,7 @@ from entropy_rl.sampling.base import Prompts
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.engine import Engine, mesh_of
 from entropy_rl.training.measure import measured_step
+from entropy_rl.training.optimizer import optimizer_of
 
 G, T = 4, 16
 
@@ -27,7 +28,7 @@ def test_predicted_entropy_change_is_the_measured_one_to_first_order():
     def measured(lr):
         opt = optax.sgd(lr)
         state = TrainState(jnp.int32(0), params, opt.init(params), updates.token_state(how), jnp.int32(0))
-        return measured_step(model, how, opt, 2, lr, state, batch, jax.random.key(1), False)[1]
+        return measured_step(model, how, opt, 2, lambda _: lr, state, batch, jax.random.key(1), False)[1]
 
     errors, moves = [], []
     for lr in (0.04, 0.02, 0.01):
@@ -62,3 +63,41 @@ def test_the_first_order_prediction_is_within_a_twentieth_on_smollm2(optimiser, 
     measured, predicted = float(metrics["entropy/delta"]), float(metrics["entropy/delta_predicted"])
     assert abs(measured) > 1e-5
     assert abs(predicted - measured) < 0.05 * abs(measured)
+
+
+def small_engine(**changes) -> Engine:
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = updates.N, updates.G, updates.T
+    c.data.max_prompt_len, c.train.updates_per_rollout, c.train.layout, c.mesh.data = updates.P, 1, "group", 1
+    c.update_from_flattened_dict(changes)
+    mesh = mesh_of(c, jax.devices()[:1])
+    return Engine(c, updates.CFG, None, mesh, updates.method("grpo"), optimizer_of(c.optim), updates.G)
+
+
+def test_the_theorems_step_size_is_the_rate_of_the_update():
+    """In the third update of a warm-up of ten it is a fifth of `optim.lr`, and a skipped update does not move it."""
+    engine = small_engine(**{"optim.name": "sgd", "optim.lr": 0.1, "optim.warmup_updates": 10})
+    with engine.on_mesh():
+        state = engine.init(jax.device_put(updates.params(), engine.params_sharding))
+        bad = updates.batch()._replace(advantage=np.where(updates.batch().mask > 0, np.float32(np.inf), 0))
+        for batch in (updates.batch(), bad, updates.batch()):
+            state, _ = engine.update(state, batch, jax.random.key(1), False)
+        assert int(state.skipped) == 0
+        _, m = engine.measured_update(state, updates.batch(), jax.random.key(1), False)
+    assert float(m["entropy/delta_thm2"]) == pytest.approx(-0.02 * float(m["cov/mean"]), rel=1e-4)
+    assert abs(float(m["cov/mean"])) > 1e-4
+    predicted, measured = float(m["entropy/delta_predicted"]), float(m["entropy/delta"])
+    assert predicted == pytest.approx(measured, rel=0.2) and measured != 0
+
+
+def test_a_measured_update_holds_one_more_tree_of_parameters_and_no_more():
+    """Compiled: the parameters from before the update, and no gradient of the entropy beside the update's own."""
+    engine = small_engine(**{"train.micro_batches": 4})
+    args = engine.abstract_state, updates.batch(), jax.random.key(0), True
+    with engine.on_mesh():
+        plain, measured = (
+            jitted.lower(*args).compile().memory_analysis()
+            for jitted in (engine.jitted_update, engine.jitted_measured_update)
+        )
+    size = sum(x.nbytes for x in jax.tree.leaves(updates.params()))
+    assert measured.temp_size_in_bytes - plain.temp_size_in_bytes < 1.5 * size
