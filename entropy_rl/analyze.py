@@ -77,10 +77,10 @@ def accuracy_keys(rows: Rows) -> list[str]:
     return sorted({k for r in rows for k in r if k.startswith("eval/") and k.endswith("/accuracy")})
 
 
-def trained(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def trained(rows: Rows, key: str = "entropy/mean") -> tuple[np.ndarray, np.ndarray]:
     """(entropy, reward) of the steps that have a reward, float64; NaN for an entropy that was not measured."""
     rows = [r for r in rows if r.get("reward/mean") is not None]
-    return np.array([r["entropy/mean"] for r in rows], float), np.array([r["reward/mean"] for r in rows], float)
+    return np.array([r.get(key) for r in rows], float), np.array([r["reward/mean"] for r in rows], float)
 
 
 def table(rows: Rows) -> str:
@@ -219,11 +219,9 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     texts = []
     for name, rows in runs.items():
-        entropy, reward = trained(rows)
-        if not reward.size:
+        if not trained(rows)[1].size:
             raise ValueError(f"{name}: no step was trained yet")
-        fitted = law.fit(entropy, reward)
-        parts = (table(rows), f"law R = −a·exp(H) + b: {fitted.message or describe(fitted)}", entropy_changes(rows))
+        parts = (table(rows), laws(rows), entropy_changes(rows))
         texts.append(f"{name}\n" + "\n\n".join(part for part in parts if part))
     text = "\n\n".join(texts)
     plot(runs, folder / "curves.png")
@@ -232,6 +230,16 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
         f"<img src=curves.png style='max-width:100%'><pre>{html.escape(text)}</pre>\n"
     )
     return text
+
+
+def laws(rows: Rows) -> str:
+    """The law with either mean of the entropy, a line each."""
+    names = ("law R = −a·exp(H) + b", "  with the mean of H over responses (eq. 5)")
+    lines = []
+    for name, key in zip(names, ("entropy/mean", "entropy/response_mean"), strict=True):
+        fitted = law.fit(*trained(rows, key))
+        lines.append(f"{name}: {fitted.message or describe(fitted)}")
+    return "\n".join(lines)
 
 
 def describe(fitted: law.Law) -> str:

@@ -1,7 +1,10 @@
 """The law of reward and entropy, R = −a·exp(H) + b (arXiv 2505.22617): fit, forecast, coefficients by model size.
 
-The n points are those of one run, in order; H is in nats, R is the reward or accuracy. This is plain NumPy in float64,
-for a handful of numbers during training. At H = 0 no entropy is left to trade, so b − a is the ceiling of the reward.
+The n points are those of one run, in order; H is in nats, R is the reward or accuracy. The paper's H (eq. 5) is the
+mean over responses of each one's mean per token, the metric `entropy/response_mean`. Most code takes the mean over all
+tokens, the metric `entropy/mean`. The functions here fit either; a run logs both fits, as `law/response_mean/*` and
+`law/*`. This is plain NumPy in float64, for a handful of numbers during training. At H = 0 no entropy is left to trade,
+so b − a is the ceiling of the reward.
 """
 
 from collections.abc import Sequence

@@ -56,9 +56,12 @@ METRIC_KEYS = (
     "throughput/rollout_tokens_per_s",
     "throughput/train_tokens_per_s",
     "group/degenerate_frac",
-    "law/a",
+    "law/a",  # H is entropy/mean
     "law/b",
     "law/ceiling",
+    "law/response_mean/a",  # H is entropy/response_mean, the paper's eq. 5
+    "law/response_mean/b",
+    "law/response_mean/ceiling",
 )
 
 # Patterns of the keys that may change when a run is resumed, without making it another run.

@@ -53,12 +53,12 @@ def reward_row(experience: Experience) -> Row:
     """reward/mean, reward/std and a mean for every part, over the responses that were scored; null if none was."""
 
     def mean(values: np.ndarray) -> float | None:
-        return float(values.mean()) if len(values) else None
+        return float(values.mean(dtype=np.float64)) if len(values) else None
 
     scored = experience.reward_B[experience.valid_B]
     return {
         "reward/mean": mean(scored),
-        "reward/std": float(scored.std()) if len(scored) else None,
+        "reward/std": float(scored.std(dtype=np.float64)) if len(scored) else None,  # a float32 square may overflow
         "reward/unscored": int((~experience.valid_B).sum()),
         **{f"reward/{name}": mean(part[np.isfinite(part)]) for name, part in experience.parts.items()},
     }
@@ -86,9 +86,17 @@ def speed_row(first: Experience, experience: Experience, refill_tokens: int, sec
 
 
 def law_row(history: Sequence[Row]) -> Row:
-    """R = −a·exp(H) + b over the run so far, once there are points and spread enough (arXiv 2505.22617)."""
-    fitted = law.fit([r["entropy/mean"] for r in history], [r["reward/mean"] for r in history])
-    return {"law/a": fitted.a, "law/b": fitted.b, "law/ceiling": fitted.ceiling}
+    """R = −a·exp(H) + b over the run so far, once there are points and spread enough (arXiv 2505.22617).
+
+    `law/*` has the mean over tokens as H, `law/response_mean/*` the paper's eq. 5: the mean over responses of each
+    response's mean.
+    """
+    row: Row = {}
+    for prefix, key in (("law", "entropy/mean"), ("law/response_mean", "entropy/response_mean")):
+        # a run of an earlier version may lack the second
+        fitted = law.fit([r.get(key) for r in history], [r["reward/mean"] for r in history])
+        row |= {f"{prefix}/a": fitted.a, f"{prefix}/b": fitted.b, f"{prefix}/ceiling": fitted.ceiling}
+    return row
 
 
 def sample_rows(step: int, n: int, experience: Experience, advantage_B: np.ndarray) -> list[Row]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from experiences import MIXED, RIGHT, UNSCORED, WRONG, G, T, graded, with_length_penalty
 
+from entropy_rl.record.metrics import METRIC_KEYS
 from entropy_rl.training import rows
 from entropy_rl.training.experience import degenerate, refill
 
@@ -59,8 +60,28 @@ def test_speed_counts_all_that_was_sampled_and_the_sequences_that_were_consumed(
 
 def test_the_law_is_null_until_there_are_points_enough():
     history = [{"entropy/mean": h, "reward/mean": 0.8 - 0.2 * np.exp(h)} for h in (1.2, 0.9, 0.6, 0.3, 0.1)]
-    assert rows.law_row(history[:2]) == {"law/a": None, "law/b": None, "law/ceiling": None}
-    assert rows.law_row(history) == pytest.approx({"law/a": 0.2, "law/b": 0.8, "law/ceiling": 0.6})
+    found = rows.law_row(history[:2])
+    assert set(found) == {k for k in METRIC_KEYS if k.startswith("law/")} and set(found.values()) == {None}
+    token_mean = {"law/a": 0.2, "law/b": 0.8, "law/ceiling": 0.6}
+    found = rows.law_row(history)  # of an earlier version, whose rows lack the mean over responses
+    assert {k: found[k] for k in token_mean} == pytest.approx(token_mean) and found["law/response_mean/a"] is None
+
+
+def test_the_law_is_fitted_to_either_mean_of_the_entropy():
+    """Eq. 5 of arXiv 2505.22617 is the mean over responses, `entropy/mean` that over tokens."""
+    mask, history = np.array([[1, 0, 0, 0], [1, 1, 1, 1]]), []
+    for h in (1.2, 0.9, 0.6, 0.3, 0.1):
+        entropy = np.where(mask, [[h], [h / 2]], 0.0)
+        found = rows.rollout_entropy(-entropy, entropy, mask)
+        assert found["entropy/response_mean"] == pytest.approx(0.75 * h) and found["entropy/mean"] == pytest.approx(
+            0.6 * h
+        )
+        row = {k: float(found[k]) for k in ("entropy/mean", "entropy/response_mean")}
+        history.append(row | {"reward/mean": 0.8 - 0.2 * np.exp(0.75 * h)})
+    found = rows.law_row(history)
+    by_response = {"law/response_mean/a": 0.2, "law/response_mean/b": 0.8, "law/response_mean/ceiling": 0.6}
+    assert {k: found[k] for k in by_response} == pytest.approx(by_response, rel=1e-5)
+    assert found["law/a"] > 0.25  # the same rewards against another series
 
 
 def test_samples_are_the_first_responses_of_a_step():
