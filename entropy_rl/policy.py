@@ -228,7 +228,8 @@ def read_run(workdir: str, mesh: Mesh) -> TrainedRun:
         c.rollout.tensor = 0
     model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
     engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)
-    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(engine.abstract_state)
+    wanted = {"params": engine.abstract_state.params}  # the optimiser's state is two to three times as large
+    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(wanted, partial=True)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
-    return TrainedRun(model_config, tokenizer, restored[0].params)
+    return TrainedRun(model_config, tokenizer, restored[0]["params"])

@@ -146,6 +146,17 @@ def test_a_run_directory_loads_as_a_policy(whole):
     assert len(responses) == 2 and all(np.isfinite(r.logp).all() for r in responses)
 
 
+def test_a_run_is_loaded_without_its_optimiser(whole, tmp_path):
+    """Its state is two to three times as large as the parameters."""
+    shutil.copytree(whole, tmp_path / "run")
+    lost = list((tmp_path / "run/checkpoints/6/state").glob("opt_state.*"))
+    assert lost
+    for folder in lost:
+        shutil.rmtree(folder)
+    here, there = (jax.tree.leaves(erl.load(str(path)).params) for path in (whole, tmp_path / "run"))
+    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+
+
 def test_a_run_that_sampled_on_many_devices_loads_on_one(whole, tmp_path):
     (tmp_path / "checkpoints").symlink_to(whole / "checkpoints")
     saved = json.loads((whole / "config.json").read_text())

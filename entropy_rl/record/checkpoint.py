@@ -126,7 +126,9 @@ class Checkpoints:
         """The newest committed step, or None if there is none."""
         return max(self.steps(), default=None)
 
-    def restore(self, abstract_state: State, step: int | None = None) -> tuple[State, dict[str, Any]] | None:
+    def restore(
+        self, abstract_state: State, step: int | None = None, partial: bool = False
+    ) -> tuple[State, dict[str, Any]] | None:
         """Reads the newest undamaged step, or the one asked for.
 
         A damaged step is logged with its damaged leaves, and the step before it is tried.
@@ -135,6 +137,7 @@ class Checkpoints:
             abstract_state: a tree of jax.ShapeDtypeStruct. Each leaf is restored to its sharding, on any mesh, or to
                 the first local device if it has none.
             step: the step to read; None: the newest.
+            partial: the tree may lack leaves that were saved. The files of those are neither read nor checked.
 
         Returns:
             (state, meta), where meta is as saved, with the restored "step" added. None if nothing was ever saved.
@@ -149,25 +152,29 @@ class Checkpoints:
             logging.warning("%s has no manifest: not a finished checkpoint, ignored", self._folder(unfinished))
         if step is not None and step not in committed:
             raise ValueError(f"{self._directory}: no checkpoint of step {step}; the steps are {committed}")
+        wanted = _named_leaves(abstract_state)
         tried = committed[::-1] if step is None else [step]
         if not tried:
             return None
         for candidate in tried:
             folder = self._folder(candidate)
             contents = manifest.read(folder / _MANIFEST)
-            damage = manifest.damage(folder / _STATE, contents) if contents else [f"{_MANIFEST} is damaged"]
+            damage = [f"{_MANIFEST} is damaged"]
+            if contents:
+                unread = [name for name in contents["leaves"] if partial and name not in wanted]
+                damage = manifest.damage(folder / _STATE, contents, unread)
             if contents and not damage:
-                return self._load(folder, contents, abstract_state), contents["meta"] | {"step": candidate}
+                specs = {name: manifest.leaf(x) for name, x in wanted.items()}
+                manifest.refuse_mismatch(folder, saved=contents["leaves"], wanted=specs, partial=partial)
+                return self._load(folder, abstract_state, partial), contents["meta"] | {"step": candidate}
             logging.warning("checkpoint %s is damaged and cannot be used: %s", folder, "; ".join(damage))
         raise RuntimeError(
             f"{self._directory}: no undamaged checkpoint among steps {tried}; the log names what is damaged. "
             "Put back a copy, or start in another workdir"
         )
 
-    def _load(self, folder: epath.Path, contents: Manifest, abstract_state: State) -> State:
+    def _load(self, folder: epath.Path, abstract_state: State, partial: bool) -> State:
         wanted = _named_leaves(abstract_state)
-        specs = {name: manifest.leaf(x) for name, x in wanted.items()}
-        manifest.refuse_mismatch(folder, saved=contents["leaves"], wanted=specs)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         restore_args = {
             name: ocp.ArrayRestoreArgs(sharding=x.sharding or here, global_shape=x.shape, dtype=x.dtype)
@@ -175,7 +182,7 @@ class Checkpoints:
         }
         leaves = self._orbax.restore(
             folder / _STATE,
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args),
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=partial),
         )
         # The tree's own structure (NamedTuples, empty states) comes from the caller, never from the disk.
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in wanted])

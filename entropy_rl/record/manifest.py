@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
 
@@ -76,9 +76,14 @@ def leaf(x: jax.Array | jax.ShapeDtypeStruct) -> Leaf:
     return {"shape": list(x.shape), "dtype": str(x.dtype)}
 
 
-def file_records(state: epath.Path) -> dict[str, list[int]]:
-    """[size, CRC32] of every file under `state`, by relative path. Each file is read once, by one of the processes."""
-    files = sorted(_walk(state))
+def file_records(state: epath.Path, without: Collection[str] = ()) -> dict[str, list[int]]:
+    """[size, CRC32] of every file under `state`, by relative path. Each file is read once, by one of the processes.
+
+    Args:
+        state: the folder.
+        without: names of folders directly under it that are left out.
+    """
+    files = sorted(file for path in state.iterdir() if path.name not in without for file in _walk(path))
 
     def records(some: list[epath.Path]) -> list[list[int]]:
         with ThreadPoolExecutor() as pool:  # zlib releases the GIL
@@ -88,12 +93,13 @@ def file_records(state: epath.Path) -> dict[str, list[int]]:
     return {str(file.relative_to(state)): record for file, record in zip(files, found, strict=True)}
 
 
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
+def _walk(path: epath.Path) -> Iterator[epath.Path]:
+    """The file, or every file under the folder."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            yield from _walk(inner)
+    else:
+        yield path
 
 
 def _size_and_crc(path: epath.Path) -> list[int]:
@@ -105,12 +111,18 @@ def _size_and_crc(path: epath.Path) -> list[int]:
     return [size, crc]
 
 
-def damage(state: epath.Path, manifest: Manifest) -> list[str]:
-    """The files under `state` that differ from the manifest: one phrase per file, with its leaf; empty if none does."""
-    found = file_records(state) if state.exists() else {}
+def damage(state: epath.Path, manifest: Manifest, without: Collection[str] = ()) -> list[str]:
+    """The files under `state` that differ from the manifest: one phrase per file, with its leaf; empty if none does.
+
+    Args:
+        state: the folder.
+        manifest: its manifest.
+        without: names of leaves whose files are not looked at.
+    """
+    found = file_records(state, without) if state.exists() else {}
     phrases = []
     for file, expected in manifest["files"].items():
-        if found.get(file) == expected:
+        if found.get(file) == expected or file.partition("/")[0] in without:
             continue
         name = max((n for n in manifest["leaves"] if file.startswith(n + "/")), key=len, default=None)
         place = f"leaf {name!r} (file {file})" if name is not None else f"file {file}"
@@ -123,14 +135,22 @@ def damage(state: epath.Path, manifest: Manifest) -> list[str]:
     return phrases
 
 
-def refuse_mismatch(folder: epath.Path, saved: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> None:
+def refuse_mismatch(
+    folder: epath.Path, saved: Mapping[str, Leaf], wanted: Mapping[str, Leaf], partial: bool = False
+) -> None:
     """Checks that the leaves saved in `folder` are those that are wanted.
+
+    Args:
+        folder: for the message.
+        saved: the leaves of the manifest.
+        wanted: the leaves to read.
+        partial: more may be saved than is wanted.
 
     Raises:
         ValueError: If a leaf is missing, is not wanted, or has another shape or dtype; the message names it.
     """
     missing = [name for name in wanted if name not in saved]
-    extra = [name for name in saved if name not in wanted]
+    extra = [name for name in saved if name not in wanted and not partial]
     if missing or extra:
         sides = [f"it lacks {listed(missing)}"] * bool(missing) + [f"it also holds {listed(extra)}"] * bool(extra)
         raise ValueError(f"{folder}: the checkpoint holds another state: {' and '.join(sides)}")

@@ -1,10 +1,12 @@
 """Checkpoints: what is kept, what is returned, and what is refused. Their faults are in tests/faults."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import ABSTRACT, Adaptive, assert_bitwise, make_state, saved, warnings_in
+from states import ABSTRACT, Adaptive, assert_bitwise, cut_chunk, flip_bit, make_state, saved, warnings_in
 
 from entropy_rl.record.checkpoint import Checkpoints
 
@@ -83,3 +85,34 @@ def test_all_can_be_removed_but_not_what_others_put_there(tmp_path):
     (tmp_path / "b" / "1" / "note").touch()
     kept.clear()
     assert [str(p.relative_to(tmp_path / "b")) for p in (tmp_path / "b").rglob("*")] == ["1", "1/note"]
+
+
+def test_a_part_is_restored_and_nothing_else_is_read(tmp_path, caplog):
+    checkpoints, part = saved(tmp_path, 1, 2), {"params": ABSTRACT["params"]}
+    others = [folder for folder in (tmp_path / "2/state").iterdir() if folder.name.startswith(("opt.", "tokens."))]
+    assert len(others) > 5
+    for folder in others:
+        shutil.rmtree(folder)
+    state, meta = checkpoints.restore(part, partial=True)
+    assert_bitwise(state, {"params": make_state(2)["params"]})
+    assert meta["step"] == 2 and warnings_in(caplog) == ""
+    assert checkpoints.restore(ABSTRACT)[1]["step"] == 1  # the whole state needs them
+
+
+def test_damage_of_a_part_is_named_and_falls_back(tmp_path, caplog):
+    checkpoints, part = saved(tmp_path, 1, 2), {"params": ABSTRACT["params"]}
+    flip_bit(tmp_path / "2/state/params.layers.w/0.0.0", 100)
+    state, meta = checkpoints.restore(part, partial=True)
+    assert_bitwise(state, {"params": make_state(1)["params"]})
+    assert meta["step"] == 1 and "leaf 'params.layers.w' (file params.layers.w/0.0.0) has CRC32" in warnings_in(caplog)
+    cut_chunk(tmp_path / "1/state/params.embed")
+    with pytest.raises(RuntimeError, match=r"no undamaged checkpoint among steps \[2, 1\]"):
+        checkpoints.restore(part, partial=True)
+
+
+def test_a_part_has_to_be_there_in_its_shape(tmp_path):
+    checkpoints, params = saved(tmp_path, 1), ABSTRACT["params"]
+    with pytest.raises(ValueError, match=r"it lacks leaf 'params\.more'$"):
+        checkpoints.restore({"params": params | {"more": params["embed"]}}, partial=True)
+    with pytest.raises(ValueError, match=r"leaf 'params\.embed' was saved as float32\[16, 8\], but float32\[8, 16\]"):
+        checkpoints.restore({"params": params | {"embed": jax.ShapeDtypeStruct((8, 16), jnp.float32)}}, partial=True)
