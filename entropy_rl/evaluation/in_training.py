@@ -62,12 +62,17 @@ class Examiner(NamedTuple):
                 samples = ask(
                     n=k,
                     decoding=engine.decoding._replace(sampling=sampling),
-                    batch=max(1, self.evaluation.batch // k // shards) * shards,
+                    batch=sampled_batch(self.evaluation, shards),
                     key=jax.random.key(1),
                     first=0,
                 )
                 row |= {f"eval/{name}/{key}": v[0] for key, v in sampled_row(samples, (k,)).items()}
         return row
+
+
+def sampled_batch(evaluation: ConfigDict, shards: int) -> int:
+    """Prompts that are sampled together, so that `eval.samples` of each make about as many rows as a greedy batch."""
+    return max(1, int(evaluation.batch) // int(evaluation.samples) // shards) * shards
 
 
 def accuracy_text(row: Mapping[str, Any]) -> str:

@@ -29,11 +29,23 @@ def compile_for(c: ConfigDict, topology: Topology) -> Report:
     run = programs.prepare(c, devices(topology))
     engine = run.engine
     optimiser = bytes_per_chip(engine.abstract_state.opt_state)
-    training = {"update": programs.update(run)}
+    beside = optimiser + bytes_per_chip(
+        engine.abstract_state.ref
+    )  # what every other program than an update leaves alone
+    found = {"update": figures(run, topology, "update", programs.update(run))}
     if run.is_scored:
-        training["score"] = programs.score(run)._replace(resident=optimiser)
-    found = {name: figures(run, topology, name, phase) for name, phase in training.items()}
+        found["score"] = figures(run, topology, "score", programs.score(run)._replace(resident=beside))
     known = all("time" in program for program in found.values())
+    update_seconds = sum(program["time"]["step"] for program in found.values()) if known else None
+    if c.measure.every:
+        found["measured update"] = figures(run, topology, "measured update", programs.update(run, measured=True))
+    if c.warmup.updates:
+        lesson = programs.warm_up(run)
+        found["warm-up update"] = figures(lesson, topology, "warm-up update", programs.update(lesson))
+    found["rollout"] = rollout_figures(run, topology, beside)
+    for batch in programs.evaluations(run):
+        name = "evaluation, greedy" if batch.config.rollout.samples == 1 else "evaluation, sampled"
+        found[name] = rollout_figures(batch, topology, beside)
     return Report.of(
         run,
         topology,
@@ -42,8 +54,8 @@ def compile_for(c: ConfigDict, topology: Topology) -> Report:
         parameters=bytes_per_chip(engine.abstract_state.params),
         optimiser=optimiser,
         kv_cache=cache_bytes(run),
-        programs=found | {"rollout": rollout_figures(run, topology, optimiser)},
-        update_seconds=sum(program["time"]["step"] for program in found.values()) if known else None,
+        programs=found,
+        update_seconds=update_seconds,
     )
 
 
@@ -53,8 +65,10 @@ def devices(topology: Topology) -> list[jax.Device]:
     Raises:
         ValueError: If libtpu cannot be loaded or does not know the topology.
     """
+    # chips of one host, 2×2 in a full slice; a slice of fewer is a part of one host
+    host = [*map(min, topology.shape, (2, 2, 1)), 1][:3]
     try:
-        return list(topologies.get_topology_desc(str(topology), "tpu").devices)
+        return list(topologies.get_topology_desc(str(topology), "tpu", chips_per_host_bounds=host).devices)
     except Exception as error:  # libtpu's loader has its own
         raise ValueError(
             f"--topology={topology}: the TPU's compiler could not be loaded or does not know this shape ({error}); "
@@ -71,7 +85,7 @@ def rollout_figures(run: Run, topology: Topology, resident: float) -> dict[str, 
     Args:
         run: the run.
         topology: the chips.
-        resident: bytes of the optimiser's state, which every chip holds meanwhile.
+        resident: bytes of the rest of the state, which every chip holds meanwhile.
     """
     found = {}
     for name, phase in rollout.phases(run).items():

@@ -59,10 +59,15 @@ def estimate(c: ConfigDict, topology: Topology) -> Report:
     params = bytes_per_chip(state.params) / (shape[1] * shape[2])  # whole along `data`
     optimiser = bytes_per_chip(state.opt_state) / (shape[1] * shape[2])
     cache = _cache(run, sampling)
-    # an update holds two trees of gradients
-    update_peak = 3 * params + optimiser + activations.saved + activations.layer
+    ref = params if state.ref is not None else 0.0
+    # an update holds two trees of gradients, a measured one the old parameters as well
+    update_peak = 3 * params + optimiser + ref + activations.saved + activations.layer
+    more = {"measured update": {"peak": update_peak + params}} if c.measure.every else {}
+    if c.warmup.updates:
+        lesson = _activations(programs.warm_up(run), shape)
+        more["warm-up update"] = {"peak": 3 * params + optimiser + lesson.saved + lesson.layer}
     # a rollout holds the parameters again in the compute dtype and, while slots move, two caches
-    rollout_peak = params + _sampling_weights(run, c.rollout.tensor, shape, sampling) + optimiser + 2 * cache
+    rollout_peak = params + _sampling_weights(run, c.rollout.tensor, shape, sampling) + optimiser + ref + 2 * cache
     return Report.of(
         run,
         topology,
@@ -81,6 +86,7 @@ def estimate(c: ConfigDict, topology: Topology) -> Report:
                 "time": seconds.to_json(),
                 "collectives": [],
             },
+            **more,
             "rollout": {"peak": rollout_peak},
         },
         update_seconds=seconds.step,

@@ -1,10 +1,11 @@
-"""The jitted functions of a run, with shapes instead of arrays: an update, and the pass that scores its batch.
+"""The jitted functions of a run, with shapes instead of arrays: updates, and the pass that scores a batch.
 
 `rollout.py` has the functions of a rollout.
 
 Shapes: N prompts and B = N·G responses of an update, P prompt and T response positions, W slots of a rollout.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
+from entropy_rl.evaluation.in_training import sampled_batch
 from entropy_rl.model import head
 from entropy_rl.model.precision import on_mesh
 from entropy_rl.model.shapes import SHAPES
@@ -22,7 +24,7 @@ from entropy_rl.runtime.mesh import row_shards
 from entropy_rl.sampling import batching
 from entropy_rl.sampling import slots as slots_lib
 from entropy_rl.training import engine as engine_lib
-from entropy_rl.training import scoring
+from entropy_rl.training import scoring, warmup
 from entropy_rl.training.batch import Batch
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.packing import Packed
@@ -69,9 +71,12 @@ class Run(NamedTuple):
 
     @property
     def is_scored(self) -> bool:
-        """An update's batch is scored before it by the policy that sampled it (`loop.py: with_old_logp`)."""
-        train = self.config.train
-        return train.layout == "packed" or train.micro_batches > 1 or train.updates_per_rollout > 1
+        """An update's batch is scored before it: by the policy that sampled it, or by the reference policy.
+
+        See `loop.py: with_old_logp`; what a server sampled is always scored.
+        """
+        train, needed = self.config.train, self.engine.method.needs_ref or bool(self.config.rollout.server)
+        return needed or train.layout == "packed" or train.micro_batches > 1 or train.updates_per_rollout > 1
 
 
 class Phase(NamedTuple):
@@ -125,17 +130,43 @@ def prepare(c: ConfigDict, devices: list[jax.Device]) -> Run:
     return Run(c, Engine.of(c, model_config, None, engine_lib.mesh_of(c, devices)))
 
 
-def update(run: Run) -> Phase:
-    """An update."""
+def update(run: Run, measured: bool = False) -> Phase:
+    """An update, with its effect on the entropy if it is `measured`."""
     engine = run.engine
     args = engine.abstract_state, batch(run), random_key(), array(jnp.bool_)
-    return Phase(engine.jitted_update, args, engine.training, engine.model.dtype)
+    function = engine.jitted_measured_update if measured else engine.jitted_update
+    return Phase(function, args, engine.training, engine.model.dtype)
 
 
 def score(run: Run) -> Phase:
-    """The pass that scores an update's batch before it. `resident` lacks the optimiser's state."""
+    """The pass that scores an update's batch before it. `resident` lacks the rest of the state."""
     engine = run.engine
     return Phase(engine.jitted_score, (engine.abstract_state.params, batch(run)), engine.training, engine.model.dtype)
+
+
+def warm_up(run: Run) -> Run:
+    """The run whose updates are those of the warm-up."""
+    engine = warmup.engine_of(run.config, run.engine.model_config, None, run.engine.mesh)
+    return Run(warmup.config_of(run.config), engine)
+
+
+def evaluations(run: Run) -> list[Run]:
+    """The runs whose rollouts are batches of an evaluation, if they hold more prompts or slots than training's do."""
+    c, shards = (
+        run.config,
+        math.lcm(*(row_shards(layout.mesh) for layout in (run.engine.training, run.engine.sampling))),
+    )
+    sizes = [(c.eval.batch, 1)]
+    if c.eval.samples:
+        sizes.append((sampled_batch(c.eval, shards), c.eval.samples))
+    found = []
+    for prompts, samples in sizes:
+        own = c.copy_and_resolve_references()
+        own.rollout.prompts, own.rollout.samples = prompts, samples
+        batch = run._replace(config=own)
+        if c.eval.every and (prompts > c.rollout.prompts or batch.slots > run.slots):
+            found.append(batch)
+    return found
 
 
 def batch(run: Run) -> Batch:

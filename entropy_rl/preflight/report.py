@@ -26,10 +26,12 @@ class Report(NamedTuple):
         parameters: bytes.
         optimiser: bytes of its state.
         kv_cache: bytes at full length, with the prompts' keys.
-        programs: "update", "score" if its batch is scored before it, and "rollout". Each has its `peak` in bytes and
-            either the compiler's `error` or, if they are known, the bytes of its arguments, activations, resident
-            arrays and largest buffers, and its cost (`cost.py: Cost.to_json`). "rollout" has the memory of its worst
-            phase and the cost of each phase.
+        programs: "update", "score" if its batch is scored before it, "measured update" with `measure.every`,
+            "warm-up update" if there is a warm-up, "rollout", and "evaluation, greedy" and "evaluation, sampled" if
+            their batches are larger than a rollout's. Each has its `peak` in bytes and either the compiler's `error`
+            or, if they are known, the bytes of its arguments, activations, resident arrays and largest buffers, and its
+            cost (`cost.py: Cost.to_json`). A rollout and an evaluation have the memory of their worst phase and the
+            cost of each phase.
         useful_flops: of an update: what it needs, without recomputation and without the pass that scores its batch.
         update_seconds: estimated time of an update and of scoring its batch; None if one of them does not compile.
         mfu: the share of the chip's peak that the useful FLOPs take in that time; None likewise.

@@ -32,7 +32,7 @@ def phases(run: Run) -> dict[str, Phase]:
 
     If all responses are made at once, the admission doubles the cache to its full length and responses share their
     prompts' keys. With fewer slots, it refills some at the full length, and each slot has a copy of its prompt's keys.
-    The parameters are resident throughout. `resident` lacks the optimiser's state.
+    The parameters are resident throughout. `resident` lacks the rest of the state.
     """
     training, sampling = run.engine.training, run.engine.sampling
     params = bytes_per_chip(run.engine.abstract_state.params)

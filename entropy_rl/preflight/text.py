@@ -50,8 +50,8 @@ def _program(name: str, program: dict[str, Any], capacity: float) -> list[str]:
     for phase in _PHASES:
         if phase in program:
             lines += _cost(phase, program[phase])
-    if name == "rollout" and "time" in program:
-        lines.append(f"  whole rollout     {program['time']['step']:8.1f} s, every response at full length")
+    if "worst" in program and "time" in program:
+        lines.append(f"  the whole         {program['time']['step']:8.1f} s, every response at full length")
     return lines
 
 

@@ -51,6 +51,22 @@ def test_a_small_run_compiled_for_four_chips():
     assert rollout["decode"]["time"]["step"] < rollout["prefill"]["time"]["step"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason='needs pip install "jax[tpu]"')
+def test_every_program_of_a_run_on_one_chip():
+    """One chip is a part of a host; whatever a run executes is compiled, the measured update and the warm-up's too."""
+    small = ["--config.rollout.prompts=8", "--config.train.updates_per_rollout=4", "--config.rollout.max_tokens=127"]
+    small += ["--config.rollout.samples=2", "--config.rollout.slots=8", "--config.data.max_prompt_len=128"]
+    small += ["--config.mesh.fsdp=1", "--config.eval.batch=16", "--config.eval.every=10", "--config.measure.every=5"]
+    small += ["--config.warmup.updates=1", "--config.warmup.batch=8", "--config.warmup.micro_batches=4"]
+    small += ["--config.train.micro_batches=1"]
+    found = json.loads(preflight("configs/entropy_mechanism.py:qwen2_5_0_5b", "v5e:1x1", "--json", *small))
+    names = ["update", "score", "measured update", "warm-up update", "rollout", "evaluation, greedy"]
+    assert list(found["programs"]) == names and all("time" in one for one in found["programs"].values())
+    plain, measured = (found["programs"][name]["peak"] for name in ("update", "measured update"))
+    assert plain < measured < plain + 1.3 * found["parameters"]
+
+
 def test_the_published_table_is_that_of_the_reports():
     """The runs in results/preflight fit and keep the chips busy, and what a chip sends does not grow with the pod."""
     folder = ROOT / "results/preflight"

@@ -62,6 +62,21 @@ def test_advice_names_what_is_too_large(changes, wanted):
     assert len(found) == len(wanted) and all(part in line for part, line in zip(wanted, found, strict=True)), found
 
 
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("measured update", "measure.every=0"),
+        ("warm-up update", "warmup.micro_batches=2"),
+        ("evaluation, greedy", "eval.batch=32"),
+    ],
+)
+def test_advice_for_each_program_that_is_too_large(name, wanted):
+    c = config.default()
+    programs = {"update": {"peak": 1e9}, name: {"peak": 200e9}, "rollout": {"peak": 1e9}}
+    (found,) = advice(c, report(programs=programs))
+    assert wanted in found
+
+
 def test_advice_starts_with_what_costs_least():
     c = config.default()
     c.model.remat, c.rollout.tensor = "dots", 2

@@ -1,0 +1,91 @@
+"""The programs of a run that preflight looks at: none that a run executes is left out."""
+
+import jax
+import pytest
+
+from entropy_rl import config
+from entropy_rl.preflight import chips, programs
+from entropy_rl.preflight.estimate import estimate
+from entropy_rl.preflight.programs import Run
+
+
+def tiny(**changes):
+    c = config.default()
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 8, 4, 32, 16
+    c.train.updates_per_rollout, c.mesh.data, c.eval.batch, c.warmup.batch, c.model.source = 2, 1, 8, 8, "tiny"
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def prepared(**changes) -> Run:
+    return programs.prepare(tiny(**changes), jax.devices()[:1])
+
+
+def test_the_programs_of_a_run_on_gpus():
+    c = tiny(**{"measure.every": 5, "warmup.updates": 3, "warmup.micro_batches": 2})
+    found = estimate(c, chips.parse("h100:1"))
+    assert set(found.programs) == {"update", "measured update", "warm-up update", "rollout"}
+    plain, measured = (found.programs[name]["peak"] for name in ("update", "measured update"))
+    assert measured == plain + found.parameters  # those from before the update
+    c.warmup.micro_batches = 1
+    assert (
+        estimate(c, chips.parse("h100:1")).programs["warm-up update"]["peak"]
+        > (found.programs["warm-up update"]["peak"])
+    )
+    c.measure.every = c.warmup.updates = 0
+    assert set(estimate(c, chips.parse("h100:1")).programs) == {"update", "rollout"}
+
+
+def test_the_reference_policy_is_counted_wherever_it_is_in_memory():
+    plain, c = tiny(), tiny()
+    config.apply_recipe(c, "reference_kl")
+    with_ref, without = (estimate(x, chips.parse("h100:1")) for x in (c, plain))
+    for name in ("update", "rollout"):
+        assert with_ref.programs[name]["peak"] == without.programs[name]["peak"] + without.parameters
+
+
+def test_the_warm_ups_update_has_its_own_batch_and_pieces():
+    lesson = programs.warm_up(prepared(**{"warmup.updates": 3, "warmup.batch": 32, "warmup.micro_batches": 4}))
+    args = programs.update(lesson).args[1]
+    assert (lesson.pieces, lesson.sequences) == (4, 32)
+    assert args.prompt.shape == (32, 16) and args.tokens.shape == (32, 32)
+
+
+def test_a_measured_update_is_the_engines():
+    run = prepared()
+    plain, measured = (programs.update(run, measured=wanted).shapes()[1] for wanted in (False, True))
+    assert "entropy/delta" in measured and "entropy/delta" not in plain
+
+
+@pytest.mark.parametrize(
+    "changes, sizes",
+    [
+        ({}, []),  # 8 prompts and 8 slots, where a rollout has 8 and 32
+        ({"eval.batch": 16}, [(16, 1, 16)]),
+        ({"eval.batch": 16, "eval.samples": 4}, [(16, 1, 16)]),  # 4 prompts with 4 samples are no larger than a rollout
+        ({"eval.batch": 64, "eval.samples": 4}, [(64, 1, 64), (16, 4, 64)]),
+        ({"eval.batch": 64, "eval.samples": 4, "rollout.slots": 8}, [(64, 1, 8), (16, 4, 8)]),
+        ({"eval.batch": 64, "eval.every": 0}, []),
+    ],
+)
+def test_evaluations_that_are_larger_than_a_rollout_are_looked_at(changes, sizes):
+    found = programs.evaluations(prepared(**changes))
+    assert [(run.config.rollout.prompts, run.config.rollout.samples, run.slots) for run in found] == sizes
+
+
+@pytest.mark.parametrize(
+    "changes, scored",
+    [
+        ({"train.updates_per_rollout": 1}, False),
+        ({}, True),
+        ({"train.updates_per_rollout": 1, "train.micro_batches": 2}, True),
+    ],
+)
+def test_scoring_is_looked_at_if_a_run_scores(changes, scored):
+    assert prepared(**changes).is_scored == scored
+
+
+def test_a_reference_policy_scores_even_a_single_update():
+    c = tiny(**{"train.updates_per_rollout": 1})
+    config.apply_recipe(c, "reference_kl")
+    assert programs.prepare(c, jax.devices()[:1]).is_scored
