@@ -25,6 +25,10 @@ def kl_cov(
     Every form of the penalty has zero gradient if π_θ = π_old, so on the first update after a rollout this does
     nothing; see `check_updates_per_rollout`. The official runs use no PPO clip with it.
 
+    A batch without any advantage, whose groups are all degenerate, has covariance 0 everywhere. The penalty acts on
+    that share of its tokens all the same, as in the official code (`compute_policy_loss_kl_cov`). So from the second
+    update after a rollout on, the gradient of such a batch is not 0.
+
     Args:
         fraction: share k of the batch's N valid tokens to hold.
         coef: β.

@@ -31,6 +31,19 @@ def test_on_policy_it_adds_exactly_nothing(kl):
     assert not np.any(added(tokens._replace(old_logp=tokens.logp), fraction=0.5, kl=kl).logp)
 
 
+def test_a_batch_without_advantage_is_held_to_the_old_policy_as_in_the_official_code():
+    """There, the tokens of `torch.topk` get the loss −A·r + β·|logp − old| whether or not any A differs from 0."""
+    _, tokens = random_tokens(0, 16, 30)
+    tokens = tokens._replace(advantage=jnp.zeros_like(tokens.mask))
+    out, number = np.asarray(added(tokens, fraction=0.1, coef=0.5).logp), tokens.mask.sum()
+    held = out != 0
+    assert held.sum() == int(0.1 * number) and not held[np.asarray(tokens.mask) == 0].any()
+    sign = np.sign(np.asarray(tokens.logp) - np.asarray(tokens.old_logp))
+    np.testing.assert_allclose(out[held], (0.5 * sign / number)[held], rtol=1e-6)
+    nothing = tokens._replace(mask=jnp.zeros_like(tokens.mask), weight=None)
+    assert not np.any(added(nothing, fraction=0.1).logp)
+
+
 def test_one_update_per_rollout_is_refused():
     spec = [("kl_cov", {})]
     with pytest.raises(ValueError, match=r"kl_cov is plain policy gradient with train.updates_per_rollout = 1"):
