@@ -268,19 +268,20 @@ def say(text: str) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long faults are made, twins included")
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long, twins included, compilations aside")
     parser.add_argument("--seed", type=int, default=0, help="of the first run and of its faults")
     parser.add_argument("--steps", type=int, default=600, help="of each run")
     parser.add_argument("--folder", type=pathlib.Path, help="a new folder for the runs; default: a temporary one")
     args = parser.parse_args()
     folder = args.folder or pathlib.Path(tempfile.mkdtemp(prefix="soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    until, seed, wrong = time.monotonic() + 60 * args.minutes, args.seed, 0
+    until, seed, wrong = 0.0, args.seed, 0
     total: collections.Counter[str] = collections.Counter()
     while seed == args.seed or time.monotonic() + SHORTEST < until:
         torment = Torment(folder.resolve(), seed, args.steps)
         if seed == args.seed:
             torment.prime()
+            until = time.monotonic() + 60 * args.minutes
         torment.raise_twin()
         with small_disk(torment.run):
             torment.torment(until)
