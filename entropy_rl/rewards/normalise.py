@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from entropy_rl.rewards import characters, numerals, units
-from entropy_rl.rewards.wrappers import closing, plain
+from entropy_rl.rewards.wrappers import MAX_LAYERS, closing, plain
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,15 @@ def _tidied(text: str) -> str:
 
 def _bare(text: str) -> str:
     """Without wrappers, labels and punctuation around the whole text, whatever their order."""
-    while True:
+    for _ in range(MAX_LAYERS):
         before = text
         text = _TRAILING.sub("", plain(text))
         text = _LEADING.sub("", _unlabelled(text))
         if text.startswith("{") and closing(text, 0) == len(text) - 1:
             text = text[1:-1]
         if text == before:
-            return text
+            break
+    return text
 
 
 def _unlabelled(text: str) -> str:

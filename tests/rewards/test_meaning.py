@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from entropy_rl.rewards.normalise import normalise
 from entropy_rl.rewards.verify import judge_response, verifier
 
 HERE = pathlib.Path(__file__).parent
@@ -120,3 +121,9 @@ def test_a_right_answer_that_cannot_be_read_or_computed_raises(gold):
 )
 def test_a_given_answer_that_is_too_large_to_compute_is_wrong(given):
     assert math(given, "5") == math(given, r"\{1, 2\}") == 0
+
+
+@pytest.mark.parametrize("left, right", [(r"\text{", "}"), ("answer: ", ""), ("{", "}")])
+def test_some_layers_of_markup_are_taken_off_and_not_thousands(left, right):
+    assert math(left * 3 + "5" + right * 3, "5") == 1
+    assert len(normalise(left * 2000 + "5" + right * 2000).text) > 2000
