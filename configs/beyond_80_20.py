@@ -4,7 +4,23 @@
     python -m entropy_rl.evaluate --workdir=gs://BUCKET/forking --k=16
 
 After the colon: a model of the table below; after a comma, a method of entropy_rl/config/recipes.py, or none for
-"forking".
+"forking". The settings are the paper's. What it does not say is DAPO's, which it follows: 16 samples per prompt, and
+answers that score ±1 beside an overlong penalty of 1, that is 0 and 1 beside a half.
+
+qwen3_14b_script (and so for each model) follows the published script instead, which differs from the paper:
+
+    https://github.com/Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR, recipe/rlvr_with_high_entropy_tokens_only
+
+                              paper               script
+    weight decay              0                   0.1
+    warm-up of the rate       none                10 rollout steps (160 updates; the script moves it once per rollout)
+    dual clip                 none                10
+    scores, overlong penalty  ±1, 1               0 and 1, 1
+    evaluation                top-p 1             top-p 0.7, every 5 steps
+    replaced groups           as many as needed   of at most 30 batches of 512; here 15 beside the first
+    data                      DAPO-Math-17k       54.4k problems of guru-RL-92k (here DAPO-Math-17k: set data.task)
+    prompt                    plain text, above   the tokenizer's chat template (here plain text: set data.chat)
+    selected tokens           of the whole batch  the ceiling per micro-batch of a rank: the method forking_official
 
 Hardware: the TPU pod in the model's row. How a run fits on it, and how long a step takes, without any TPU:
 
@@ -31,21 +47,27 @@ from entropy_rl.config import papers
 from entropy_rl.config.papers import Model
 
 # source, topology, fsdp, micro_batches, method, lr, slots
-MODELS = {
+PAPER = {
     "qwen3_8b": Model("Qwen/Qwen3-8B-Base", "v5p:4x4x4", 64, 16, "forking", 1e-6, 512),
     "qwen3_14b": Model("Qwen/Qwen3-14B-Base", "v6e:16x16", 256, 2, "forking", 1e-6, 512, tensor=4),
     # The base model of this size is not public; this is the released one, which has its shape.
     "qwen3_32b": Model("Qwen/Qwen3-32B", "v5p:4x8x8", 256, 2, "forking", 1e-6, 1024, tensor=4),
 }
+MODELS = papers.with_scripts(PAPER)
 
 
 def get_config(arg: str = "qwen3_8b") -> ConfigDict:
     name, method = papers.parse(arg, MODELS)
     c = papers.base(MODELS[name])
-    # 16 samples per prompt are DAPO's; the paper does not give its own number.
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = 512, 16, 20_480
-    c.rollout.refills = 3  # dynamic sampling
-    c.reward.weights.overlong, c.reward.overlong_cache = 1.0, 4096  # the reward falls from 16384 tokens on
+    c.reward.weights.overlong, c.reward.overlong_cache = 0.5, 4096  # the reward falls from 16384 tokens on
     c.train.steps, c.train.updates_per_rollout = 100, 16
-    c.eval.temperature = 1.0
-    return papers.with_method(c, method)
+    papers.with_method(c, method)
+    if name.endswith("_script"):
+        c.optim.weight_decay, c.optim.warmup_updates = 0.1, 10 * c.train.updates_per_rollout
+        c.reward.weights.overlong = 1.0
+        c.rollout.refills = 15
+        c.eval.every, c.eval.samples, c.eval.top_p = 5, 1, 0.7
+        if c.algo.objective.name == "ppo_clip":
+            c.algo.objective.dual = 10.0
+    return c

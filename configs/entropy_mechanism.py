@@ -4,7 +4,18 @@
     python -m entropy_rl.evaluate --workdir=gs://BUCKET/clip_cov --k=32
 
 After the colon: a model of the tables below; after a comma, a method of entropy_rl/config/recipes.py, or none for the
-one in the model's row.
+one in the model's row. The method runs follow the paper and its scripts, which agree
+(https://github.com/PRIME-RL/Entropy-Mechanism-of-RL, recipe/dapo). Only the scripts tell that groups that are all right or
+all wrong are replaced, from at most 10 batches, that there is no overlong penalty and no weight decay, and that prompts
+go through the chat template. Neither publishes the system prompt; the one here is Qwen's for mathematics. (The scripts
+also set clip_ratio_c=10, which their code does not read.) Paper and scripts differ in two points, each with a name:
+
+    qwen2_5_7b, qwen2_5_32b                 evaluation as in the paper's table: at temperature 0.6
+    qwen2_5_7b_script, qwen2_5_32b_script   evaluation in training as in the scripts: greedy, every 4 steps
+    clip_cov, kl_cov, kl_cov_32b            the covariance over the whole update, as the paper's formulas have it
+    clip_cov_official, kl_cov_official      the covariance over each micro-batch, as the scripts' code takes it
+
+The law's runs have no published script. Their base models without a chat template read plain text.
 
 Hardware: the TPU pod in the model's row. How a run fits on it, and how long a step takes, without any TPU:
 
@@ -50,20 +61,26 @@ LAW_RUNS = {
     "llama3_1_8b": Model("meta-llama/Llama-3.1-8B", "v5p:4x4x4", 64, 4, "grpo", 5e-7, 1024),
     "mistral_7b": Model("mistralai/Mistral-7B-v0.3", "v5p:4x4x4", 64, 4, "grpo", 5e-7, 1024),
 }
-MODELS = METHOD_RUNS | LAW_RUNS
+MODELS = papers.with_scripts(METHOD_RUNS) | LAW_RUNS
+
+SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 def get_config(arg: str = "qwen2_5_7b") -> ConfigDict:
     name, method = papers.parse(arg, MODELS)
     c = papers.base(MODELS[name])
     c.rollout.samples, c.rollout.max_tokens = 8, 8192
-    if name in METHOD_RUNS:  # eight updates of 32 prompts per rollout
-        c.rollout.prompts, c.train.updates_per_rollout, c.train.steps = 256, 8, 300
-        c.eval.samples, c.eval.temperature = 4, 0.6
-    else:
+    if c.model.source.startswith("Qwen/"):  # the base models of the other families have no chat template
+        c.data.chat, c.data.template, c.data.system_prompt = True, "{question}", SYSTEM_PROMPT
+    if name in LAW_RUNS:
         # The law's batch of 256, read as responses: 16 updates of 32 prompts. So the paper's 2400 gradient steps are
-        # 150 rollouts. Groups that are all right or all wrong are replaced.
+        # 150 rollouts.
         c.rollout.prompts, c.train.updates_per_rollout, c.train.steps = 512, 16, 150
-        c.rollout.refills = 3
         c.eval.every = 4
+    else:  # eight updates of 32 prompts per rollout
+        c.rollout.prompts, c.train.updates_per_rollout, c.train.steps = 256, 8, 300
+        if name.endswith("_script"):
+            c.eval.every = 4
+        else:
+            c.eval.samples, c.eval.temperature = 4, 0.6  # few, in training; the command above draws the paper's 32
     return papers.with_method(c, method)

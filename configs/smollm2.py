@@ -26,9 +26,13 @@ def get_config(method: str = "grpo") -> ConfigDict:
     c.checkpoint.every = 10
     config.apply_recipe(c, method)
     # An update has about 260 tokens here, and fewer of high covariance than the papers' thousands: 3% of them are
-    # seven tokens, drawn from those with a covariance above 0.05.
-    if "clip_cov" in c.algo.chain:
-        c.algo.transforms.clip_cov.update(fraction=0.03, low=0.05)
-    if "kl_cov" in c.algo.chain:
-        c.algo.transforms.kl_cov.fraction = 0.03
+    # seven tokens, drawn from those with a covariance above 0.05. Clip-Cov's controls have its size.
+    for name in c.algo.chain:
+        options = c.algo.transforms[name]
+        if name == "clip_cov":
+            options.update(fraction=0.03, low=0.05)
+        elif name == "matched_norm":
+            options.inner.update(fraction=0.03, low=0.05)
+        elif name in ("kl_cov", "random_positive_clip"):
+            options.fraction = 0.03
     return c

@@ -300,15 +300,14 @@ def names_of(sources: Sequence[str]) -> list[tuple[str, str]]:
     return [(n if short.count(n) == 1 else s, s) for n, s in zip(short, sources)]
 
 
-def request_of_flags() -> Request:
-    """The request that the flags make.
+def request_of_flags(c: ConfigDict) -> Request:
+    """The request that the flags make of a configuration, which it changes.
 
     Raises:
-        ValueError: They contradict one another, or the run directory or the configuration.
+        ValueError: They contradict one another, or the configuration.
     """
     import jax
 
-    c = _CONFIG.load(lambda: configuration(_WORKDIR.value[0] if _WORKDIR.value else None))
     if _TASKS.value:
         c = with_tasks(c, _TASKS.value)
     with c.unlocked():
@@ -339,11 +338,12 @@ def main(argv: Sequence[str]) -> None:
     from entropy_rl.runtime import distributed, host
 
     try:
+        c = _CONFIG.load(lambda: configuration(_WORKDIR.value[0] if _WORKDIR.value else None))
         distributed.initialize()
         if not distributed.first():
             logging.set_verbosity(logging.WARNING)
         host.prepare()
-        request = request_of_flags()
+        request = request_of_flags(c)
         if table := run(request):
             print(f"{table}\n\nin {request.out}: responses.jsonl, results.json, table.md, plot.png")
     except ValueError as error:

@@ -140,7 +140,7 @@ def check_reward(reward: ConfigDict, max_tokens: int) -> None:
     taken = (*weights, "mean", "std", "unscored")
     for name in own:
         if name in taken:
-            raise ValueError(f"reward.own.{name}: choose a name that is none of {', '.join(taken)}")
+            raise ValueError(f"reward.own.{name}: choose a name without '/' that is none of {', '.join(taken)}")
     if not any(weights.values()) and not any(part["weight"] for part in own.values()):
         raise ValueError("reward.weights: every part has weight 0, so nothing would be learnt")
     if bool(weights.overlong) != bool(reward.overlong_cache):

@@ -105,7 +105,9 @@ def _check_entry(key: str, entry: Any, fields: Mapping[str, Rule | None], needed
         else:
             check_settings(value, f"{key}.{name}")
     if "function" in entry and not OWN_KIND.fullmatch(entry["function"]):
-        raise ValueError(f'{key}.function={entry["function"]!r} must be "module:function"')
+        raise ValueError(
+            f'{key}.function={entry["function"]!r}: {key} must be {{function: "module:function", weight: number}}'
+        )
 
 
 def check_settings(value: Any, key: str) -> None:

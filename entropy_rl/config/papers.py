@@ -58,6 +58,15 @@ def parse(arg: str, models: Mapping[str, Model]) -> tuple[str, str]:
     return name, method or models[name].method
 
 
+def with_scripts(models: Mapping[str, Model]) -> dict[str, Model]:
+    """Each model twice: by its name as the paper has the run, and as name_script as the authors' published script does.
+
+    >>> list(with_scripts({"qwen3_8b": Model("Qwen/Qwen3-8B-Base", "v5p:4x4x4", 64, 16, "forking", 1e-6, 512)}))
+    ['qwen3_8b', 'qwen3_8b_script']
+    """
+    return {name + suffix: model for suffix in ("", "_script") for name, model in models.items()}
+
+
 def base(model: Model) -> ConfigDict:
     """The defaults changed to what both papers' runs have in common, for one model; the method is still "grpo"."""
     c = default()
@@ -69,6 +78,7 @@ def base(model: Model) -> ConfigDict:
     c.optim.lr, c.optim.grad_clip = model.lr, 1.0
     c.train.micro_batches = model.micro_batches
     c.train.layout = "packed"  # responses are long and of very different lengths
+    c.rollout.refills = 9  # groups that are all right or all wrong are replaced; both scripts: at most 10 batches
     c.eval.every, c.eval.problems, c.eval.batch = 20, 500, 256
     c.eval.sets = ConfigDict({name: {"task": name} for name in ("aime-2024", "aime-2025", "amc-2023", "math-500")})
     c.warmup.batch = 256  # there is no warm-up, but the number has to spread over the mesh

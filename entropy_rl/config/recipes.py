@@ -52,12 +52,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "kl_cov_32b": _with(("kl_cov", {"fraction": 2e-4, "coef": 1.0}), base=_NO_CLIP),
     "clip_cov_official": _with(("clip_cov", {"fraction": 2e-4}), base=_WIDE_CLIP | {"scope": "microbatch"}),
     "kl_cov_official": _with(("kl_cov", {"fraction": 2e-3}), base=_NO_CLIP | {"scope": "microbatch"}),
-    # Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, the top 20% of tokens by entropy, other shares, the control
+    # Beyond the 80/20 Rule (arXiv 2506.01939): DAPO, the top 20% of tokens by entropy, other shares, as in the official
+    # runs (the ceiling per micro-batch of a rank, dual clip), the control
     "dapo": _DAPO,
     "forking": _with(("keep_top_entropy", {"fraction": 0.2}), base=_DAPO),
     "forking10": _with(("keep_top_entropy", {"fraction": 0.1}), base=_DAPO),
     "forking50": _with(("keep_top_entropy", {"fraction": 0.5}), base=_DAPO),
     "forking_v1": _with(("keep_top_entropy", {"fraction": 0.2, "normalizer": "all"}), base=_DAPO),
+    "forking_official": _with(
+        ("keep_top_entropy", {"fraction": 0.2, "up": True}),
+        base=_GRPO | {"objective": ("ppo_clip", {"low": 0.2, "high": 0.28, "dual": 10.0}), "scope": "microbatch"},
+    ),
     "bottom80": _with(("keep_bottom_entropy", {"fraction": 0.8}), base=_DAPO),
     # Later methods
     "adaptive_entropy": _with(("adaptive_entropy_bonus", {"target": 0.2})),  # 2505.22312
@@ -73,9 +78,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rloo": _GRPO | {"advantage": ("rloo", {})},  # 2402.14740
     "reinforce_pp": _GRPO | {"advantage": ("reinforce_pp", {})},  # 2501.03262
     "quantile": _GRPO | {"advantage": ("quantile", {"k": 0.4})},  # 2509.22611
-    "w_reinforce": _NO_CLIP | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},  # 2506.01347
-    "psr": _NO_CLIP | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})},
-    "nsr": _NO_CLIP | {"advantage": ("signed", {"right": 0.0, "wrong": -1.0})},
+    # 2506.01347: PPO-clipped as the official code is; of PSR and NSR only the responses that push count
+    "w_reinforce": _GRPO | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},
+    "psr": _with(("keep_nonzero_advantage", {}), base=_GRPO | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})}),
+    "nsr": _with(("keep_nonzero_advantage", {}), base=_GRPO | {"advantage": ("signed", {"right": 0.0, "wrong": -1.0})}),
     # Controls: as many tokens as Clip-Cov and forking select, at random; the gradient norm that Clip-Cov leaves, with
     # no token selected
     "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_WIDE_CLIP),

@@ -49,14 +49,21 @@ def floor_product(fraction: float, n: Array | int) -> tuple[Array, Array]:
     return quotient.astype(jnp.int32), rest.astype(jnp.float32) / q.astype(jnp.float32)
 
 
-def count(fraction: float, n: Array | int) -> Array:
+def count(fraction: float, n: Array | int, up: bool = False) -> Array:
     """How many of n tokens a share means: max(1, floor(fraction * n)) if n > 0, and 0 if n = 0. int32[].
 
+    Args:
+        fraction: the share.
+        n: the number of tokens.
+        up: round up in place of down.
+
     Example:
-        >>> [int(count(0.2, n)) for n in (0, 1, 14, 15)]
-        [0, 1, 2, 3]
+        >>> [int(count(0.2, n)) for n in (0, 1, 14, 15)], [int(count(0.2, n, up=True)) for n in (0, 1, 14, 15)]
+        ([0, 1, 2, 3], [0, 1, 3, 3])
     """
-    return jnp.minimum(jnp.maximum(floor_product(fraction, n)[0], 1), jnp.asarray(n, jnp.int32))
+    whole, rest = floor_product(fraction, n)
+    whole = whole + (rest > 0) if up else whole
+    return jnp.minimum(jnp.maximum(whole, 1), jnp.asarray(n, jnp.int32))
 
 
 def ordered(score: Array) -> Array:

@@ -26,6 +26,7 @@ from entropy_rl.token_transforms.entropy_shaping import entropy_shaped_advantage
 from entropy_rl.token_transforms.kl_cov import kl_cov
 from entropy_rl.token_transforms.matched_norm import matched_norm
 from entropy_rl.token_transforms.micro_scope import micro_scope
+from entropy_rl.token_transforms.nonzero_advantage import keep_nonzero_advantage
 from entropy_rl.token_transforms.positive_reweighting import positive_reweighting
 from entropy_rl.token_transforms.random_mask import random_mask, random_positive_clip
 from entropy_rl.token_transforms.reference_kl import reference_kl
@@ -40,6 +41,7 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         entropy_ratio_clip,
         entropy_shaped_advantage,
         keep_bottom_entropy,
+        keep_nonzero_advantage,
         keep_top_entropy,
         kl_cov,
         matched_norm,
@@ -73,6 +75,7 @@ __all__ = [
     "entropy_ratio_clip",
     "entropy_shaped_advantage",
     "keep_bottom_entropy",
+    "keep_nonzero_advantage",
     "keep_top_entropy",
     "kept_fraction",
     "kl_cov",

@@ -16,41 +16,52 @@ class AdaptiveBonus(NamedTuple):
     """State of the bonus; it is part of the checkpoint.
 
     Attributes:
-        coef: α, the coefficient of the next update, f32[].
+        coef: c, the coefficient of the next rollout, f32[].
+        used: α, the coefficient of this rollout's updates, f32[].
     """
 
     coef: Array
+    used: Array
 
 
 @checked
 def adaptive_entropy_bonus(
     target: From0 = 0.2, step: From0 = 1e-4, max_coef: From0 = 5e-3, initial: From0 = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Subtracts α · Σ weight · H from the loss if H ≤ target, then moves α by ±step within [0, max_coef].
+    """Subtracts α · Σ weight · H from the loss; α = c · 1[H₀ ≤ target] and c move once per rollout.
 
-    α rises if H < target and falls otherwise. The H that is compared with the target is the token mean over the batch.
-    An empty batch adds nothing and leaves α unchanged.
+    H₀ is the token mean of the entropy over the first update of a rollout, whose policy is the one that sampled. That
+    update sets α for all updates of the rollout; then c rises by `step` if H₀ < target, falls otherwise, and stays in
+    [0, max_coef]. So it is in the paper, with k counting rollouts: α_k = c_k · 1[H_k ≤ target], c_{k+1} = c_k ± step.
+    The official code takes the indicator from the rollout before, and H₀ as −mean(log π) over all of the rollout. An
+    empty batch adds nothing and leaves both unchanged.
 
     Args:
         target: the entropy to hold, nats.
-        step: change of α per update, Δ.
-        max_coef: largest α.
-        initial: α₀.
+        step: change of c per rollout, Δ.
+        max_coef: largest c.
+        initial: c₀.
 
     Returns:
         A transform with state `AdaptiveBonus`.
+
+    Raises:
+        ValueError: If an option is below 0.
     """
 
     def init() -> AdaptiveBonus:
-        return AdaptiveBonus(jnp.float32(initial))
+        return AdaptiveBonus(jnp.float32(initial), jnp.float32(0))
+
+    def begin(state: AdaptiveBonus, tokens: TokenInfo) -> AdaptiveBonus:
+        entropy = masked.mean(tokens.entropy, tokens.mask)
+        moved = jnp.clip(state.coef + jnp.where(entropy < target, step, -step), 0.0, max_coef)
+        used = jnp.where(entropy <= target, state.coef, 0.0)
+        some = masked.size(tokens.mask) > 0
+        return AdaptiveBonus(jnp.where(some, moved, state.coef), jnp.where(some, used, state.used))
 
     def edit(
         grads: TokenGrads, state: AdaptiveBonus, tokens: TokenInfo, key: Array
     ) -> tuple[TokenGrads, AdaptiveBonus]:
-        entropy = masked.mean(tokens.entropy, tokens.mask)
-        active = jnp.where(entropy <= target, state.coef, 0.0)
-        moved = jnp.clip(state.coef + jnp.where(entropy < target, step, -step), 0.0, max_coef)
-        coef = jnp.where(masked.size(tokens.mask) > 0, moved, state.coef)
-        return grads._replace(entropy=grads.entropy - active * tokens.weight), AdaptiveBonus(coef)
+        return grads._replace(entropy=grads.entropy - state.used * tokens.weight), state
 
-    return stateful(init, edit)
+    return stateful(init, edit, begin)

@@ -62,21 +62,35 @@ def require(value: Array | None, field: str, name: str) -> Array:
 
 
 def stateful(
-    init: Callable[[], Any], edit: Callable[[TokenGrads, Any, TokenInfo, Array], tuple[TokenGrads, Any]]
+    init: Callable[[], Any],
+    edit: Callable[[TokenGrads, Any, TokenInfo, Array], tuple[TokenGrads, Any]],
+    begin: Callable[[Any, TokenInfo], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A transform from `init() -> state` and `edit(grads, state, tokens, key) -> (grads, state)`.
 
     `edit` receives prepared tokens. The gradients that it returns are then set to exactly 0 at masked tokens.
+    `begin(state, tokens) -> state` acts before `edit` on the first update of a rollout alone: the train step passes
+    `on_policy` to `update`, bool[]; without it every update is the first of a rollout.
     """
 
     def init_from(grads: TokenGrads) -> Any:
         return init()
 
     def update(
-        grads: TokenGrads, state: Any, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+        grads: TokenGrads,
+        state: Any,
+        params: Any = None,
+        *,
+        tokens: TokenInfo,
+        key: Array,
+        on_policy: Array | bool = True,
+        **extra: Any,
     ) -> tuple[TokenGrads, Any]:
         check_shapes(grads, tokens)
-        grads, state = edit(grads, state, prepare(tokens), key)
+        prepared = prepare(tokens)
+        if begin is not None:
+            state = jax.tree.map(lambda new, old: jnp.where(on_policy, new, old), begin(state, prepared), state)
+        grads, state = edit(grads, state, prepared, key)
         return jax.tree.map(lambda g: jnp.where(tokens.mask > 0, g, 0.0), grads), state
 
     return optax.GradientTransformationExtraArgs(init_from, update)

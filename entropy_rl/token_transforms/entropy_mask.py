@@ -11,19 +11,20 @@ from entropy_rl.stats.selection import as_ratio, count, select
 from entropy_rl.token_transforms.base import Normalizer, TokenMask, checked, mask, normalised
 
 
-def _top(tokens: TokenInfo, fraction: float) -> Array:
-    """The count(fraction, N) valid tokens of highest entropy, bool[B, T]."""
-    return select(tokens.entropy, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask)))
+def _top(tokens: TokenInfo, fraction: float, up: bool = False) -> Array:
+    """The count(fraction, N, up) valid tokens of highest entropy, bool[B, T]."""
+    return select(tokens.entropy, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask), up))
 
 
 @checked
-def keep_top_entropy(fraction: Share = 0.2, normalizer: Normalizer = "selected") -> TokenMask:
-    """Keeps the count(fraction, N) valid tokens of highest entropy in the batch.
+def keep_top_entropy(fraction: Share = 0.2, normalizer: Normalizer = "selected", up: bool = False) -> TokenMask:
+    """Keeps the count(fraction, N, up) valid tokens of highest entropy in the batch.
 
     Args:
         fraction: ρ, the share to keep.
         normalizer: "selected" divides the loss by the weight of the kept tokens (the paper's v2 and the official
             code), "all" by that of all tokens (its v1, and TRL). The gradients differ by a factor of 1/ρ.
+        up: round the count up, as the official code does, which takes it of each micro-batch of a rank.
 
     Returns:
         A mask. On an empty batch it keeps nothing.
@@ -47,7 +48,7 @@ def keep_top_entropy(fraction: Share = 0.2, normalizer: Normalizer = "selected")
     """
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
-        return normalised(_top(tokens, fraction), tokens, normalizer)
+        return normalised(_top(tokens, fraction, up), tokens, normalizer)
 
     return mask(factor)
 

@@ -8,7 +8,6 @@ import optax
 from jax import Array
 
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
-from entropy_rl.token_transforms.base import stateful
 
 
 def _norm(grads: TokenGrads) -> Array:
@@ -27,11 +26,12 @@ def matched_norm(inner: optax.GradientTransformationExtraArgs) -> optax.Gradient
         A transform with the state of `inner`. Gradients of norm 0 stay 0.
     """
 
-    def edit(grads: TokenGrads, state: Any, tokens: TokenInfo, key: Array) -> tuple[TokenGrads, Any]:
-        edited, state = inner.update(grads, state, tokens=tokens, key=key)
+    def update(
+        grads: TokenGrads, state: Any, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+    ) -> tuple[TokenGrads, Any]:
+        edited, state = inner.update(grads, state, params, tokens=tokens, key=key, **extra)
         before = _norm(grads)
         scale = _norm(edited) / jnp.where(before > 0, before, 1.0)
-        return jax.tree.map(lambda g: g * scale, grads), state
+        return jax.tree.map(lambda g: jnp.where(tokens.mask > 0, g * scale, 0.0), grads), state
 
-    made = stateful(tuple, edit)
-    return optax.GradientTransformationExtraArgs(inner.init, made.update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)

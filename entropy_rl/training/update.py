@@ -76,7 +76,7 @@ def edit(
     correction = importance_weights(old_logp, batch.sampler_logp, mask, method.is_cap) if method.is_cap else None
     loss, grads, clipped = token_gradient(method.objective, tokens, correction)
     tokens = tokens._replace(clipped=clipped)
-    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key)
+    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key, on_policy=on_policy)
     cov = covariance.token_covariance(logp, batch.advantage, mask)
     tail = covariance.heavy_tail(cov, mask)
     metrics = {

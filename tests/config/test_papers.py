@@ -7,10 +7,12 @@ import re
 import types
 
 import pytest
+from ml_collections import ConfigDict
 
-from entropy_rl import config
+from entropy_rl import config, evaluate
 from entropy_rl.config import papers
 from entropy_rl.config.recipes import RECIPES
+from entropy_rl.stats.selection import count
 from entropy_rl.training import engine
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -90,8 +92,8 @@ def test_the_runs_of_the_entropy_mechanism():
     mechanism = FILES["entropy_mechanism"]
     runs = mechanism.get_config("qwen2_5_7b"), mechanism.get_config("qwen2_5_3b")
     assert [(c.rollout.prompts, c.train.updates_per_rollout, c.rollout.refills) for c in runs] == [
-        (256, 8, 0),
-        (512, 16, 3),
+        (256, 8, 9),
+        (512, 16, 9),
     ]
     assert runs[1].train.steps * runs[1].train.updates_per_rollout == 2400  # gradient steps, by the paper
 
@@ -114,3 +116,68 @@ def test_every_config_named_in_a_document_or_script_exists():
             continue
         assert name in FILES, f"{page} names configs/{name}.py"
         assert not first or first in TABLES.get(name, RECIPES), f"{page} names configs/{name}.py:{first}"
+
+
+def test_evaluation_at_the_papers_temperature():
+    """The command that a header documents, without --temperature, samples at the temperature that the header states."""
+    mechanism, beyond = FILES["entropy_mechanism"], FILES["beyond_80_20"]
+    for arg, module, expected in (
+        ("qwen2_5_7b", mechanism, (32, 0.6, 1.0)),
+        ("qwen2_5_32b", mechanism, (32, 0.6, 1.0)),
+        ("qwen3_8b", beyond, (16, 1.0, 1.0)),
+        ("qwen3_14b_script", beyond, (32, 1.0, 0.7)),
+    ):
+        assert f"--k={expected[0]}" in module.__doc__ or arg.endswith("_script")
+        assert evaluate.sampled_by(module.get_config(arg).eval, expected[0], None, None) == expected
+
+
+def test_where_the_80_20_script_differs_from_its_paper():
+    beyond = FILES["beyond_80_20"]
+    paper, script = (beyond.get_config(f"qwen3_14b{suffix},forking") for suffix in ("", "_script"))
+
+    def differing(c: ConfigDict) -> tuple:
+        rate, reward = (c.optim.weight_decay, c.optim.warmup_updates), (c.reward.weights.overlong, c.rollout.refills)
+        return *rate, *reward, c.eval.top_p, c.algo.objective.dual
+
+    assert differing(paper) == (0.0, 0, 0.5, 9, 1.0, None)
+    assert differing(script) == (0.1, 160, 1.0, 15, 0.7, 10.0)
+    assert paper.model == script.model and paper.algo.transforms == script.algo.transforms
+    official = beyond.get_config("qwen3_14b_script,forking_official")
+    assert (official.algo.scope, official.algo.transforms.keep_top_entropy.up) == ("microbatch", True)
+
+
+def test_where_the_entropy_mechanisms_scripts_differ_from_its_paper():
+    paper, script = (FILES["entropy_mechanism"].get_config(f"qwen2_5_7b{suffix}") for suffix in ("", "_script"))
+    assert (paper.eval.every, paper.eval.samples, paper.eval.temperature) == (20, 4, 0.6)
+    assert (script.eval.every, script.eval.samples, script.eval.temperature) == (4, 0, 1.0)
+    assert paper.algo == script.algo and paper.rollout == script.rollout and paper.data == script.data
+
+
+@pytest.mark.parametrize("name, model", [row for row in ROWS if row[0] == "entropy_mechanism"])
+def test_the_entropy_mechanisms_prompts_are_turns_of_a_chat_if_the_model_has_a_template(name: str, model: str):
+    c = FILES[name].get_config(model)
+    assert c.data.chat == bool(c.data.system_prompt) == TABLES[name][model].source.startswith("Qwen/")
+    assert (c.data.template == "{question}") == c.data.chat
+    assert (c.optim.weight_decay, c.reward.weights.overlong) == (0, 0)
+
+
+@pytest.mark.parametrize("name, prefix", PREFIXES)
+@pytest.mark.parametrize("tokens", [100, 260, 5_000, 1_000_000])
+def test_a_control_is_of_the_size_of_what_it_controls(name: str, prefix: str, tokens: int):
+    """The number of tokens that a method touches, of an update with that many."""
+
+    def touched(method: str) -> int:
+        ((transform, options),) = config.transforms_of(FILES[name].get_config(prefix + method).algo)
+        if transform == "matched_norm":
+            _, options = options["inner"]
+        return int(count(options["fraction"], tokens))
+
+    assert touched("clip_cov") == touched("random_positive_clip") == touched("matched_norm")
+    assert touched("forking") == touched("random_mask") == tokens - touched("bottom80")
+
+
+@pytest.mark.parametrize("name, prefix", PREFIXES)
+def test_the_control_of_the_norm_has_the_very_options_of_clip_cov(name: str, prefix: str):
+    ((_, clip_cov),) = config.transforms_of(FILES[name].get_config(f"{prefix}clip_cov").algo)
+    ((_, matched),) = config.transforms_of(FILES[name].get_config(f"{prefix}matched_norm").algo)
+    assert matched["inner"] == ("clip_cov", clip_cov)

@@ -34,7 +34,11 @@ def test_the_official_settings():
     assert recipe("clip_cov")["objective"] == ("ppo_clip", {"low": 1.0, "high": 1.0})
     assert recipe("kl_cov")["objective"][0] == "policy_gradient"
     assert recipe("forking")["objective"] == ("ppo_clip", {"low": 0.2, "high": 0.28})
-    assert {n for n in RECIPES if recipe(n)["scope"] == "microbatch"} == {"clip_cov_official", "kl_cov_official"}
+    assert {n for n in RECIPES if recipe(n)["scope"] == "microbatch"} == {
+        "clip_cov_official",
+        "kl_cov_official",
+        "forking_official",
+    }
 
 
 def test_a_recipe_is_a_copy():
@@ -53,6 +57,9 @@ def test_it_fills_the_config_and_comes_back_out(name: str):
     chain = config.transforms_of(algo)
     assert [chosen for chosen, _ in chain] == [chosen for chosen, _ in settings["transforms"]]
     for (_, options), (_, given) in zip(chain, settings["transforms"], strict=True):
+        if "inner" in given:
+            (inner, options), (chosen, given) = options["inner"], given["inner"]
+            assert inner == chosen
         assert options.items() >= given.items()
     assert (algo.aggregation, algo.scope, algo.is_cap) == tuple(settings[k] for k in ("aggregation", "scope", "is_cap"))
 

@@ -67,8 +67,9 @@ def kl_cov(grads, tokens, state, draws, fraction=2e-3, coef=1.0, kl="abs") -> Ed
     return grads.logp + coef * tokens.weight * slope * held, grads.entropy, state
 
 
-def keep_top_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+def keep_top_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected", up=False) -> Edited:
     valid, k = valid_and_count(tokens, fraction)
+    k = math.ceil(Decimal(str(fraction)) * int(valid.sum())) if up else k
     return *kept_only(grads, first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
 
 
@@ -76,6 +77,10 @@ def keep_bottom_entropy(grads, tokens, state, draws, fraction=0.8, normalizer="s
     rest = float(1 - Decimal(str(fraction)))
     valid, k = valid_and_count(tokens, rest)
     return *kept_only(grads, valid & ~first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
+
+
+def keep_nonzero_advantage(grads, tokens, state, draws, normalizer="selected") -> Edited:
+    return *kept_only(grads, (tokens.mask > 0) & (tokens.advantage != 0), tokens, normalizer), state
 
 
 def random_mask(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:

@@ -36,6 +36,21 @@ def test_the_bonus_climbs_below_the_target_and_falls_above():
     np.testing.assert_allclose(used, [0, 1e-3, 2e-3, 0, 0, 0, 0], atol=1e-6)  # above the target it is off immediately
 
 
+def test_the_bonus_is_the_same_in_all_updates_of_a_rollout_and_moves_once():
+    """Three updates per rollout; the entropy of the later two is not looked at."""
+    made = tt.build([("adaptive_entropy_bonus", {"target": 0.2, "step": 1e-3, "initial": 2e-3})])
+    update = jax.jit(made.update)
+    grads, tokens = random_tokens(0, 4, 10)
+    state, used, coefs = made.init(grads), [], []
+    for i, entropy in enumerate([0.1, 0.9, 0.9, 0.3, 0.1, 0.1, 0.1]):
+        batch = tokens._replace(entropy=jnp.full_like(tokens.entropy, entropy))
+        out, state = update(grads, state, tokens=batch, key=None, on_policy=i % 3 == 0)
+        used.append(float(jnp.sum(grads.entropy - out.entropy)))
+        coefs.append(float(state.inner[0].coef))
+    np.testing.assert_allclose(used, [2e-3] * 3 + [0.0] * 3 + [2e-3], atol=1e-6)
+    np.testing.assert_allclose(coefs, [3e-3] * 3 + [2e-3] * 3 + [3e-3], atol=1e-9)
+
+
 def test_the_weight_of_positive_tokens_follows_the_entropy():
     grads, tokens, seen = over_updates(tt.positive_reweighting, [0.5, 0.5, 0.1, 0.1, 0.1], target=0.2, step=0.25)
     np.testing.assert_allclose([c for c, _ in seen], [0.25, 0.5, 0.25, 0.0, 0.0])
