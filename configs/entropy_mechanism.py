@@ -5,10 +5,10 @@
 
 After the colon: a model of the tables below; after a comma, a method of entropy_rl/config/recipes.py, or none for the
 one in the model's row. The method runs follow the paper and its scripts, which agree
-(https://github.com/PRIME-RL/Entropy-Mechanism-of-RL, recipe/dapo). Only the scripts tell that groups that are all right or
-all wrong are replaced, from at most 10 batches, that there is no overlong penalty and no weight decay, and that prompts
-go through the chat template. Neither publishes the system prompt; the one here is Qwen's for mathematics. (The scripts
-also set clip_ratio_c=10, which their code does not read.) Paper and scripts differ in two points, each with a name:
+(https://github.com/PRIME-RL/Entropy-Mechanism-of-RL, recipe/dapo). Only the scripts tell that groups that are all right
+or all wrong are replaced, from at most 10 batches, that there is no overlong penalty and no weight decay, and that
+prompts go through the chat template. Neither publishes the system prompt; the one here is Qwen's for mathematics. (The
+scripts also set clip_ratio_c=10, which their code does not read.) They differ in two points, each with a name:
 
     qwen2_5_7b, qwen2_5_32b                 evaluation as in the paper's table: at temperature 0.6
     qwen2_5_7b_script, qwen2_5_32b_script   evaluation in training as in the scripts: greedy, every 4 steps
