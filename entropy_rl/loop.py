@@ -213,6 +213,7 @@ def prepare(c: ConfigDict) -> Setup:
     mesh = engine_lib.mesh_of(c)
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method_of(c.algo, c.rollout, c.train)  # refuses wrong names before the model is opened
+    checks.check_functions(c)
     model_config, tokenizer, weights = engine_lib.load(c.model, c.seed)
     check_templates(c.data, tokenizer)  # a wrong template would make every row of a file a bad one
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)

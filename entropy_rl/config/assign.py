@@ -14,12 +14,15 @@ from entropy_rl.token_transforms import TRANSFORMS
 
 OPEN = {key: field.rule for key, field in FIELDS.items() if isinstance(field.rule, str)}
 
+_FIRST = ("algo.chain", "data.task", "warmup.task")
+
 
 def assign(c: ConfigDict, assignments: Sequence[tuple[str, str]]) -> None:
     """Sets fields of a configuration, in place.
 
-    Names of a method's parts come first, whatever the order: `algo.objective.name` brings the objective's own options,
-    and `algo.chain` the options of the transforms that it names and no others, so that these can then be set.
+    Names come first, whatever the order: `algo.objective.name` brings the objective's own options, `algo.chain` the
+    options of the transforms that it names and no others, and another `data.task` or `warmup.task` begins without the
+    settings of the one before. These can then be set.
 
     Args:
         c: The configuration.
@@ -33,7 +36,7 @@ def assign(c: ConfigDict, assignments: Sequence[tuple[str, str]]) -> None:
     for key, text in assignments:
         texts.setdefault(key, []).append(text)
     with c.unlocked():
-        for key in sorted(texts, key=lambda key: not (key.endswith(".name") or key == "algo.chain")):
+        for key in sorted(texts, key=lambda key: not (key.endswith(".name") or key in _FIRST)):
             _assign(c, key, texts[key])
 
 
@@ -42,7 +45,10 @@ def _assign(c: ConfigDict, key: str, texts: list[str]) -> None:
     above = next((name for name in OPEN if key == name or key.startswith(name + ".")), "")
     if field and isinstance(field.rule, Rule):
         section, name = _section(c, key)
-        section[name] = _read(key, texts, field.rule)
+        value = _read(key, texts, field.rule)
+        if name == "task" and value != section[name]:
+            section.settings = ConfigDict()
+        section[name] = value
     elif above:
         _assign_open(c, above, key, texts[-1])
     elif key.startswith("algo."):

@@ -7,6 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_rl.data import PromptEncoder, Sources
+from entropy_rl.rewards import Grader
+from entropy_rl.rewards.verify import is_own
 from entropy_rl.sampling import client
 from entropy_rl.training.warmup import Lessons
 
@@ -26,6 +28,27 @@ def check_problems(c: ConfigDict, sources: Sources, encoder: PromptEncoder, less
         encoder(problems)
     if c.warmup.updates:
         lessons.batch(0)
+
+
+def check_functions(c: ConfigDict) -> None:
+    """Has a grader import every function that the configuration names as module:function; each is called once.
+
+    It is found where training will look for it, in the graders' processes and not in this one.
+
+    Raises:
+        ValueError: A module or function is not there; names the key.
+    """
+    named = {f"reward.own.{name}.function": part["function"] for name, part in c.reward.own.to_dict().items()}
+    settings = {"data.settings": c.data.settings.to_dict()}
+    for section, parts in (("data.mixture", c.data.mixture), ("eval.sets", c.eval.sets)):
+        settings |= {f"{section}.{name}.settings": p.get("settings", {}) for name, p in parts.to_dict().items()}
+    kinds = {f"{key}.kind": str(fields.get("kind", "")) for key, fields in settings.items()}
+    for key, function in (named | {key: kind for key, kind in kinds.items() if is_own(kind)}).items():
+        try:
+            with Grader(1, c.reward.cpu_seconds) as grader:
+                grader.grade([(function, "", "")], local=True)
+        except ValueError as error:
+            raise ValueError(f"{key}={function!r}: {error}") from error
 
 
 def check_length(c: ConfigDict, model_config: "ModelConfig") -> None:

@@ -79,6 +79,15 @@ def test_the_sections_whose_keys_users_choose():
     assert c.data.settings.to_dict() == {"a": 1, "b": "two"} and (c.optim.lr, c.optim.b1) == (1e-3, 0.5)
 
 
+def test_another_task_begins_without_the_settings_of_the_one_before():
+    c = config.default()
+    c.data.settings.update(min_terms=3)
+    assign(c, [("data.settings.question", "problem"), ("data.task", "x.jsonl")])  # c05
+    assert c.data.settings.to_dict() == {"question": "problem"}
+    assign(c, [("data.settings.answer", "gold"), ("data.task", "x.jsonl")])
+    assert c.data.settings.to_dict() == {"question": "problem", "answer": "gold"}
+
+
 def test_a_method_can_be_put_together():
     c = made("algo.transforms.entropy_bonus.coef=0.01", "algo.chain=clip_cov,entropy_bonus", method="clip_cov")
     assert c.algo.chain == ("clip_cov", "entropy_bonus")
