@@ -139,18 +139,21 @@ def mesh_of(c: ConfigDict) -> "Mesh":
 def run(request: Request) -> str:
     """Evaluates, writes the report into `request.out`, and returns its tables ("" on all processes but the first)."""
     from entropy_rl.data import PromptEncoder, Sources
+    from entropy_rl.data.source import first_fault
     from entropy_rl.evaluation import report
     from entropy_rl.rewards import Grader
     from entropy_rl.runtime import distributed
+    from entropy_rl.training.checks import check_golds
 
     c = request.config
     results = []
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
+    gold_fault = check_golds(sources.stored(training=False), sources.kinds(training=False), c.reward, c.data.bad_rows)
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         for name, source in request.policies:
             policy = opened(request, source)
             encoder = PromptEncoder(c.data, policy.tokenizer, sources.train.train, policy.vocab_size)
-            sources.fit(encoder.fault, encoder.fault, c.data.bad_rows)
+            sources.fit(first_fault(encoder.fault, gold_fault), encoder.fault, c.data.bad_rows)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
                 results.append(examine(request, policy, name, task, problems, encoder, grader))

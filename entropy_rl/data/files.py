@@ -118,7 +118,7 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
     """The fields of a file or data set, with the settings applied.
 
     Raises:
-        ValueError: If a setting is unknown, or is not text.
+        ValueError: If a setting or the kind of verifier is unknown, or a setting is not text.
     """
     base = DATASETS.get(name) or (Fields() if is_file(name) else Fields(hub=expand(name), split="train"))
     legal = [f.name for f in dataclasses.fields(Fields) if base.hub or f.name not in ("hub", "split", "subset")]
@@ -128,7 +128,13 @@ def fields_of(name: str, settings: Mapping[str, str]) -> Fields:
             raise ValueError(f"data.settings.{key}: {name} has no such setting; it has {near}")
         if not isinstance(value, str):
             raise ValueError(f"data.settings.{key}={value!r} must be text")
-    return dataclasses.replace(base, **settings)
+    fields = dataclasses.replace(base, **settings)
+    if fields.kind not in ("math", "exact", "format") and not _ENTRY_KINDS.fullmatch(fields.kind):
+        raise ValueError(
+            f"data.settings.kind={fields.kind!r} of {name}: unknown; expected 'math', 'exact', 'format', "
+            "'reasoning_gym:<task>' or 'module:function'"
+        )
+    return fields
 
 
 def _rows(name: str, fields: Fields, root: str) -> Iterator[Row]:

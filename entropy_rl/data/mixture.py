@@ -18,7 +18,7 @@ class Mixture:
         ValueError: If there is no part, or a weight is not a whole number above 0.
     """
 
-    name = "mixture"
+    name, kind = "mixture", ""
 
     def __init__(self, parts: Mapping[str, tuple[Source, int]]):
         if not parts:
@@ -42,6 +42,11 @@ class Mixture:
                 begin = whole * self._weights[name] + self._pattern[:rest].count(name)
                 taken[name] = iter(source.train(step, count, refill_round, begin))
         return [next(taken[name]) for name in places]
+
+    @property
+    def stored(self) -> list[Problem]:
+        """The problems that the parts hold."""
+        return [problem for source in self.parts.values() for problem in source.stored]
 
     def held_out(self, n: int) -> list[Problem]:
         """Raises ValueError: the parts hold problems out, the mixture as a whole does not."""

@@ -32,6 +32,11 @@ class Problem(NamedTuple):
 Fault = Callable[[Problem], str | None]  # the reason why a problem cannot be used, or None
 
 
+def first_fault(*faults: Fault) -> Fault:
+    """problem -> what the first of these functions that finds something finds; None if none does."""
+    return lambda problem: next((why for fault in faults if (why := fault(problem)) is not None), None)
+
+
 class Source(Protocol):
     """Where problems come from: a reasoning-gym `Task`, a `Stored` file or data set, or a `Mixture` of them.
 
@@ -49,6 +54,14 @@ class Source(Protocol):
     @property
     def parts(self) -> Mapping[str, "Source"]:
         """Name -> source: the parts of a mixture; for any other source, itself alone."""
+
+    @property
+    def kind(self) -> str:
+        """The verifier of its problems, a `kind` of `rewards.score`; "" for a mixture."""
+
+    @property
+    def stored(self) -> list[Problem]:
+        """The problems that it holds, each of which can be looked at; [] for a task, which makes its own."""
 
     def train(self, step: int, n: int, refill_round: int = 0, start: int | None = None) -> list[Problem]:
         """n training problems, a pure function of (seed, step, refill_round).

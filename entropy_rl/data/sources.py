@@ -83,6 +83,23 @@ class Sources:
         for source in {id(s): s for s in (self.train, self.warmup)}.values():
             report_withheld(source.name, source.withhold(frozenset(known)))
 
+    def stored(self, training: bool = True) -> list[Problem]:
+        """The problems of all files and data sets, except those that only the warm-up reads: it grades nothing.
+
+        Args:
+            training: False: only those that are evaluated.
+        """
+        return [problem for source in self._graded(training) for problem in source.stored]
+
+    def kinds(self, training: bool = True) -> list[str]:
+        """The kinds of verifiers that grade the problems of these sources, procedural ones included."""
+        return sorted({source.kind for source in self._graded(training)})
+
+    def _graded(self, training: bool) -> list[Source]:
+        """The sources whose problems are graded, each once; the parts of a mixture instead of it."""
+        used = [*(self.train.parts.values() if training else ()), *self._held_out.values()]
+        return list({id(source): source for source in used}.values())
+
     def digests(self) -> dict[str, str]:
         """Name of a source -> its digest: a run that resumes compares these with those that it started with."""
         found = {"train": self.train.digest}

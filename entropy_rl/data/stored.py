@@ -42,6 +42,7 @@ class Stored:
             raise ValueError(f"data.held_out_modulus={held_out_modulus} must be 0 (none) or above")
         self.path, self.name = name, short_name(name)
         self.seed, self.held_out_modulus = seed, held_out_modulus
+        self.kind = files.fields_of(name, settings).kind
         self._rows = files.read(name, settings, root, bad_rows)
         self._split()
 
@@ -105,6 +106,11 @@ class Stored:
             raise ValueError(f"data.task={self.path!r}: none of its {len(self._rows)} problems can be used")
         self._rows = kept
         self._split()
+
+    @property
+    def stored(self) -> list[Problem]:
+        """All of its problems, the held-out ones too."""
+        return [problem for problem, _ in self._rows]
 
     @property
     def digest(self) -> str:

@@ -83,6 +83,11 @@ class Task:
             self._fault, self._held_out = fault, []
 
     @property
+    def stored(self) -> list[Problem]:
+        """None: its problems and their answers are made by reasoning-gym."""
+        return []
+
+    @property
     def digest(self) -> str:
         """The version of reasoning-gym: another one may draw other problems."""
         return f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"

@@ -1,28 +1,38 @@
 """What a run looks at before it compiles anything."""
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
-from entropy_rl.data import PromptEncoder, Sources
-from entropy_rl.rewards import Grader
+from entropy_rl.data import Problem, PromptEncoder, Sources
+from entropy_rl.data.source import Fault, first_fault, hash_text
+from entropy_rl.rewards import Grader, gold_problems
 from entropy_rl.rewards.verify import is_own
+from entropy_rl.runtime import distributed
 from entropy_rl.sampling import client
 from entropy_rl.training.warmup import Lessons
 
 if TYPE_CHECKING:
     from entropy_rl.model.transformer import ModelConfig
 
+_MOST_GOLDS = 20_000  # different right answers that are graded; of more, a sample that depends on the answers alone
+_GOLD_CHUNK = 256  # right answers that are graded together
+_GOLD_WORKERS = 8  # processes at least, as far as there are CPUs: nothing else runs yet
+
 
 def check_problems(c: ConfigDict, sources: Sources, encoder: PromptEncoder, lessons: Lessons) -> None:
     """Looks at every row and makes the first batches, so that whatever does not fit is known early.
 
     Raises:
-        ValueError: A row, prompt or worked solution that cannot be used.
+        ValueError: A row, prompt, right answer or worked solution that cannot be used.
     """
-    sources.fit(encoder.fault, lessons.fault, c.data.bad_rows)
+    gold_fault = check_golds(sources.stored(), sources.kinds(), c.reward, c.data.bad_rows)
+    sources.fit(first_fault(encoder.fault, gold_fault), lessons.fault, c.data.bad_rows)
     encoder(sources.train.train(1, c.rollout.prompts))
     for problems in sources.evals.values():
         encoder(problems)
@@ -49,6 +59,58 @@ def check_functions(c: ConfigDict) -> None:
                 grader.grade([(function, "", "")], local=True)
         except ValueError as error:
             raise ValueError(f"{key}={function!r}: {error}") from error
+
+
+def check_golds(problems: Sequence[Problem], kinds: Sequence[str], reward: ConfigDict, bad_rows: str) -> Fault:
+    """Grades every right answer of the files against itself, in the graders' processes and within their limits.
+
+    Equal answers are graded once, and of more than 20,000 different ones a sample, the same in every run. The processes
+    of a run share the work. If bad rows are an error, the rest is not looked at once some are found: a file whose
+    answers never end would take their time limit for each of them.
+
+    Args:
+        problems: those of the files and data sets.
+        kinds: every kind of verifier that the run will use, those of procedural tasks and functions of the user's own
+            included: each is tried once, so that one that does not exist is known.
+        reward: the config section `reward`.
+        bad_rows: "error" or "skip" (`data.bad_rows`).
+
+    Returns:
+        problem -> the reason why nothing can be graded with its right answer, or None.
+
+    Raises:
+        ValueError: A kind that does not exist, or whose library is not installed.
+    """
+    golds = {_gold(p): p for p in problems}
+    faults: dict[tuple[str, str], str] = {}
+    workers = max(reward.workers, min(_GOLD_WORKERS, os.cpu_count() or 1))
+    with Grader(workers, reward.cpu_seconds) as grader:
+        for kind in kinds:
+            try:
+                grader.grade([(kind, "", "")], local=True)
+            except (ValueError, ImportError) as error:
+                raise ValueError(f"data.settings.kind={kind!r}, or a task of that name: {error}") from None
+        keys = sorted(golds)
+        if len(keys) > _MOST_GOLDS:
+            keys = sorted(keys, key=lambda key: hash_text(key[1], 8))[:_MOST_GOLDS]
+        if len(keys) > _GOLD_CHUNK:
+            logging.info("grading %d of %d different right answers against themselves", len(keys), len(golds))
+
+        def work(some: list[tuple[str, str]]) -> list[str | None]:
+            return gold_problems(grader, [(golds[key].entry, golds[key].kind) for key in some])
+
+        for i in range(0, len(keys), _GOLD_CHUNK):
+            part = keys[i : i + _GOLD_CHUNK]
+            found = distributed.share(part, work)
+            faults |= {key: fault for key, fault in zip(part, found, strict=True) if fault}
+            if faults and bad_rows == "error":
+                break
+    return lambda problem: faults.get(_gold(problem))
+
+
+def _gold(problem: Problem) -> tuple[str, str]:
+    """What identifies a right answer: its kind, and the answer or entry as text."""
+    return problem.kind, json.dumps(problem.entry, sort_keys=True, default=str)
 
 
 def check_length(c: ConfigDict, model_config: "ModelConfig") -> None:

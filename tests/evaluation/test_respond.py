@@ -11,10 +11,10 @@ from smollm2 import smollm2_folder  # noqa: F401
 
 import entropy_rl as erl
 from entropy_rl import config
-from entropy_rl.data import PromptEncoder
+from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.evaluation.respond import respond
 from entropy_rl.rewards import Grader
-from entropy_rl.sampling.base import GREEDY, Decoding, Sampling
+from entropy_rl.sampling.base import GREEDY, Decoding, Rollout, Sampling
 
 
 def test_respond_keeps_order_and_one_shape(policy, encoder):
@@ -35,6 +35,49 @@ def test_respond_keeps_order_and_one_shape(policy, encoder):
     assert sampled == again
     np.testing.assert_allclose([a.entropy for (a,) in greedy], [np.mean(r.entropy) for (r,) in alone], atol=1e-4)
     assert all(a.length == len(r.tokens) and a.finished == r.finished for (a,), (r,) in zip(greedy, alone))
+
+
+class Scripted:
+    """A sampler whose response to a prompt is given by the prompt's uid."""
+
+    measures_entropy = True
+
+    def __init__(self, tokenizer, texts):
+        self.tokenizer, self.texts = tokenizer, texts
+
+    def sample(self, params, prompts, key, *, n, decoding, done=None):
+        made = Rollout.empty(len(prompts.uid_N) * n, decoding.max_tokens)
+        for b, uid in enumerate(np.repeat(prompts.uid_N, n)):
+            ids = self.tokenizer(self.texts[uid])["input_ids"]
+            made.tokens[b, : len(ids)], made.mask[b, : len(ids)] = ids, 1
+        return made
+
+
+def scores(encoder, texts, batch, answer="5"):
+    tokenizer = encoder._tokenizer
+    problems = [Problem(i, f"q{i}", answer, "math") for i in range(len(texts))]
+    decoding = Decoding(GREEDY, 60, ())
+    with Grader(1, 1.0) as grader:
+        found = respond(
+            Scripted(tokenizer, texts), {}, problems, encoder, tokenizer, grader,
+            n=1, decoding=decoding, batch=batch, key=jax.random.key(0), first=-1,
+        )  # fmt: skip
+    return [answered.score for (answered,) in found]
+
+
+@pytest.mark.parametrize("batch", [3, 2, 1])
+def test_a_response_that_cannot_be_graded_alone_in_a_batch_is_none(encoder, batch):
+    """cases/s01: it ended the evaluation if it was alone in the last batch."""
+    texts = ["\\boxed{5}", "\\boxed{6}", "\\boxed{9^{9^{9^9}}}"]
+    found = scores(encoder, texts, batch)
+    assert found[:2] == [1.0, 0.0] and found[2] in (None, 0.0)
+    assert scores(encoder, texts[:2], batch, answer="$$") == [None, None]
+
+
+def test_an_evaluation_of_which_nothing_can_be_scored_ends(encoder):
+    """Every grader is broken here: each right answer is one that the verifier cannot read."""
+    with pytest.raises(RuntimeError, match="0 of 8 scored"):
+        scores(encoder, ["\\boxed{5}"] * 9, 4, answer="$$")
 
 
 @pytest.mark.slow
