@@ -15,6 +15,7 @@ from etils import epath
 
 from entropy_rl import covariance, law
 from entropy_rl.record import jsonl, metrics
+from entropy_rl.runtime.files import expand
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,10 +213,10 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If a directory holds no run, or the run has no step yet.
     """
-    workdirs = (workdir, *compare)
+    workdirs = [expand(w) for w in (workdir, *compare)]
     names = [epath.Path(w).name for w in workdirs]
     runs = {name if names.count(name) == 1 else w: read_run(w) for name, w in zip(names, workdirs)}
-    folder = epath.Path(workdir) / "report"
+    folder = epath.Path(workdirs[0]) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     texts = []
     for name, rows in runs.items():
@@ -260,7 +261,7 @@ def main() -> None:
         print(report(args.workdir, [w for w in args.compare.split(",") if w]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"\nplot: {epath.Path(args.workdir) / 'report' / 'curves.png'}")
+    print(f"\nplot: {epath.Path(expand(args.workdir)) / 'report' / 'curves.png'}")
 
 
 if __name__ == "__main__":

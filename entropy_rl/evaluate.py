@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl.config import check_fields
 from entropy_rl.config.command_line import ConfigFlag
+from entropy_rl.runtime.files import expand
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -311,6 +312,7 @@ def request_of_flags(c: ConfigDict) -> Request:
     """
     import jax
 
+    workdirs, models = ([expand(name) for name in flag.value] for flag in (_WORKDIR, _MODEL))
     if _TASKS.value:
         c = with_tasks(c, _TASKS.value)
     with c.unlocked():
@@ -323,9 +325,9 @@ def request_of_flags(c: ConfigDict) -> Request:
         if jax.device_count() == 1:
             c.rollout.tensor = 0
     check_fields(c)
-    out = _OUT.value or (f"{_WORKDIR.value[0].rstrip('/')}/evaluation" if _WORKDIR.value else "evaluation")
-    check_server(_SERVER.value, _SERVER_WEIGHTS.value, _MODEL.value, _WORKDIR.value)
-    policies = names_of([*_MODEL.value, *_WORKDIR.value])  # gains are over the first
+    out = expand(_OUT.value) or (f"{workdirs[0].rstrip('/')}/evaluation" if workdirs else "evaluation")
+    check_server(_SERVER.value, _SERVER_WEIGHTS.value, models, workdirs)
+    policies = names_of([*models, *workdirs])  # gains are over the first
     sampled = sampled_by(c.eval, _K.value, _TEMPERATURE.value, _TOP_P.value)
     return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value)
 
@@ -341,7 +343,7 @@ def main(argv: Sequence[str]) -> None:
     from entropy_rl.runtime import distributed, host
 
     try:
-        c = _CONFIG.load(lambda: configuration(_WORKDIR.value[0] if _WORKDIR.value else None))
+        c = _CONFIG.load(lambda: configuration(expand(_WORKDIR.value[0]) if _WORKDIR.value else None))
         distributed.initialize()
         if not distributed.first():
             logging.set_verbosity(logging.WARNING)

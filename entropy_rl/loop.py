@@ -32,6 +32,7 @@ from entropy_rl.record.lock import Lock
 from entropy_rl.rewards import Grader
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
+from entropy_rl.runtime.files import expand
 from entropy_rl.runtime.preemption import Stop
 from entropy_rl.runtime.profile import Profiler
 from entropy_rl.training import checks, warmup
@@ -110,6 +111,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
             finished step is saved, and so are the updates of a warm-up.
     """
     config_lib.check(c)
+    workdir = expand(workdir)
     with preemption.STOP.handled() as stop, Lock(workdir) as lock:
         stop.at_end(lock.release)
         checkpoints, warmed = (

@@ -199,7 +199,10 @@ def is_run(source: str) -> bool:
         ValueError: If it is a web address.
     """
     refuse_url("model.source", source)
-    return bool(source) and (epath.Path(source) / "checkpoints").is_dir()
+    try:
+        return bool(source) and (epath.Path(source) / "checkpoints").is_dir()
+    except (KeyError, ImportError):  # a file system that is not known or not installed
+        return False
 
 
 class TrainedRun(NamedTuple):

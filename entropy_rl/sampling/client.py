@@ -22,6 +22,7 @@ import numpy as np
 
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.transformer import ModelConfig, Params
+from entropy_rl.runtime.files import expand
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,7 +180,7 @@ class Server:
 @functools.cache
 def connect(url: str, weights: str = "") -> Server:
     """The one server of an address, whoever asks, so that weights are handed over once."""
-    return Server(url, weights)
+    return Server(url, expand(weights))
 
 
 def untouched() -> dict[str, Any]:
