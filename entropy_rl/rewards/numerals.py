@@ -30,12 +30,17 @@ _MIXED_LATEX = re.compile(r"(?<![\w.^_}/])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\
 _DIGIT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _WORDS = _NAMES.split()
+_NUMERAL = r"(\d[\dA-F]*)"
+_NUMBER = rf"(?:base\s*-?\s*)?(\d+|{'|'.join(_WORDS)})"
 _BASE = re.compile(
-    r"(?<![\w.])\(?\s*(?:\\text\s*\{\s*)?(\d[\dA-F]*)\s*\}?\s*\)?\s*_\s*"
-    rf"(?:\{{\s*)?(?:\\text\s*\{{\s*)?(?:base\s*-?\s*)?(?:\\text\s*\{{\s*)?\(?(\d+|{'|'.join(_WORDS)})(?![\w])\)?(?:\s*\}})*"
+    rf"(?<![\w.])(?:\(\s*{_NUMERAL}\s*\)|\\text\s*\{{\s*{_NUMERAL}\s*\}}|{_NUMERAL})\s*_\s*"
+    rf"(?:(\d+)(?!\w)|\{{\s*\(?\s*{_NUMBER}\s*\)?\s*\}}|\\text\s*\{{\s*{_NUMBER}\s*\}}|"
+    rf"\{{\s*\\text\s*\{{\s*{_NUMBER}\s*\}}\s*\}}|\{{\s*\\text\s*\{{\s*base\s*\}}\s*(\d+)\s*\}})"
 )
+_NAMED = rf"(?:in\s+)?base\s*-?\s*(\d+|{'|'.join(_WORDS)})"
 _BASE_WORD = re.compile(
-    rf"(?<![\w.])(\d[\dA-F]*)\s*\(?\s*(?:\\text\s*\{{\s*)?\(?\s*(?:in\s+)?base\s*-?\s*(?:\}}\s*)?(\d+|{'|'.join(_WORDS)})\s*\)?\s*\}}?\s*\)?"
+    rf"(?<![\w.]){_NUMERAL}\s*(?:\(\s*{_NAMED}\s*\)|\\text\s*\{{\s*\(?\s*{_NAMED}\s*\)?\s*\}}|{_NAMED}(?!\w)|"
+    r"\\text\s*\{\s*(?:in\s+)?base\s*\}\s*(\d+))"
 )
 
 
@@ -43,7 +48,7 @@ def rewrite(text: str) -> str:
     r"""The text with its numbers rewritten.
 
     >>> rewrite("2 1/3"), rewrite("12 345"), rewrite(r"0.\overline{3}"), rewrite("1e-05"), rewrite("2e")
-    ('(2+\\frac{1}{3})', '12345', '\\frac{1}{3}', '0.00001', '2e')
+    ('(2+\\frac{1}{3})', '12345', '\\frac{3}{9}', '0.00001', '2e')
     """
     text = _E_NOTATION.sub(_written_out, text)
     text = _LETTER_TIMES.sub(r"\\times ", text)
@@ -76,7 +81,7 @@ def bases(text: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     found = []
 
     def without(match: re.Match[str]) -> str:
-        numeral, name = match[1], match[2]
+        numeral, name = filter(None, match.groups())
         base = int(name) if name.isdigit() else _WORDS.index(name)
         if not 2 <= base <= 36 or not (numeral.isdigit() or base > 10):
             return match.group()

@@ -87,11 +87,13 @@ _SCALE = re.compile(rf"(?<=[\d}}])\s*(?:\\text\{{\s*)?({'|'.join(_SCALES)})(?![A
 _CURRENCY = re.compile(r"\\?([$€£¥₹₩₽])|\\(pounds|euro|yen)(?![A-Za-z])|^\s*(USD|EUR|GBP|Rs\.?)\s*(?=[\d.])")
 _DEGREE = re.compile(
     r"(?:\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\}|\\degree(?![a-z])|\\text\s*\{\s*o\s*\}|\{\s*\\text\s*\{\s*o\s*\}\s*\}|"
-    r"(?<=\d\^)(?:o(?![a-z])|\{\s*o\s*\}))|\\degree(?![a-z]))(?:\s*(?:\\text\s*\{\s*)?([CFK])(?![A-Za-z])\}?)?"
+    r"(?<=\d\^)(?:o(?![a-z])|\{\s*o\s*\}))|\\degree(?![a-z]))(?:\s*\\text\s*\{\s*([CFK])\s*\}|\s*([CFK])(?![A-Za-z]))?"
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _PERCENT = re.compile(r"\\?%|\\text\s*\{\s*(?:%|\\%|percent(?:age)?(?: points?)?|pct)\s*\}|\b(?:percent(?:age)?|pct)\b")
-_CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*(?:\\text\s*\{\s*)?([ap])\.?\s?m\.?(?![A-Za-z])\s*\}?", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d{1,2}:\d{2})\s*(?:\\text\s*\{\s*([ap])\.?\s?m\.?\s*\}|([ap])\.?\s?m(?![A-Za-z])\.?)", re.IGNORECASE
+)
 
 
 def take_off(text: str) -> tuple[str, frozenset[str], bool]:
@@ -110,14 +112,14 @@ def take_off(text: str) -> tuple[str, frozenset[str], bool]:
         return ""
 
     def degree(match: re.Match[str]) -> str:
-        scale = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}.get(match[1] or "", "degree")
+        scale = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}.get(match[1] or match[2] or "", "degree")
         if scale == "degree" and _TRIGONOMETRIC.search(text):
             return r"\cdot\frac{\pi}{180}"
         found.add(scale)
         return ""
 
     def clock(match: re.Match[str]) -> str:
-        found.add(match[2].lower() + "m")
+        found.add((match[2] or match[3]).lower() + "m")
         return match[1]
 
     text = _CLOCK.sub(clock, text)
