@@ -198,7 +198,7 @@ class Torment:
         hang = self.random.random() < 0.5
         if hang and ends - time.monotonic() < 2 * GRADER_WALL:
             return False  # the process would not live to see it
-        graders = [p for p, depth in descendants(pid) if depth >= (2 if hang else 1)]
+        graders = [p for p, depth in descendants(pid) if depth >= (3 if hang else 1)]
         if not graders or self.random.random() < 0.8:
             return False
         with contextlib.suppress(ProcessLookupError):

@@ -1,9 +1,9 @@
 """The process that graders' workers are forked from: it imports the verifiers' libraries once for all workers.
 
 It is a fresh interpreter (a fork of the trainer, with JAX's threads, could deadlock) without the trainer's environment
-variables. It evaluates nothing itself: a worker enters the sandbox (`sandbox`) after the fork, and then serves. The
+variables. It evaluates nothing itself: a worker enters the fence (`sandbox`) after the fork, and then serves. The
 nursery is the workers' parent, so no other process can get a worker's id until the nursery has waited for the worker.
-It ends when the trainer does.
+It ends when the trainer does, and all workers with it.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 START_SECONDS = 120.0  # for a reply, which includes the time to start and to import libraries
 _END_SECONDS = 10.0  # for a killed process to end
@@ -25,6 +25,24 @@ _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", 
 
 _current: "Nursery | None" = None
 _lock = threading.Lock()
+
+
+class GradersBroken(RuntimeError):
+    """Nothing can be scored: the graders' processes do not start, or no response of a batch could be scored."""
+
+
+class Spawned(NamedTuple):
+    """A new worker.
+
+    Attributes:
+        pid: its process id, as the nursery sees it.
+        channel: items are written to it, and replies read from it.
+        words: the descriptor of a pipe with what the worker writes to stderr; reading does not wait.
+    """
+
+    pid: int
+    channel: socket.socket
+    words: int
 
 
 class Nursery:
@@ -36,7 +54,8 @@ class Nursery:
         self._lock = threading.Lock()
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         # One thread: the thread pool of a BLAS would be idle, reserves address space, and does not survive a fork.
-        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
+        # And one more arena for malloc at most, because each reserves 64 MiB.
+        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="2", MPLBACKEND="agg")
         script = Path(__file__).with_name("worker.py")
         self._command = [sys.executable, "-B", "-P", str(script), str(theirs.fileno())]
         with theirs:
@@ -47,51 +66,56 @@ class Nursery:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=environment,
-                cwd="/",
             )
 
-    def spawn(self, memory_mb: int, cpu_seconds: float, kinds: list[str]) -> tuple[int, int, int]:
+    def spawn(self, memory_mb: int, cpu_seconds: float, kinds: list[str], once: bool = False) -> Spawned:
         """Starts a new worker.
 
         Args:
-            memory_mb: its address space, in MiB.
+            memory_mb: MiB that it may use beyond what the verifiers' libraries take.
             cpu_seconds: CPU time for one item.
             kinds: the kinds that it can grade.
-
-        Returns:
-            (process id, descriptor to write items to, descriptor to read replies from).
+            once: it serves one item.
 
         Raises:
             ValueError: If a kind is unknown or its library is missing.
-            RuntimeError: If the nursery did not start, or has died.
+            GradersBroken: If the nursery did not start, or has died.
         """
-        path = [os.path.abspath(p) for p in sys.path]
-        request = {"memory_mb": memory_mb, "cpu_seconds": cpu_seconds, "kinds": kinds, "path": path}
-        inbox_read, inbox_write = os.pipe()
-        outbox_read, outbox_write = os.pipe()
+        request = {"memory_mb": memory_mb, "cpu_seconds": cpu_seconds, "kinds": kinds, "once": once}
+        request |= {"path": [os.path.abspath(p) for p in sys.path], "folder": os.getcwd(), "home": str(Path.home())}
+        channel, theirs = socket.socketpair()
+        if sys.platform == "linux":  # the worker's first message then comes with its process id in this namespace
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        words, their_words = os.pipe()
+        for end in (words, their_words):
+            os.set_blocking(
+                end, False
+            )  # a worker that writes more than a pipe holds must not wait, nor must its reader
         try:
-            reply = self._ask(request, [inbox_read, outbox_write])
+            reply = self._ask(request, [theirs.fileno(), their_words])
+            if "failed" in reply:
+                raise ValueError(reply["failed"])
         except BaseException:
-            os.close(inbox_write)
-            os.close(outbox_read)
+            channel.close()
+            os.close(words)
             raise
         finally:
-            os.close(inbox_read)
-            os.close(outbox_write)
-        if "failed" in reply:
-            os.close(inbox_write)
-            os.close(outbox_read)
-            raise ValueError(reply["failed"])
-        return reply["pid"], inbox_write, outbox_read
+            theirs.close()
+            os.close(their_words)
+        return Spawned(reply["pid"], channel, words)
 
-    def end(self, pid: int) -> int | None:
-        """Kills a worker; returns its exit status as `subprocess` gives it, or None if the nursery has died."""
+    def end(self, pid: int) -> tuple[int, float] | None:
+        """Kills a worker.
+
+        Returns:
+            (its exit status as `subprocess` gives it, the seconds of CPU time it used); None if the nursery has died,
+            and the worker with it.
+        """
         try:
-            return self._ask({"end": pid})["status"]
-        except RuntimeError:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+            reply = self._ask({"end": pid})
+        except GradersBroken:
             return None
+        return reply["status"], reply["cpu_seconds"]
 
     def alive(self) -> bool:
         """Whether the process is running."""
@@ -121,7 +145,7 @@ class Nursery:
                     reply += part
             except OSError as error:
                 self.close()
-                raise RuntimeError(
+                raise GradersBroken(
                     f"the graders' nursery did not start or has died ({error}; exit status "
                     f"{self._process.returncode}); run it by hand to see why: {shlex.join(self._command)}"
                 ) from error

@@ -17,8 +17,8 @@ _grader: Grader | None = None
 def score(kind: str, response: str, answer: Any) -> float | None:
     r"""The reward of one response: 1.0 if it is right, 0.0 if it is wrong, None if it could not be scored.
 
-    Some verifiers evaluate the text that the model wrote, and some texts keep a verifier busy forever (9**9**9**9). So
-    it is graded in a separate process with a `Grader`'s limits (2 s of CPU time, 1 GiB), as in training. The first call
+    Some texts keep a verifier busy forever (9**9**9**9), and a function of your own may run code from one. So it is
+    graded in a separate process with a `Grader`'s limits (2 s of CPU time, 1 GiB), as in training. The first call
     takes a second or two, later ones milliseconds; `score_all` scores many responses at once.
 
     The verifiers of reasoning-gym also give fractions of a point, for a well-formed wrong answer (0.01, 0.05), for an

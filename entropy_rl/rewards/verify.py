@@ -5,7 +5,6 @@ library of a verifier only when that verifier is used.
 """
 
 import contextlib
-import difflib
 import functools
 import importlib
 import math
@@ -13,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from entropy_rl.rewards import gym
 from entropy_rl.rewards.answer import extract_answer, extract_boxed
 from entropy_rl.rewards.wrappers import plain
 
@@ -112,16 +112,7 @@ def _math() -> Callable[[str, Any], float]:
 
 
 def _reasoning_gym(task: str) -> Callable[[str, Any], float]:
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise ImportError(f"rewards of kind 'reasoning_gym:{task}' need it: pip install reasoning-gym") from error
-    from reasoning_gym.factory import DATASETS
-
-    if task not in DATASETS:
-        near = ", ".join(difflib.get_close_matches(task, DATASETS, n=3)) or "none"
-        raise ValueError(f"reward kind 'reasoning_gym:{task}': reasoning-gym has no such task; near it: {near}")
-    points = reasoning_gym.get_score_answer_fn(task)
+    points = gym.verifier(task)
 
     def judge(given: str, entry: Any) -> float:
         if (bare := plain(given)) != given:

@@ -1,11 +1,12 @@
-r"""The grader's processes against responses that hang, crash, use too much memory and try to break out.
+r"""The grader's processes against responses that hang and crash. What code may try in the fence: `test_fence`.
 
-No fault is mocked: the verifier of string_insertion calls eval on the answer, that of polynomial_multiplication parses
-it with sympy, and that of prime_factorization raises on words.
+No fault is mocked: the verifier `foreign_code:value` runs the response, that of prime_factorization raises on words.
 """
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -15,20 +16,21 @@ import pytest
 import reasoning_gym
 
 import entropy_rl.rewards
-from entropy_rl.rewards import Grader, nursery, score
+from entropy_rl.rewards import Grader, GradersBroken, nursery, score
 
 WAIT_SECONDS = 60  # the longest wait for a process to act or to end: a test must fail, not hang
 
-EVAL = "reasoning_gym:string_insertion"
+OWN = "foreign_code:value"
+GYM = "reasoning_gym:string_insertion"
 RAISES = "reasoning_gym:prime_factorization"
 ENTRY = reasoning_gym.create_dataset("string_insertion", seed=0, size=1)[0]
 FACTORS = reasoning_gym.create_dataset("prime_factorization", seed=0, size=1)[0]
-RIGHT = (EVAL, f"\\boxed{{{ENTRY['answer']}}}", ENTRY)
-WRONG = (EVAL, "\\boxed{-}", ENTRY)
+RIGHT = (GYM, f"\\boxed{{{ENTRY['answer']}}}", ENTRY)
+WRONG = (GYM, "\\boxed{-}", ENTRY)
 
 
 def text(code):
-    return (EVAL, f"\\boxed{{{code}}}", ENTRY)
+    return (OWN, code, None)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,6 @@ def test_agrees_with_score_in_order_whatever_the_number_of_workers():
     [
         ("[0 for _ in iter(int, 1)]", "timeout"),  # row 20: while True
         ("__import__('os')._exit(0)", "died"),  # row 21
-        ("__import__('os').close(3) or __import__('os').close(4)", "died"),
         ("exit()", "raised"),
     ],
 )
@@ -81,7 +82,7 @@ def test_one_bad_response_costs_only_itself(grader, code, cause):
     ],
 )
 def test_the_error_says_why_nothing_was_scored(grader, code, detail):
-    with pytest.raises(RuntimeError, match=rf"0 of 1 scored.*{EVAL}: .*{detail}"):
+    with pytest.raises(RuntimeError, match=rf"0 of 1 scored.*{OWN}: .*{detail}"):
         grader.grade([text(code)])
 
 
@@ -99,62 +100,13 @@ def test_a_death_that_does_not_repeat_costs_nothing(grader):
     assert not grader.causes
 
 
-def test_memory_is_limited():
-    # Right only if 3 GB can be allocated.
-    entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
-    answer = f"({entry['answer']})*len([__import__('builtins').bytes(3*10**9)])"
-    item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{{answer}}}", entry)
-    for memory_mb, reward in ((1024, 0.0), (8192, 1.0)):
-        with Grader(memory_mb=memory_mb) as grader:
-            assert grader.grade([item, RIGHT]) == [reward, 1.0]
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "__import__('os').system('touch {path}')",
-        "__import__('subprocess').run(['touch', '{path}'])",
-        "__import__('os').posix_spawn('/bin/touch', ['touch', '{path}'], {{}})",
-        "open('{path}', 'w')",
-        "__import__('os').open('{path}', 65)",
-        "__import__('pathlib').Path('{path}').touch()",
-        "__import__('os').mkdir('{path}')",
-        "__import__('os').symlink('/', '{path}')",
-        "__import__('os').remove('{victim}')",
-        "__import__('shutil').rmtree('{victim}')",
-        "__import__('os').rename('{victim}', '{path}')",
-        "__import__('os').truncate('{victim}', 0)",
-        "__import__('ctypes').CDLL(None).creat('{path}', 511)",
-    ],
-)
-def test_no_side_effects(grader, tmp_path, code):
-    path, victim = tmp_path / "made", tmp_path / "victim"
-    victim.write_text("kept")
-    filled = code.replace("{path}", str(path)).replace("{victim}", str(victim)).replace("{{}}", "{}")
-    rewards = grader.grade([text(filled), RIGHT])
-    assert rewards[0] in (0.0, None) and rewards[1] == 1.0
-    assert not path.exists() and victim.read_text() == "kept"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "__import__('os').kill(__import__('os').getppid(), 0)",
-        "__import__('os').fork()",
-        "__import__('socket').socket()",
-        "__import__('os').environ['SECRET_TOKEN']",
-    ],
-)
-def test_fences_refuse(grader, code, monkeypatch):
-    # The answer is right if and only if the code in it runs.
-    entry = reasoning_gym.create_dataset("polynomial_multiplication", seed=0, size=1)[0]
-    item = ("reasoning_gym:polynomial_multiplication", f"\\boxed{{({entry['answer']})*len([{code}])}}", entry)
-    control = (item[0], item[1].replace(code, "__import__('os').getpid()"), entry)
-    monkeypatch.setenv("SECRET_TOKEN", "x")
-    if "SECRET_TOKEN" in code:
-        nursery.close()  # the current one was started before the token was set
-    with Grader() as fresh:
-        assert fresh.grade([item, control]) == [0.0, 1.0]
+def test_a_worker_that_reads_nothing_delays_a_batch_by_no_more_than_its_wall_time():
+    """A stopped process: the socket to it fills up, and writing waits."""
+    with Grader(cpu_seconds=0.5, wall_seconds=1.0) as grader:
+        grader.grade([RIGHT])
+        os.kill(grader._workers[0].pid, signal.SIGSTOP)
+        long = ("exact", "x" * 60_000, "y")
+        assert grader.grade([RIGHT] + [long] * 50) == [1.0] + [0.0] * 50
 
 
 @pytest.mark.parametrize(
@@ -179,11 +131,12 @@ def test_hostile_answers(grader, answer, task):
 
 
 def test_the_output_of_a_verifier_is_not_a_reward(grader):
-    assert grader.grade([text("print('[1.0, null, \"\"]', flush=True)"), WRONG, RIGHT]) == [0.0, 0.0, 1.0]
+    printed = text("print('[1.0, null, \"\"]', flush=True) or 0")
+    assert grader.grade([printed, WRONG, RIGHT]) == [0.0, 0.0, 1.0]
 
 
 def test_nothing_scored_stops_the_run(grader):
-    with pytest.raises(RuntimeError, match=r"0 of 3 scored, by cause \{'raised': 3\}; the last: .*ValueError"):
+    with pytest.raises(GradersBroken, match=r"0 of 3 scored, by cause \{'raised': 3\}; the last: .*ValueError"):
         grader.grade([(RAISES, "\\boxed{two}", FACTORS)] * 3)
     assert grader.causes == {"raised": 3}
 
@@ -205,7 +158,7 @@ def test_a_nursery_that_does_not_start_is_an_error_and_the_next_one_starts(monke
     nursery.close()
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/bin/false")
-        with pytest.raises(RuntimeError, match=r"nursery did not start .* exit status 1\).*/bin/false"):
+        with pytest.raises(GradersBroken, match=r"nursery did not start .* exit status 1\).*/bin/false"):
             Grader().grade([("exact", "3", "3")])
     with Grader() as grader:
         assert grader.grade([("exact", "3", "3")]) == [1.0]
@@ -216,7 +169,8 @@ def test_a_nursery_that_dies_costs_nothing(grader):
     killed = nursery.current()  # asked for once: after the kill it would be a fresh one, which does not end
     os.kill(killed._process.pid, 9)
     killed._process.wait(WAIT_SECONDS)
-    os.kill(grader._workers[0].pid, 9)
+    with contextlib.suppress(ProcessLookupError):  # it ends with the nursery
+        os.kill(grader._workers[0].pid, 9)
     assert grader.grade([RIGHT, WRONG]) == [1.0, 0.0]
     assert not grader.causes
 
@@ -283,10 +237,10 @@ def test_workers_import_neither_jax_nor_transformers():
     worker = Path(entropy_rl.rewards.__file__).with_name("worker.py")
     code = (
         "import runpy, sys\n"
-        f"sys.argv = ['w', '1024', '1', 'exact,{EVAL}']\n"
+        f"sys.argv = ['w', '1024', '1', 'exact,{GYM}']\n"
         f"runpy.run_path({str(worker)!r})['_bare_package']()\n"
         "from entropy_rl.rewards.verify import verifier\n"
-        f"verifier({EVAL!r})\n"
+        f"verifier({GYM!r})\n"
         "print([m for m in ('jax', 'flax', 'transformers', 'torch') if m in sys.modules])\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]

@@ -30,10 +30,11 @@ def test_a_verifier_that_never_returns_costs_its_time_limit_alone(tmp_path, monk
     assert score_all("endless:wait", ["a", "forever", "b"], [None] * 3) == [1.0, None, 1.0]
 
 
-def test_it_runs_in_another_process_which_is_kept(tmp_path, monkeypatch):
-    (tmp_path / "whose.py").write_text("import os\ndef process(response, answer):\n    return os.getpid()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    pids = {score("whose:process", "", None) for _ in range(3)}
+def test_it_runs_in_another_process_which_is_kept():
+    pids = set()
+    for _ in range(3):
+        assert score("exact", "a", "a") == 1.0
+        pids |= {worker.pid for worker in scoring._grader._workers if worker is not None}
     assert len(pids) == 1 and os.getpid() not in pids
 
 
