@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from entropy_rl.config import check
 from entropy_rl.config.command_line import ConfigFlag
+from entropy_rl.rewards import GradersBroken
 from entropy_rl.runtime import distributed, host
 
 _HERE = str(pathlib.Path(__file__).parent)
@@ -59,14 +60,14 @@ def main(argv: Sequence[str]) -> None:
 def is_expected(error: Exception) -> bool:
     """Whether an error's sentence is all that the user needs: it is about what was given, or the disk, not the code.
 
-    A RuntimeError is such a sentence if this package raised it ("0 of 64 scored"); JAX raises others.
+    A RuntimeError is such a sentence if this package raised it; JAX raises others.
     """
     if type(error) is RuntimeError:
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE)
-    return isinstance(error, ValueError | OSError)
+    return isinstance(error, ValueError | OSError | GradersBroken)
 
 
 if __name__ == "__main__":
