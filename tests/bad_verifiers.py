@@ -26,8 +26,6 @@ def faulty(response: str, answer: str) -> float:
     return float(response == answer)
 
 
-def broken(response: str, answer: str) -> float:
-    """Works for the answer itself, as a run looks at it before it starts, and for no response of a model."""
-    if answer in response:
-        return 1.0
+def broken(response: str, answer: object) -> float:
+    """Scores nothing."""
     raise RuntimeError("this verifier is broken")

@@ -64,8 +64,7 @@ def test_22_hostile_answers_have_no_side_effect_and_no_reward(tmp_path, kind):
 @pytest.mark.slow
 def test_23_a_broken_verifier_stops_the_run(cache, tmp_path):
     """It never trains on zeros: no step is made, and the sentence says why."""
-    gold = "12345678901"
-    lines = [json.dumps({"question": f"{i} + {j} =", "answer": gold}) for i in range(4) for j in range(4)]
+    lines = [json.dumps({"question": f"{i} + {j} =", "answer": str(i + j)}) for i in range(4) for j in range(4)]
     (tmp_path / "sums.jsonl").write_text("\n".join(lines) + "\n")
     run = tmp_path / "run"
     flags = [f"--config={small_runs.__file__}:file", f"--config.data.task={tmp_path / 'sums.jsonl'}"]
