@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from test_jsonl import RUN, bucket  # noqa: F401
 
-from entropy_rl.record import lock
 from entropy_rl.record.lock import Lock
+
+pytestmark = pytest.mark.timeout(120)  # a test that waits for what does not come
 
 ENV = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
 HOLD = """
@@ -46,8 +47,7 @@ def test_a_live_run_is_named_and_a_killed_one_is_followed_at_once(tmp_path, hold
     with pytest.raises(ValueError, match=rf"in use by another run, process {holder.pid} on \S+, whose last heartbeat"):
         Lock(tmp_path).__enter__()
     holder.send_signal(signal.SIGKILL)
-    while lock._born(holder.pid):  # a zombie holds nothing: this test has not waited for the process yet
-        time.sleep(0.01)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now, which holds nothing
     with Lock(tmp_path) as mine:
         mine.confirm()
         assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()

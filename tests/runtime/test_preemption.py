@@ -12,6 +12,7 @@ import pytest
 from entropy_rl.runtime import preemption
 from entropy_rl.runtime.preemption import Stop, Stopped
 
+pytestmark = pytest.mark.timeout(120)  # a test that waits for what does not come
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import sys, time
@@ -33,7 +34,10 @@ def started(script: str, *arguments: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, err
 
 
@@ -91,6 +95,8 @@ def test_a_shells_background_job_ignores_ctrl_c():
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired, match="timed out"):
+        process.wait(2)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 75
 
