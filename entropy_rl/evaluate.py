@@ -25,6 +25,8 @@ from ml_collections import ConfigDict
 
 from entropy_rl.config import check_fields
 from entropy_rl.config.command_line import ConfigFlag
+from entropy_rl.config.defaults import FIELDS
+from entropy_rl.rules import Rule, check
 from entropy_rl.runtime.files import expand
 
 if TYPE_CHECKING:
@@ -43,11 +45,11 @@ _CONFIG = ConfigFlag("A configuration to use instead of the first run's.")
 _TASKS = flags.DEFINE_list("tasks", [], "reasoning-gym tasks, files or data sets; none: those of the configuration.")
 _PROBLEMS = flags.DEFINE_integer("problems", 0, "At most this many per set; 0: eval.problems.")
 _K = flags.DEFINE_integer("k", None, "Samples per problem; 0: greedy only; default: eval.samples.", lower_bound=0)
-_TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the samples; default: eval.temperature.", lower_bound=1e-6)
-_TOP_P = flags.DEFINE_float("top_p", None, "Of the samples; default: eval.top_p.", lower_bound=1e-6, upper_bound=1.0)
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the samples; default: eval.temperature.")
+_TOP_P = flags.DEFINE_float("top_p", None, "Of the samples; default: eval.top_p.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "Of a response; 0: rollout.max_tokens.")
 _BATCH = flags.DEFINE_integer("batch", 0, "Responses decoded together; 0: eval.batch.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
 _DATA_ROOT = flags.DEFINE_string("data_root", "", "A folder with local copies of hub data sets, in owner/name.")
 _SERVER = flags.DEFINE_string("server", "", "A server that makes the responses, with the --model that it serves.")
 _SERVER_WEIGHTS = flags.DEFINE_string("server_weights", "", "A folder through which the server is given each policy.")
@@ -247,15 +249,21 @@ def sampled_by(
         top_p: --top_p.
 
     Raises:
-        ValueError: There are no samples for a flag to act on.
+        ValueError: A flag is out of its range, or there are no samples for it to act on.
     """
     k = evaluation.samples if k is None else k
     for flag, value in (("temperature", temperature), ("top_p", top_p)):
-        if value is not None and not k:
+        if value is None:
+            continue
+        rule = FIELDS[f"eval.{flag}"].rule
+        assert isinstance(rule, Rule)
+        check(f"--{flag}", value, rule)
+        if not k:
             raise ValueError(
                 f"--{flag}={value} with no samples has no effect: greedy responses ignore it; give --k too"
             )
-    return k, temperature or evaluation.temperature, top_p or evaluation.top_p
+    temperature = evaluation.temperature if temperature is None else temperature
+    return k, temperature, evaluation.top_p if top_p is None else top_p
 
 
 def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:

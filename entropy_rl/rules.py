@@ -107,12 +107,12 @@ class Rule(NamedTuple):
         )
 
     def _range(self, before: str) -> str:
-        low = "" if self.least is None else f"{self.least:g} or above"
-        low = low if self.above is None else f"above {self.above:g}"
-        high = "" if self.most is None else f"at most {self.most:g}"
-        high = high if self.below is None else f"below {self.below:g}"
+        low = "" if self.least is None else f"{self.least} or above"
+        low = low if self.above is None else f"above {self.above}"
+        high = "" if self.most is None else f"at most {self.most}"
+        high = high if self.below is None else f"below {self.below}"
         if self.least is not None and high:
-            both = f"from {self.least:g} to {high.removeprefix('at most ')}"
+            both = f"from {self.least} to {high.removeprefix('at most ')}"
         else:
             both = " and ".join(bound for bound in (low, high) if bound)
         return f"{before}{both}" if both else ""

@@ -1,5 +1,7 @@
 """The checks of a configuration, made before any work starts: each error names the key, its value and a legal one."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from entropy_rl import token_transforms
@@ -109,11 +111,27 @@ def check_algo(algo: ConfigDict, train: ConfigDict, rollout: ConfigDict) -> None
             "train.micro_batches to 2 or more"
         )
     token_transforms.check_updates_per_rollout(transforms_of(algo), train.updates_per_rollout)
-    if rollout.samples == 1 and advantages.reads_group(advantage):
+    _check_samples(rollout, advantage)
+
+
+def _check_samples(rollout: ConfigDict, advantage: tuple[str, dict[str, Any]]) -> None:
+    if rollout.samples > 1:
+        return
+    if rollout.refills:
+        raise ValueError(
+            f"rollout.refills={rollout.refills} with rollout.samples=1: a group of one is always all right or all "
+            "wrong, so each would be replaced; set rollout.refills to 0, or rollout.samples to 2 or more"
+        )
+    if advantages.reads_group(advantage):
         raise ValueError(
             f"rollout.samples=1 with algo.advantage={advantage[0]!r}: a response is compared with the others to its "
             "prompt, so every advantage would be 0 and nothing learnt; set rollout.samples to 2 or more, or use the "
             "advantage of reinforce_pp"
+        )
+    if rollout.prompts == 1 and advantage[0] == "reinforce_pp":
+        raise ValueError(
+            "rollout.samples=1 with rollout.prompts=1 and algo.advantage='reinforce_pp': a response is compared with "
+            "the others of the rollout, and there are none; set rollout.samples or rollout.prompts to 2 or more"
         )
 
 

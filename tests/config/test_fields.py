@@ -78,6 +78,7 @@ def test_a_choice_is_one_of_its_names(key: str):
         ({"optim.eps": -1.0}, r"optim\.eps=-1\.0 must be above 0"),
         ({"eval.top_p": 2.0}, r"eval\.top_p=2\.0 must be above 0 and at most 1"),
         ({"warmup.error_rate": 2.0}, r"warmup\.error_rate=2\.0 must be from 0 to 1"),
+        ({"seed": 2**32}, r"seed=4294967296 must be from 0 to 4294967295"),  # jax would take it for 0
         ({"data.few_shot": -1}, r"data\.few_shot=-1 must be 0 or above"),
         ({"rollout.stop": (None,)}, r"rollout\.stop=\(None,\) must be a list of texts, none of them empty"),
         ({"rollout.stop": None}, r"rollout\.stop=None must be a list of texts"),
@@ -99,6 +100,18 @@ def test_one_sample_teaches_a_group_advantage_nothing(method: str):  # c02
     c.rollout.samples, c.train.micro_batches = 1, 2
     message = r"rollout\.samples=1 with algo\.advantage='.*': .*set rollout\.samples to 2 or more"
     with pytest.raises(ValueError, match=message):
+        config.check(c)
+
+
+def test_one_response_in_all_teaches_nothing_and_one_sample_needs_no_refill():
+    c = config.apply_recipe(config.default(), "reinforce_pp")
+    c.rollout.samples, c.rollout.prompts, c.train.updates_per_rollout = 1, 1, 1
+    with pytest.raises(
+        ValueError, match=r"rollout\.samples=1 with rollout\.prompts=1 and algo\.advantage='reinforce_pp'"
+    ):
+        config.check(c)
+    c.rollout.prompts, c.rollout.refills = 8, 2
+    with pytest.raises(ValueError, match=r"rollout\.refills=2 with rollout\.samples=1.*set rollout\.refills to 0"):
         config.check(c)
 
 

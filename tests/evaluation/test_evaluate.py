@@ -74,6 +74,10 @@ def test_samples_are_drawn_as_the_configuration_says_unless_a_flag_does():
     assert evaluate.sampled_by(evaluation, None, 1.0, 0.9) == (4, 1.0, 0.9)
     with pytest.raises(ValueError, match=r"--temperature=0\.5 with no samples has no effect.*give --k"):
         evaluate.sampled_by(evaluation, 0, 0.5, None)
+    with pytest.raises(ValueError, match=r"--temperature=nan must be a finite number, above 0"):
+        evaluate.sampled_by(evaluation, 4, float("nan"), None)
+    with pytest.raises(ValueError, match=r"--top_p=1\.5 must be above 0 and at most 1"):
+        evaluate.sampled_by(evaluation, 4, None, 1.5)
 
 
 @pytest.mark.parametrize(
