@@ -164,3 +164,15 @@ def test_twenty_updates_follow_the_golden_curve_and_compile_once(layout):
     if os.environ.get("GOLDEN") == "write" and layout == "group":
         np.savetxt(CURVE, curve, fmt="%.7g", header="loss, gradient norm, kept share of 20 updates")
     np.testing.assert_allclose(curve, np.loadtxt(CURVE), rtol=2e-4, atol=1e-6)
+
+
+def test_a_coefficient_that_moves_once_per_rollout_is_told_which_update_is_the_first():
+    how = method("adaptive_entropy")
+    logp, entropy = np.full((B, T), -1.0, np.float32), np.full((B, T), 0.1, np.float32)  # below the target
+    edit = functools.partial(update.edit, how, logp, entropy, batch())
+    coefs = []
+    state = token_state(how)
+    for first in (True, False, False, True):
+        _, state, _ = edit(state, jax.random.key(1), first)
+        coefs.append(round(float(state.inner[0].coef), 6))
+    assert coefs == [1e-4, 1e-4, 1e-4, 2e-4]
