@@ -26,7 +26,7 @@ from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import Params, Transformer, init_params
 from entropy_rl.runtime import host
-from entropy_rl.sampling import batching
+from entropy_rl.sampling import batching, room
 from entropy_rl.sampling.base import Decoding, Prompts, Rollout, Sampling
 from entropy_rl.training import engine as engine_lib
 from entropy_rl.training.batch import Batch
@@ -116,7 +116,7 @@ def rollout(options: argparse.Namespace) -> common.Result:
 
     watch = batching.Watch(stop) if skewed else batching.UNWATCHED
     # A batch without continuous batching never looks at its slots before its last response has ended.
-    chunk = T - 1 if options.fixed else batching.CHUNK
+    chunk = T - 1 if options.fixed else room.CHUNK
     loaded = common.memory_mb()
 
     def run() -> None:

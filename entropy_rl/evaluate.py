@@ -94,6 +94,7 @@ class Opened(NamedTuple):
 def opened(request: Request, source: str) -> Opened:
     """A policy whose responses are made on the mesh here, or by the request's server."""
     from entropy_rl import policy
+    from entropy_rl.model.precision import held_in
     from entropy_rl.model.source import open_model
     from entropy_rl.training.engine import Engine
 
@@ -104,10 +105,11 @@ def opened(request: Request, source: str) -> Opened:
     if policy.is_run(source):
         model_config, tokenizer, params = policy.read_run(source, mesh)
         engine = Engine.of(c, model_config, tokenizer, mesh)
+        params = held_in(engine.model.dtype, params)
     else:
         model_config, tokenizer, weights = open_model(source)
         engine = Engine.of(c, model_config, tokenizer, mesh)
-        params = weights(engine.params_sharding)
+        params = weights(engine.params_sharding, dtype=engine.model.dtype)
     return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh, model_config.vocab_size)
 
 

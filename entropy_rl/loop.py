@@ -59,7 +59,7 @@ class Setup(NamedTuple):
         lessons: the warm-up's batches.
         weights: shardings -> the parameters, made or read.
         advantage_of: (reward_B, valid_B, G) -> advantage_B.
-        meta: goes into every checkpoint: hashes of the configuration and of the data.
+        meta: goes into every checkpoint: hashes of the configuration and of the data, and the widths of sampling.
     """
 
     c: ConfigDict
@@ -128,6 +128,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
             restored = checkpoints.restore(engine.abstract_state)
             if restored is not None:
                 checks.check_data(restored[1].get("data", setup.meta["data"]), setup.meta["data"], force)
+                engine.sampler.widths.update(restored[1].get("slots", {}))
             log = metrics.RunLog(workdir, None if restored is None else int(restored[1]["step"]))
             log.config(c.to_dict())
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
@@ -224,8 +225,8 @@ def prepare(c: ConfigDict) -> Setup:
     checks.check_problems(c, sources, encoder, lessons)
     checks.check_length(c, model_config)
     checks.check_server(c.rollout, sources, encoder)
-    meta = {"config": metrics.config_hash(c.to_dict()), "data": sources.digests()}
     engine = Engine.of(c, model_config, tokenizer, mesh)
+    meta = {"config": metrics.config_hash(c.to_dict()), "data": sources.digests(), "slots": engine.sampler.widths}
     return Setup(c, engine, tokenizer, sources, encoder, lessons, weights, advantage_of, meta)
 
 

@@ -20,7 +20,7 @@ from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
 from entropy_rl.model import head
 from entropy_rl.model.hf import save_folder
-from entropy_rl.model.precision import compute_dtype, precision
+from entropy_rl.model.precision import compute_dtype, held_in, precision
 from entropy_rl.model.source import load_model
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_weight, positions
 from entropy_rl.record import metrics
@@ -55,7 +55,7 @@ class Policy:
 
     Attributes:
         cfg: the decoder's shape.
-        params: its parameters, a nested dict of float32 arrays.
+        params: its parameters, a nested dict of arrays: float32, or already in the dtype that the model computes in.
         tokenizer: a transformers tokenizer.
         model: the decoder.
         sampler: makes its responses.
@@ -135,7 +135,7 @@ class Policy:
             return self.sampler.sample(self.params, prompts, key, n=n, decoding=decoding)
 
     def save(self, folder: epath.PathLike) -> None:
-        """Writes a Hugging Face folder, which transformers and `load` read."""
+        """Writes a Hugging Face folder, which transformers and `load` read, in the parameters' own dtype."""
         save_folder(folder, self.cfg, self.params, self.tokenizer)
 
 
@@ -180,7 +180,7 @@ def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
     source = expand(source)
     if not is_run(source):
-        cfg, params, tokenizer = load_model(source)
+        cfg, params, tokenizer = load_model(source, compute_dtype(dtype))
         return Policy(cfg, params, tokenizer, compute_dtype(dtype))
     return load_run(source, dtype)
 
@@ -188,7 +188,7 @@ def load(source: str, dtype: str = "float32") -> Policy:
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
     run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
-    params = jax.device_put(run.params, jax.local_devices()[0])
+    params = held_in(compute_dtype(dtype), jax.device_put(run.params, jax.local_devices()[0]))
     return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype))
 
 

@@ -34,6 +34,7 @@ class Recorder:
 
     def __init__(self, sampler: Sampler | None = None):
         self.asked: list[Asked] = []
+        self.widths: dict[str, int] = {}
         self._sampler = sampler
 
     def sample(

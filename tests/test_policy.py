@@ -115,6 +115,20 @@ def test_generate_is_a_function_of_seed_and_prompt(tiny):
     assert tiny.generate([]) == []
 
 
+def test_a_policy_for_use_holds_its_parameters_in_the_dtype_that_it_computes_in(tiny, tmp_path):
+    tiny.save(tmp_path)
+    loaded = erl.load(str(tmp_path), dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(loaded.params)} == {np.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(erl.load(str(tmp_path)).params)} == {np.dtype("float32")}
+    converted = Policy(tiny.cfg, tiny.params, tiny.tokenizer, loaded.model.dtype)  # converts at each call
+    tokens = np.array([[5, 6, 7, 8]])
+    assert np.array_equal(loaded.logits(tokens, tokens > 0), converted.logits(tokens, tokens > 0))
+    for a, b in zip(loaded.score(tokens, tokens > 0), converted.score(tokens, tokens > 0), strict=True):
+        assert np.array_equal(a, b)
+    one, other = (p.generate(["the cat"], n=4, max_tokens=8)[0] for p in (loaded, converted))
+    assert [r.tokens.tolist() for r in one] == [r.tokens.tolist() for r in other]
+
+
 def test_a_policy_samples_by_way_of_its_sampler(tiny, monkeypatch):
     """`rollout` and `generate` pass on the policy's parameters and what they are given, to any `Sampler`."""
     recorder = Recorder()

@@ -217,15 +217,16 @@ def cudnn(
 ) -> Array:
     """The GPU's kernel. It has not run on a GPU: lowered for one it calls cuDNN; run on a CPU ("xla") it is `attend`.
 
-    Segments become a mask, which JAX hands to cuDNN as a bias [B, 1, S, S] of 2 bytes for all heads; the backward pass
-    makes a gradient of the same size. cuDNN's own form for packed rows, by their offsets, needs a Hopper GPU and
-    functions that are private to JAX.
+    Segments and window become a mask, which JAX hands to cuDNN as a bias [B, 1, S, S] of 2 bytes for all heads; the
+    backward pass makes a gradient of the same size. The window is part of the mask because cuDNN before 9.10.2 takes no
+    window beside a bias. cuDNN's own form for packed rows, by their offsets, needs a Hopper GPU and functions that are
+    private to JAX.
     """
     S = q.shape[1]
     segment, q, k, v = _fill(_LANES, segment_BxS, q, k, v)  # with a bias, an odd S is refused
     mask = segment[:, None, :, None] == segment[:, None, None, :]
-    back = None if window is None else (window - 1, 0)
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=True, local_window_size=back, implementation=implementation
-    )
+    if window is not None:
+        index = jnp.arange(segment.shape[1])
+        mask &= (index[:, None] - index[None] < window)[None, None]
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation=implementation)
     return out[:, :S]

@@ -20,6 +20,7 @@ from entropy_rl.model.transformer import Params, Transformer, positions
 from entropy_rl.runtime.mesh import DATA, FSDP, replicated, row_shards
 
 Array = jax.Array
+PIECE = 2**30  # bytes of a layer's activations while prompts are read
 
 
 class KV(NamedTuple):
@@ -89,7 +90,49 @@ def decode_sharding(model: Transformer, params_sharding: Params) -> DecodeWeight
 
 
 def prefill(model: Transformer, params: Params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
-    """(hidden [N, D] that predicts a response's first token, keys and values) of left-padded prompts."""
+    """(hidden [N, D] that predicts a response's first token, keys and values) of left-padded prompts.
+
+    Besides the keys and values, which remain, about PIECE bytes per device are held at a time: if all prompts together
+    would take more, a few prompts of each shard are read after the other.
+    """
+    (N, P), mesh = prompt_NxP.shape, jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else row_shards(mesh)
+    each, some = N // shards, prompts_at_once(model, P)
+    if some >= each or N % shards:
+        return _prefill(model, params, prompt_NxP, mask_NxP)
+
+    def put(i: Array, made: tuple[Array, ...]) -> tuple[Array, ...]:
+        first = jnp.minimum(i * some, each - some)  # the last piece reads some prompts again
+
+        def cut(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x.reshape(shards, each, P), first, some, 1).reshape(shards * some, P)
+
+        hidden, kv = _prefill(model, params, cut(prompt_NxP), cut(mask_NxP))
+        new = hidden[None], kv.key, kv.value
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(x, y.reshape(len(x), shards, some, *y.shape[2:]), first, 2)
+            for x, y in zip(made, new, strict=True)
+        )
+
+    c = model.cfg
+    heads = c.n_layers, shards, each, c.n_kv_heads
+    shapes = (1, shards, each, c.d_model), (*heads, c.head_dim, P), (*heads, P, c.head_dim)
+    start = [jnp.zeros(shape, model.dtype) for shape in shapes]
+    axes = (None, "batch", None, None), *((None, "batch", None, "kv_heads", None, None),) * 2
+    start = [nn.with_logical_constraint(x, a) for x, a in zip(start, axes, strict=True)]
+    made = jax.lax.fori_loop(0, -(-each // some), put, tuple(start))
+    hidden, key, value = (x.reshape(len(x), N, *x.shape[3:]) for x in made)
+    return hidden[0], constrain(KV(key, value, positions(mask_NxP), mask_NxP))
+
+
+def prompts_at_once(model: Transformer, P: int) -> int:
+    """How many prompts of P positions a layer can take within PIECE bytes: its MLP, and the scores if it holds them."""
+    c = model.cfg
+    scores = 0 if model.kernel else c.n_heads * P
+    return max(1, PIECE // (4 * P * (3 * c.d_ff + scores)))
+
+
+def _prefill(model: Transformer, params: Params, prompt_NxP: Array, mask_NxP: Array) -> tuple[Array, KV]:
     position = positions(mask_NxP)
     out: Any = model.apply({"params": params}, prompt_NxP, position, mask_NxP)
     hidden, (key, value) = out
@@ -140,7 +183,37 @@ def take(kv: KV, rows_W: Array) -> KV:
     return jax.shard_map(pick_own, in_specs=(spec, rows_spec), out_specs=spec, check_vma=False)(kv, rows_W)
 
 
-def grow(kv: KV, column: Array, cache_len: int) -> KV:
+def move(kv: KV, rows_W: Array, column: Array, cache_len: int) -> KV:
+    """Rows of a cache, as `take`, with more places: first the old ones from `column` on, then new ones.
+
+    The old places are then in the order in which they would be overwritten. One layer is moved at a time, into the old
+    cache if the new one has its shape, so that little but the two caches is held.
+    """
+    if isinstance(kv.key, tuple):
+        return _grow(take(kv, rows_W), column, cache_len)
+
+    def turned(layer: Any) -> KV:
+        return _grow(take(KV(kv.key[layer], kv.value[layer], kv.position, kv.segment), rows_W), column, cache_len)
+
+    def put(layer: Array, whole: tuple[Array, Array]) -> tuple[Array, Array]:
+        source = KV(*whole, kv.position, kv.segment) if same else kv
+        new = _grow(take(source._replace(key=source.key[layer], value=source.value[layer]), rows_W), column, cache_len)
+        key, value = whole
+        return key.at[layer].set(new.key), value.at[layer].set(new.value)
+
+    first = jax.eval_shape(turned, 0)
+    same = first.key.shape == kv.key.shape[1:]
+
+    def room(x: Any) -> Array:
+        return jnp.zeros((len(kv.key), *x.shape), x.dtype)
+
+    start = (kv.key, kv.value) if same else (room(first.key), room(first.value))
+    key, value = jax.lax.fori_loop(0, len(kv.key), put, start)
+    meta = _grow(take(KV((), (), kv.position, kv.segment), rows_W), column, cache_len)
+    return constrain(meta._replace(key=key, value=value))
+
+
+def _grow(kv: KV, column: Array, cache_len: int) -> KV:
     """A longer cache: its places in the order in which they would be overwritten, from `column` on, then new ones."""
     more = cache_len - kv.segment.shape[1]
 

@@ -66,34 +66,38 @@ def chunk_of(dtype: np.dtype) -> int:
     return 1024 if dtype == jnp.bfloat16 else 256
 
 
-def from_logits(logits: Array, targets: Array, temperature: float = 1.0) -> tuple[Array, Array]:
-    """(logp, entropy), f32[...], of dense logits [..., V]: the sampler's form, which has the logits anyway."""
-    z = logits.astype(jnp.float32) / temperature
-    logp, entropy, _ = _statistics(z, targets, None)
+def statistics(d: Array, e: Array, targets: Array) -> tuple[Array, Array]:
+    """(logp, entropy), f32[...], of dense logits, for the sampler, which has their exponentials anyway.
+
+    Args:
+        d: f32[..., V], logits less their maximum.
+        e: f32[..., V], exp(d).
+        targets: i32[...].
+    """
+    logp, entropy, _ = _statistics(d, e, targets, None)
     return logp, entropy
 
 
-def _statistics(z: Array, y: Array, axis: str | None) -> tuple[Array, Array, Array]:
-    """(log π(y), entropy, log Σ exp z) of logits z [..., V] and targets y; `axis` is the mesh axis that splits V."""
+def _statistics(d: Array, e: Array, y: Array, axis: str | None) -> tuple[Array, Array, Array]:
+    """(log π(y), entropy, log Σ e) of logits less their maximum, d [..., V], e = exp(d), and targets y.
+
+    `axis` is the mesh axis that splits V.
+    """
 
     def add(x: Array) -> Array:
         return jax.lax.psum(x, axis) if axis else x
 
-    top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
-    top = jax.lax.pmax(top, axis) if axis else top
-    d = z - top
-    e = jnp.exp(d)
     total = add(jnp.sum(e, axis=-1))
     log_total = jnp.log(total)
     # Σ p·(z − max): a token that cannot be drawn (z = −inf) adds 0, not 0·inf
     mean = add(jnp.sum(jnp.where(e > 0, e * d, 0.0), axis=-1)) / total
     if axis:
-        y = y - jax.lax.axis_index(axis) * z.shape[-1]
-        here = (y >= 0) & (y < z.shape[-1])
+        y = y - jax.lax.axis_index(axis) * d.shape[-1]
+        here = (y >= 0) & (y < d.shape[-1])
         y = jnp.where(here, y, 0)
     at_y = jnp.take_along_axis(d, y[..., None], axis=-1)[..., 0]
     at_y = add(jnp.where(here, at_y, 0.0)) if axis else at_y
-    return at_y - log_total, log_total - mean, log_total + top[..., 0]
+    return at_y - log_total, log_total - mean, log_total
 
 
 def _over_chunks(active_N: Array, chunk: int, body: Callable[[Array, Any], Any], carry: Any) -> Any:
@@ -154,7 +158,10 @@ def _head_fwd(
 
         def body(at: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
             z = _logits(temperature, _take(hidden_NxD, at), head_VxD)
-            stats = _statistics(z, _take(targets_N, at), axis)
+            top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
+            top = jax.lax.pmax(top, axis) if axis else top
+            logp, entropy, log_total = _statistics(z - top, jnp.exp(z - top), _take(targets_N, at), axis)
+            stats = logp, entropy, log_total + top[:, 0]
             return tuple(o.at[at].set(s, mode="drop") for o, s in zip(out, stats, strict=True))
 
         zeros = jnp.zeros(targets_N.shape, jnp.float32)

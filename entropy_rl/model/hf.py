@@ -7,6 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from entropy_rl.model import tensor_file
 from entropy_rl.model.config import ModelConfig
@@ -89,8 +90,10 @@ def check_tensors(folder: str | os.PathLike, cfg: ModelConfig) -> dict[str, tens
     return files
 
 
-def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Shardings | None = None) -> Params:
-    """The parameters of a Hugging Face folder, float32.
+def load_params(
+    folder: str | os.PathLike, cfg: ModelConfig, shardings: Shardings | None = None, dtype: DTypeLike = np.float32
+) -> Params:
+    """The parameters of a Hugging Face folder.
 
     The memory used is that of the parameters and about one tensor: nothing is mapped, and each tensor is read once.
 
@@ -98,6 +101,7 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Sharding
         folder: holds model.safetensors, or its shards and their index.
         cfg: the folder's shape, from `read_config`.
         shardings: see `leaves.assemble`.
+        dtype: that of the parameters.
 
     Raises:
         ValueError: If a tensor is missing, has another shape or dtype, a value that is not finite, or no place in the
@@ -122,7 +126,7 @@ def load_params(folder: str | os.PathLike, cfg: ModelConfig, shardings: Sharding
             ", which differs from the embedding though tie_word_embeddings is true" if name == "lm_head.weight" else ""
         )
         raise ValueError(f"{files[name].path}: unexpected tensor {name} of shape {files[name].shapes[name]}{why}")
-    return assemble(cfg, read, shardings)
+    return assemble(cfg, read, shardings, dtype)
 
 
 def load_tokenizer(folder: str | os.PathLike) -> "PreTrainedTokenizerBase":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.transformer import Params
@@ -86,25 +87,26 @@ def nest(flat: Mapping[str, Any]) -> Params:
     return tree
 
 
-def assemble(cfg: ModelConfig, read: Read, shardings: Shardings | None = None) -> Params:
+def assemble(cfg: ModelConfig, read: Read, shardings: Shardings | None = None, dtype: DTypeLike = np.float32) -> Params:
     """The tree of parameters, one tensor at a time.
 
     Args:
         cfg: the shape.
         read: returns the float32 tensor of a Hugging Face name, in the given shape, or raises.
-        shardings: None: float32 numpy arrays on the host. Otherwise each leaf is put on its devices as soon as it is
-            read, so that the host never holds the whole model.
+        shardings: None: numpy arrays on the host. Otherwise each leaf is put on its devices as soon as it is read, so
+            that the host never holds the whole model.
+        dtype: that of the parameters.
     """
     flat = {}
     for path, leaf in leaves(cfg).items():
         if "{}" in leaf.name:
             first = leaf.ours(read(leaf.name.format(0), leaf.shape))
-            value = np.empty((cfg.n_layers, *first.shape), np.float32)
+            value = np.empty((cfg.n_layers, *first.shape), dtype)
             value[0] = first
             for i in range(1, cfg.n_layers):
                 value[i] = leaf.ours(read(leaf.name.format(i), leaf.shape))
         else:
-            value = leaf.ours(read(leaf.name, leaf.shape))
+            value = leaf.ours(read(leaf.name, leaf.shape)).astype(dtype, copy=False)
         if shardings is not None:
             place: Any = shardings
             if not isinstance(shardings, jax.sharding.Sharding):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.model.sharding import MeshRules
+from entropy_rl.model.transformer import Params
 from entropy_rl.runtime import host
 
 
@@ -24,6 +25,22 @@ def compute_dtype(name: str, device: jax.Device | None = None) -> np.dtype:
     device = device or jax.devices()[0]
     native = device.platform == "tpu" or host.compute_capability(device) >= 8
     return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
+
+
+def held_in(dtype: np.dtype, params: Params) -> Params:
+    """Parameters for use, in the dtype that a model computes in, which takes the same products of them as of float32.
+
+    One leaf is converted at a time; the one that it was made of is freed.
+    """
+
+    def convert(x: jax.Array) -> jax.Array:
+        if x.dtype == dtype:
+            return x
+        new = jax.block_until_ready(x.astype(dtype))
+        x.delete()
+        return new
+
+    return jax.tree.map(convert, params)
 
 
 def precision(dtype: np.dtype) -> contextlib.AbstractContextManager:

@@ -5,6 +5,7 @@ A source is a Hugging Face folder, a .gguf file, a hub name ("Qwen/Qwen2.5-0.5B"
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import numpy as np
+from jax.typing import DTypeLike
 
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.foreign import read_json, token_id
@@ -75,11 +78,11 @@ def resolve(source: str) -> pathlib.Path:
 
 def open_model(
     source: str, weights: bool = True
-) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[[Shardings], Params]]:
+) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[..., Params]]:
     """(ModelConfig, tokenizer, weights) of any source.
 
-    The tokenizer's end token is among the end tokens, whatever config.json names. `weights(shardings)` reads the
-    float32 parameters, and puts each leaf on its devices as soon as it is read, so that a model may be larger than one
+    The tokenizer's end token is among the end tokens, whatever config.json names. `weights(shardings, dtype=float32)`
+    reads the parameters, and puts each leaf on its devices as soon as it is read. So a model may be larger than one
     device (that of a .gguf file is read at once).
 
     Args:
@@ -92,12 +95,16 @@ def open_model(
     path = resolve(source)
     if path.suffix == ".gguf" and path.is_file():
         cfg, params, its_tokenizer = load_gguf(path)
-        return with_end(cfg, its_tokenizer, path), its_tokenizer, lambda shardings: jax.device_put(params, shardings)
+
+        def placed(shardings: Shardings, dtype: DTypeLike = np.float32) -> Params:
+            return jax.device_put(jax.tree.map(lambda x: x.astype(dtype, copy=False), params), shardings)
+
+        return with_end(cfg, its_tokenizer, path), its_tokenizer, placed
     refuse_adapter(path)
     cfg, tokenizer = read_config(path), load_tokenizer(path)
     if weights:
         check_tensors(path, cfg)
-    return with_end(cfg, tokenizer, path), tokenizer, lambda shardings: load_params(path, cfg, shardings)
+    return with_end(cfg, tokenizer, path), tokenizer, functools.partial(load_params, path, cfg)
 
 
 def refuse_adapter(folder: pathlib.Path) -> None:
@@ -130,10 +137,10 @@ def with_end(cfg: ModelConfig, tokenizer: "PreTrainedTokenizerBase", path: pathl
     return dataclasses.replace(cfg, eos_ids=tuple(dict.fromkeys((*cfg.eos_ids, end))))
 
 
-def load_model(source: str) -> tuple[ModelConfig, Params, "PreTrainedTokenizerBase"]:
-    """(ModelConfig, params, tokenizer) of any source; the parameters are float32 on the first local device."""
+def load_model(source: str, dtype: DTypeLike = np.float32) -> tuple[ModelConfig, Params, "PreTrainedTokenizerBase"]:
+    """(ModelConfig, params, tokenizer) of any source; the parameters are on the first local device."""
     cfg, tokenizer, weights = open_model(source)
-    return cfg, weights(jax.sharding.SingleDeviceSharding(jax.local_devices()[0])), tokenizer
+    return cfg, weights(jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), dtype=dtype), tokenizer
 
 
 def from_hub(name: str) -> pathlib.Path:

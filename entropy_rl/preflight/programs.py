@@ -21,7 +21,7 @@ from entropy_rl.model.precision import on_mesh
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.sharding import MeshRules
 from entropy_rl.runtime.mesh import row_shards
-from entropy_rl.sampling import batching
+from entropy_rl.sampling import room
 from entropy_rl.sampling import slots as slots_lib
 from entropy_rl.training import engine as engine_lib
 from entropy_rl.training import scoring, warmup
@@ -67,7 +67,7 @@ class Run(NamedTuple):
     @property
     def chunk(self) -> int:
         """Decode steps per compiled chunk."""
-        return min(batching.CHUNK, max(self.config.rollout.max_tokens - 1, 1))
+        return min(room.CHUNK, max(self.config.rollout.max_tokens - 1, 1))
 
     @property
     def is_scored(self) -> bool:

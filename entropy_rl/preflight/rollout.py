@@ -17,7 +17,7 @@ from entropy_rl.model.sharding import MeshRules
 from entropy_rl.model.transformer import Params
 from entropy_rl.preflight.programs import Phase, Run, array, random_key
 from entropy_rl.preflight.sizes import bytes_per_chip
-from entropy_rl.sampling import batching
+from entropy_rl.sampling import room
 from entropy_rl.sampling import slots as slots_lib
 from entropy_rl.sampling.slots import Drawn, Prefilled, Slots
 
@@ -86,20 +86,17 @@ def _ready(run: Run, prefilled: Prefilled) -> tuple[Phase, DecodeWeights]:
 
 def _admit(run: Run, weights: DecodeWeights, prompts: Prefilled) -> Phase:
     """An admission after which the cache has its full length."""
-    engine, full = run.engine, batching.places(run.config.rollout.max_tokens)
-    if run.slots == run.responses:
-        shared, before = run.config.rollout.samples, min(batching.FIRST_CACHE, full)
-        while 2 * before < full:
-            before *= 2
-    else:
-        shared, before = 1, full
+    engine, lengths = run.engine, room.lengths(run.config.rollout.max_tokens)
+    full, shared = lengths[-1], run.config.rollout.samples if run.slots == run.responses else 1
+    before = lengths[-2:][0] if run.slots == run.responses else full
     row = placed(engine.sampling, array(jnp.int32, run.slots))
     first = Phase(
         _admission(run, shared, before), (weights, prompts, None, row, row), engine.sampling, engine.model.dtype
     )
     slots, _ = first.shapes()
     args = weights, prompts, placed(engine.sampling, slots), row, row
-    admission = jax.jit(_admission(run, shared, full), keep_unused=True)
+    refills = before == full  # into the same slots, see `batching.sample`
+    admission = jax.jit(_admission(run, shared, full), keep_unused=True, donate_argnums=2 if refills else ())
     return Phase(admission, args, engine.sampling, engine.model.dtype)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from entropy_rl.preflight.programs import Run
 from entropy_rl.runtime.mesh import TENSOR, row_shards
-from entropy_rl.sampling import batching
+from entropy_rl.sampling import room
 
 
 def bytes_per_chip(tree: Any) -> float:
@@ -25,7 +25,7 @@ def cache_bytes(run: Run) -> float:
     prompts = c.rollout.prompts
     prompts_in_slots = prompts if run.slots == run.responses else run.slots
     positions = (prompts + prompts_in_slots) * c.data.max_prompt_len
-    positions += run.slots * batching.places(c.rollout.max_tokens)
+    positions += run.slots * room.places(c.rollout.max_tokens)
     position_bytes = 2 * model.n_layers * heads * model.head_dim * jnp.dtype(run.engine.model.dtype).itemsize
     return positions * position_bytes / row_shards(mesh)
 

@@ -70,12 +70,14 @@ class Decoding(NamedTuple):
         max_tokens: T, the length at which a response is cut.
         eos_ids: the tokens that end a response.
         stop: the texts that end a response, which keeps the token that completes the first of them.
+        ids: only tokens below this one are drawn, see `draw.draw`; 0: all.
     """
 
     sampling: Sampling
     max_tokens: int
     eos_ids: tuple[int, ...]
     stop: tuple[str, ...] = ()
+    ids: int = 0
 
 
 class Rollout(NamedTuple):
@@ -108,10 +110,17 @@ class Sampler(Protocol):
     Attributes:
         measures_entropy: False: the rollout's entropy is NaN and its logp is another engine's, so the trainer has to
             score the responses itself.
+        widths: how many responses are made at a time, by shape and device, where that was chosen by the memory that was
+            free. A run keeps it in its checkpoints: on an accelerator, another width rounds sums otherwise.
     """
 
     @property
     def measures_entropy(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def widths(self) -> dict[str, int]:
         """See above."""
         ...
 
@@ -176,22 +185,48 @@ def responses(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase") -> list[Re
     return found
 
 
-def stopper(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str]) -> Callable[[np.ndarray], int | None] | None:
-    """A function from a response's tokens to how many of them to keep, or None if it contains no stop text yet.
+Stop = Callable[[np.ndarray, int], int | None]  # see `stopper`
+_LOOK = 16  # tokens whose text is looked at together
+_SLACK = 8  # characters; those at the start of a part of a response may differ from the same in the whole
+
+
+def stopper(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str]) -> Stop | None:
+    """A function that finds the first stop text in a response's tokens.
+
+    Its time depends on the tokens that have not been looked at, not on the whole response: text is made of these and of
+    as many tokens before them as a stop text may have begun in. What is found there is looked up in the whole.
 
     Returns:
-        The function, which keeps the tokens up to the one that completes the first stop text; None without `stops`.
+        None without `stops`. Otherwise f(tokens, seen) -> how many of them to keep, those up to the one that completes
+        the first stop text; None: they contain none. `seen`: f has looked at that many of them before.
     """
     if not stops:
         return None
+    reach = max(map(len, stops)) + _SLACK
 
-    def stop(tokens: np.ndarray) -> int | None:
-        def has_stop(count: int) -> bool:
-            text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
-            return any(s in text for s in stops)
+    special = [s for s in stops if any(token in s for token in tokenizer.all_special_tokens)]
 
-        if not has_stop(len(tokens)):
-            return None
-        return next(i for i in range(1, len(tokens) + 1) if has_stop(i))
+    def text(tokens: np.ndarray, skip: bool = True) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=skip))
+
+    def has_stop(tokens: np.ndarray) -> bool:
+        made = text(tokens)
+        return any(s in made for s in stops) or bool(special) and any(s in text(tokens, skip=False) for s in special)
+
+    def begin(tokens: np.ndarray, end: int) -> int:
+        """Where the last `reach` characters of tokens[:end] begin, or a little before."""
+        count = reach
+        while count < end and len(text(tokens[end - count : end])) < reach:
+            count *= 2
+        return max(end - count, 0)
+
+    def stop(tokens: np.ndarray, seen: int = 0) -> int | None:
+        for start in range(seen, len(tokens), _LOOK):
+            end, first = min(start + _LOOK, len(tokens)), begin(tokens, start)
+            if has_stop(tokens[first:end]):
+                for i in range(start + 1, end + 1):
+                    if has_stop(tokens[first:i]) and has_stop(tokens[:i]):
+                        return i
+        return None
 
     return stop

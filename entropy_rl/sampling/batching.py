@@ -21,17 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.model import decode
-from entropy_rl.model.transformer import ModelConfig, Params, Transformer
+from entropy_rl.model.transformer import Params, Transformer
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.sampling import slots as slots_lib
-from entropy_rl.sampling.base import Decoding, Done, Prompts, Rollout
-
-CHUNK = 16  # steps between two looks at the slots
-FIRST_CACHE = 32  # places in the cache at the start
-EVEN = 16  # the cache has a multiple of this many places: products over an odd number of places are slower
+from entropy_rl.sampling.base import Decoding, Done, Prompts, Rollout, Stop
+from entropy_rl.sampling.room import CHUNK, choose, lengths
 
 _read_prompts = jax.jit(slots_lib.read_prompts, static_argnames=("model", "n"))
-_admit = jax.jit(slots_lib.admit, static_argnames=("model", "n", "shared", "cache_len", "decoding"))
+_ADMIT = "model", "n", "shared", "cache_len", "decoding"
+_admit = jax.jit(slots_lib.admit, static_argnames=_ADMIT)
+_refill = jax.jit(slots_lib.admit, static_argnames=_ADMIT, donate_argnames="slots")  # into slots of the same shapes
 _weights: Callable[..., decode.DecodeWeights] = jax.jit(decode.decode_weights, static_argnames=("model", "places"))
 _advance = jax.jit(slots_lib.advance, static_argnames=("model", "steps", "decoding"), donate_argnames="slots")
 
@@ -40,11 +39,11 @@ class Watch(NamedTuple):
     """What a caller does while responses are made.
 
     Attributes:
-        stop: a response's tokens so far -> how many of them to keep, or None to continue.
+        stop: (a response's tokens so far, how many of them it has seen) -> how many to keep, or None to continue.
         done: see `base.Done`.
     """
 
-    stop: Callable[[np.ndarray], int | None] | None = None
+    stop: Stop | None = None
     done: Done | None = None
 
 
@@ -92,6 +91,7 @@ def sample(
     n: int,
     decoding: Decoding,
     slots: int = 0,
+    widths: dict[str, int] | None = None,
     placement: Placement = LOCAL,
     watch: Watch = UNWATCHED,
     chunk: int = CHUNK,
@@ -105,7 +105,8 @@ def sample(
         key: the step's key.
         n: samples per prompt.
         decoding: how tokens are drawn and what ends a response.
-        slots: responses made at a time; 0: as many as memory has room for (`slots_that_fit`).
+        slots: responses made at a time; 0: as many as memory has room for (`room.choose`).
+        widths: the widths that were chosen for slots=0 before, and are kept; None: there are none.
         placement: where prompts, weights and slots are placed.
         watch: the caller's stops, and its use of responses that have ended.
         chunk: steps between two looks at the slots.
@@ -125,7 +126,7 @@ def sample(
         weights, prefilled = jax.block_until_ready((weights, placement.move(prefilled)))
         placement.on_moved(time.monotonic() - began, weights)
         if not slots:
-            slots = slots_that_fit(model, prefilled.prefix.key, P, B, T, placement.shards)
+            slots = choose(model, prefilled.prefix.key, n, decoding, placement.shards, {} if widths is None else widths)
         _decode(model, weights, prefilled, out, n, decoding, slots, placement, watch, chunk)
     return out
 
@@ -148,8 +149,8 @@ def _decode(
     if width < B:
         width = max(shards, width // shards * shards)
     admit = functools.partial(_admit, model, weights, prompts, n=n, decoding=decoding)
-    most = places(T)
-    cache_len = min(FIRST_CACHE, most)
+    refill = functools.partial(_refill, model, weights, prompts, n=n, decoding=decoding)
+    cache_len, *longer = lengths(T)
     # Each shard makes the responses to its own prompts in its own slots, so that no cache crosses the mesh: shard s
     # has slots s·w … (s+1)·w − 1, and of its `each` responses the first `begun_S` have begun.
     w, each = width // shards, B // shards
@@ -171,9 +172,10 @@ def _decode(
         fresh_S = np.minimum(free_S, left_S) if free_S.sum() >= max(1, len(rows) // 8) else np.zeros_like(left_S)
         fewer = w if left_S.any() else _halve(w, w - free_S.min())
         larger = cache_len
-        while larger < most and age[alive].max(initial=0) - 1 + chunk > larger:
-            larger = min(2 * larger, most)
+        while longer and age[alive].max(initial=0) - 1 + chunk > larger:
+            larger = longer.pop(0)
         if fresh_S.any() or fewer < w or larger > cache_len:
+            move = refill if fewer == w and larger == cache_len else admit
             shared = shared if fewer == w and not fresh_S.any() else 1
             keep, begin = _rearrange(alive, shards, fewer, fresh_S)
             at, there = np.minimum(keep, len(rows) - 1), keep < len(rows)
@@ -182,25 +184,16 @@ def _decode(
             rows[begin] = np.concatenate([a + np.arange(k) for a, k in zip(first_S + begun_S, fresh_S)])
             age[begin], alive[begin] = 0, False
             w, cache_len, begun_S = fewer, larger, begun_S + fresh_S
-            state, drawn = admit(state, place(keep), place(rows), shared=shared, cache_len=cache_len)
+            state, drawn = move(state, place(keep), place(rows), shared=shared, cache_len=cache_len)
             if len(begin):
                 begun = np.isin(np.arange(len(rows)), begin)
                 alive[begin] = _record(out, rows, age, begun, distributed.fetch(drawn), decoding, watch)[begin]
         state, drawn = _advance(model, weights, state, place(alive), steps=min(chunk, max(T - 1, 1)), decoding=decoding)
 
 
-def places(T: int) -> int:
-    """Places in the cache for responses of T tokens, the last of which is never fed.
-
-    >>> places(1), places(17), places(18)
-    (16, 16, 32)
-    """
-    return -(-max(T - 1, 1) // EVEN) * EVEN
-
-
 def _halve(width: int, living: int) -> int:
-    while width % 2 == 0 and width // 2 >= living:
-        width //= 2
+    while width > 1 and -(-width // 2) >= living:
+        width = -(-width // 2)
     return width
 
 
@@ -234,6 +227,7 @@ def _record(
     slot, at = np.nonzero(mask & alive[:, None])
     for x, new in zip(out[:4], drawn, strict=True):
         x[rows[slot], age[slot] + at] = np.asarray(new)[slot, at]
+    seen = age.copy()
     age += np.where(alive, mask.sum(axis=1), 0)
     last = out.tokens[rows, np.maximum(age - 1, 0)]
     ended = alive & np.isin(last, decoding.eos_ids) & (age > 0)
@@ -241,30 +235,10 @@ def _record(
     alive = alive & ~ended & (age < decoding.max_tokens)
     if watch.stop:
         for w in np.flatnonzero(went):  # those that ended too: the stop text may have come before the end
-            if (kept := watch.stop(out.tokens[rows[w], : age[w]])) is not None:
+            if (kept := watch.stop(out.tokens[rows[w], : age[w]], seen[w])) is not None:
                 for x in out[:4]:
                     x[rows[w], kept:] = 0
                 out.finished[rows[w]], alive[w] = True, False
     if watch.done and len(over := rows[went & ~alive]):
         watch.done(over.tolist(), out)
     return alive
-
-
-def slots_that_fit(model: Transformer, key_LxNxKxhxP: jax.Array, P: int, B: int, T: int, shards: int) -> int:
-    """Responses whose keys and values fit into nine tenths of the memory that the first device has left; B on a CPU.
-
-    The prompts' keys determine the device and the number of heads that it holds of a slot.
-    """
-    addressable: set[Any] = key_LxNxKxhxP.sharding.addressable_devices
-    device = min(addressable, key=lambda d: d.id)
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
-    free = min(distributed.collect(mine))  # all processes have to decide alike
-    if free < 0:
-        return B
-    c: ModelConfig = model.cfg
-    heads = key_LxNxKxhxP.sharding.shard_shape(key_LxNxKxhxP.shape)[2]
-    token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(model.dtype).itemsize
-    left = 0.9 * free * shards
-    # twice: while slots move, both copies exist
-    return int(np.clip(left // (2 * (P + T) * token), shards, B))

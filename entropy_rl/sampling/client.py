@@ -95,11 +95,19 @@ class Server:
                 "which the importance correction would be wrong; start vLLM with --logprobs-mode processed_logprobs"
             )
 
-    def give(self, cfg: ModelConfig, params: Params, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def give(
+        self, cfg: ModelConfig, params: Params, tokenizer: "PreTrainedTokenizerBase", dtype: np.dtype | None = None
+    ) -> None:
         """Hands the parameters over as a Hugging Face folder, unless the server has them already.
 
         Each hand-over uses a folder with a new name, so that no file system shows the server an old file; the folder
         before it is removed.
+
+        Args:
+            cfg: the parameters' shape.
+            params: the parameters.
+            tokenizer: the model's.
+            dtype: that of the folder's tensors; None: the parameters' own.
 
         Raises:
             ValueError: The server has no route to take weights, or could not take them.
@@ -108,7 +116,7 @@ class Server:
         if small is self._has:
             return
         folder = pathlib.Path(self.weights).absolute() / f"weights-{time.time_ns()}"
-        save_folder(folder, cfg, params, tokenizer)
+        save_folder(folder, cfg, params if dtype is None else _in_dtype(params, dtype), tokenizer)
         for route, body in TAKE.items():
             status, answer = self._call(route, body(str(folder)))
             if status not in (404, 405):
@@ -186,6 +194,11 @@ def connect(url: str, weights: str = "") -> Server:
 def untouched() -> dict[str, Any]:
     """Fields that keep a server from taking sampling options from the model's generation_config.json."""
     return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _in_dtype(params: Params, dtype: np.dtype) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def _read(body: bytes) -> Any:

@@ -32,12 +32,14 @@ class LocalSampler:
         tokenizer: makes text of tokens, to find stop texts; None if there are none.
         slots: responses made at a time; 0: as many as memory has room for.
         placement: where prompts, weights and slots are placed.
+        widths: see `base.Sampler`.
     """
 
     model: Transformer
     tokenizer: "PreTrainedTokenizerBase | None"
     slots: int = 0
     placement: batching.Placement = batching.LOCAL
+    widths: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
 
     measures_entropy = True
 
@@ -52,7 +54,9 @@ class LocalSampler:
         done: Done | None = None,
     ) -> Rollout:
         """Makes n responses to each prompt, see `base.Sampler.sample`."""
-        stop = stopper(self.tokenizer, decoding.stop) if self.tokenizer is not None else None
+        stop = None
+        if self.tokenizer is not None:
+            stop, decoding = stopper(self.tokenizer, decoding.stop), decoding._replace(ids=self.ids)
         return batching.sample(
             self.model,
             params,
@@ -61,9 +65,15 @@ class LocalSampler:
             n=n,
             decoding=decoding,
             slots=self.slots,
+            widths=self.widths,
             placement=self.placement,
             watch=batching.Watch(stop, done),
         )
+
+    @functools.cached_property
+    def ids(self) -> int:
+        """The ids of the tokenizer's tokens are below this one; the model's vocabulary may have more."""
+        return max(self.tokenizer.get_vocab().values()) + 1 if self.tokenizer is not None else 0
 
 
 def placement_on(model: Transformer, training: MeshRules, sampling: MeshRules, log_move: bool) -> batching.Placement:

@@ -39,12 +39,16 @@ class ServerSampler:
         model_config: the shape of the parameters.
         tokenizer: makes text of tokens.
         slots: requests in flight; 0: AT_ONCE.
+        dtype: that in which parameters are handed over, since the trainer computes in no other; None: their own.
+        widths: see `base.Sampler`; always empty.
     """
 
     server: Server
     model_config: ModelConfig
     tokenizer: "PreTrainedTokenizerBase"
     slots: int = 0
+    dtype: np.dtype | None = None
+    widths: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
 
     measures_entropy = False
 
@@ -75,7 +79,7 @@ class ServerSampler:
             ValueError: The server refuses, has been away for too long, or returns no token ids with their logp.
         """
         if self.server.weights:
-            self.server.give(self.model_config, params, self.tokenizer)
+            self.server.give(self.model_config, params, self.tokenizer, self.dtype)
         out = Rollout.empty(len(prompts.tokens_NxP) * n, decoding.max_tokens)
         # no `with`: it would wait for every request in flight after one has failed
         pool = ThreadPoolExecutor(max(1, min(self.slots or AT_ONCE, len(out.tokens))))
@@ -106,7 +110,7 @@ class ServerSampler:
         def ask(b: int) -> tuple[list[int], list[float], bool]:
             choice = self.server.complete(texts[b // n], seed=seeds[b], **body)
             tokens, logp = self.server.tokens(choice)
-            kept = stop(np.asarray(tokens)) if stop else None
+            kept = stop(np.asarray(tokens), 0) if stop else None
             return tokens[:kept], logp[:kept], kept is not None or choice["finish_reason"] == "stop"
 
         answered: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()

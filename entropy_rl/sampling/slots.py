@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.model import decode, head
+from entropy_rl.model import decode
 from entropy_rl.model.decode import KV
 from entropy_rl.model.transformer import Params, Transformer
 from entropy_rl.sampling.base import Decoding
@@ -135,7 +135,7 @@ def admit(
         token, age, alive = (
             jnp.take(x, keep_W, axis=0, mode="fill", fill_value=0) for x in (slots.token, slots.age, slots.alive)
         )
-        cache = decode.grow(decode.take(slots.cache, keep_W), slots.column % old, cache_len)
+        cache = decode.move(slots.cache, keep_W, slots.column % old, cache_len)
         column = jnp.asarray(old if cache_len > old else 0, jnp.int32)
     first, drawn = _draw(logits, keys, age, fresh, decoding)
     prefix = decode.unstack(model, decode.take(prompts.prefix, of_W))
@@ -199,7 +199,7 @@ def _draw(
     logits_WxV: Array, keys_W: Array, age_W: Array, alive_W: Array, decoding: Decoding
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     """(token, (token, logp, entropy, mask)), each [W]; 0 in slots that are not alive."""
-    token = draw(logits_WxV, jax.vmap(jax.random.fold_in)(keys_W, age_W), decoding.sampling)
+    keys = jax.vmap(jax.random.fold_in)(keys_W, age_W)
+    token, logp, entropy = draw(logits_WxV, keys, decoding.sampling, decoding.ids)
     token = jnp.where(alive_W, token, 0)
-    logp, entropy = head.from_logits(logits_WxV, token, decoding.sampling.temperature or 1.0)
     return token, (token, logp * alive_W, entropy * alive_W, alive_W.astype(jnp.int32))

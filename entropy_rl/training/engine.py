@@ -254,7 +254,7 @@ def sampler_of(
     """The sampler that the config section `rollout` asks for: a server's, or this run's own."""
     if rollout.server and tokenizer is not None:
         server = client.connect(rollout.server, rollout.server_weights)
-        return ServerSampler(server, model.cfg, tokenizer, rollout.slots)
+        return ServerSampler(server, model.cfg, tokenizer, rollout.slots, model.dtype)
     placement = placement_on(model, training, sampling, log_move=rollout.tensor > 0)
     return LocalSampler(model, tokenizer, rollout.slots, placement)
 

@@ -98,7 +98,7 @@ def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
         "@__cudnn$fmhaScaleBiasSoftmax(",
         "@__cudnn$fmhaScaleBiasSoftmaxBackward(",
         '"mask_type": "CAUSAL"',
-        '"sliding_window_length": 40',
+        '"sliding_window_length": 0',  # cuDNN before 9.10.2 refuses a window of its own beside a bias
     ):
         assert wanted in text
     assert f"tensor<{B}x{H}x256x256x" not in text  # the scores are never held

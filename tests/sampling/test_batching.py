@@ -10,13 +10,14 @@ from reference.rollout import rollout
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.policy import Policy
-from entropy_rl.sampling import batching
+from entropy_rl.sampling import batching, room
 from entropy_rl.sampling.base import Decoding, Prompts, Sampling
 
 CFG = ModelConfig(
     vocab_size=97, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, eos_ids=tuple(range(5, 20))
 )
 N, P, G = 4, 6, 4
+COMPILED = batching._admit, batching._refill, batching._advance
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def test_the_same_responses_whatever_the_slots(slots, chunk, unroll):
 
 @pytest.mark.parametrize("slots, chunk", [(0, 8), (3, 5)])
 def test_the_cache_grows_and_goes_round(slots, chunk, monkeypatch):
-    monkeypatch.setattr(batching, "FIRST_CACHE", 4)
+    monkeypatch.setattr(room, "FIRST_CACHE", 4)
     same(sample(T=50, eos=tuple(range(5, 9)), slots=slots, chunk=chunk), together(T=50, eos=tuple(range(5, 9))))
 
 
@@ -91,7 +92,8 @@ def test_a_stop_ends_a_response_where_it_is_found():
     """A stop at the first token that 3 divides, which may come before, at or after the response's own end."""
     want = together()
 
-    def stop(made):
+    def stop(made, seen=0):
+        assert not (made[:seen] % 3 == 0).any()  # what was seen before had none
         found = np.flatnonzero(made % 3 == 0)
         return int(found[0]) + 1 if len(found) else None
 
@@ -122,11 +124,11 @@ def test_each_response_is_reported_once_when_it_has_ended():
 def test_a_slot_refilled_a_thousand_times_leaks_nothing():
     run = functools.partial(sample, T=6, n=260, slots=1, chunk=2)
     first = run(watch=batching.UNWATCHED)
-    compiled, arrays = [f._cache_size() for f in (batching._admit, batching._advance)], len(jax.live_arrays())
+    compiled, arrays = [f._cache_size() for f in COMPILED], len(jax.live_arrays())
     rows = np.random.default_rng(0).integers(0, 260 * G, 5)
     again = run()
     assert np.array_equal(first.tokens, again.tokens)
-    assert [f._cache_size() for f in (batching._admit, batching._advance)] == compiled
+    assert [f._cache_size() for f in COMPILED] == compiled
     assert len(jax.live_arrays()) <= arrays
     # the thousandth response is what it would have been alone
     want = together(T=6, n=260)

@@ -14,6 +14,7 @@ import sys
 import urllib.request
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_loop import compiled_once, rows, tiny  # noqa: F401
@@ -200,6 +201,23 @@ def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
         out = ask(other, there, params=jax.tree.map(lambda x: 1.1 * x, other.params))
         (second,) = tmp_path.iterdir()
         assert second != first and np.abs(out.logp - own(other, out, 3, 1.0)).max() > 1e-3
+
+
+def test_weights_are_handed_over_in_the_dtype_that_the_trainer_computes_in(folder, tmp_path):
+    """Half the bytes: a bfloat16 model multiplies with these values and no others, and so does the server now."""
+    other = made(seed=1)
+    with small(folder, "--dialect=sglang") as address:
+        there = Server(address, str(tmp_path))
+        sampler = ServerSampler(there, other.cfg, other.tokenizer, dtype=jnp.dtype(jnp.bfloat16))
+        decoding = Decoding(Sampling(), T, other.cfg.eos_ids)
+        out = sampler.sample(other.params, prompts(other), jax.random.key(0), n=1, decoding=decoding)
+        (given,) = tmp_path.iterdir()
+        assert json.loads((given / "config.json").read_text())["torch_dtype"] == "bfloat16"
+        assert (given / "model.safetensors").stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), other.params)
+    own_logp = own(Policy(other.cfg, rounded, other.tokenizer), out, 1, 1.0)
+    np.testing.assert_allclose(out.logp, own_logp, atol=1e-4)
+    assert np.abs(own_logp - own(other, out, 1, 1.0)).max() > 1e-3
 
 
 def test_a_folder_that_the_server_cannot_read_is_named(policy, folder, tmp_path, monkeypatch):
