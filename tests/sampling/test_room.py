@@ -63,9 +63,10 @@ def test_what_a_slot_is_charged_for():
     model, T = Transformer(SHAPES["Qwen/Qwen2.5-0.5B"], np.dtype("bfloat16")), 256
     V, token = 151936, 2 * 24 * 2 * 64 * 2
     decoding = Decoding(Sampling(), T, ())
-    bare = (128 + T) * token
-    assert room.slot_bytes(model, 128, 1, decoding, 2) > 1.5 * bare + 5 * 4 * V
-    assert room.slot_bytes(model, 128, 8, decoding, 2) < room.slot_bytes(model, 128, 1, decoding, 2)
+    charged = room.slot_bytes(model, 128, 1, decoding, 2)
+    assert charged > (128 + T) * token + 7 * 4 * V  # a step's arrays
+    assert charged > (2 * 128 + T + T / 2) * token + 2 * 4 * V  # both caches while one takes the other's place
+    assert room.slot_bytes(model, 128, 8, decoding, 2) < charged
     truncated = decoding._replace(sampling=Sampling(top_k=5))
     assert room.slot_bytes(model, 128, 1, truncated, 2) > room.slot_bytes(model, 128, 1, decoding, 2) + 4 * V
 
