@@ -74,11 +74,17 @@ def check_sampler(policy, prompts, temperature, max_tokens):
 def check_greedy(policy, folder, prompts, max_tokens):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ours = policy.generate(prompts, n=1, max_tokens=max_tokens, temperature=0.0)
+    beyond = list(range(len(policy.tokenizer), policy.cfg.vocab_size))  # ids of no token, which we do not draw
     for prompt, (response,) in zip(prompts, ours):
         ids = policy.tokenizer(prompt, return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
-                **ids, max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(policy.cfg.eos_ids), pad_token_id=0
+                **ids,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=list(policy.cfg.eos_ids),
+                pad_token_id=0,
+                suppress_tokens=beyond or None,
             )
         assert response.tokens.tolist() == out[0, ids["input_ids"].shape[1] :].tolist()
 
