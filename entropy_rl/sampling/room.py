@@ -72,7 +72,7 @@ def choose(
     device = min(addressable, key=lambda d: d.id)
     N, P = key_LxNxKxhxP.shape[1], key_LxNxKxhxP.shape[4]
     name = f"{N}x{n} responses of {P}+{decoding.max_tokens} tokens"
-    name += " truncated" * _truncates(decoding) + f", {model.dtype}, {shards} of {device.device_kind}"
+    name += " truncated" * _truncates(decoding) + f", {jnp.dtype(model.dtype)}, {shards} of {device.device_kind}"
     if name not in widths:
         stats = device.memory_stats() if device.platform != "cpu" else None
         mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
