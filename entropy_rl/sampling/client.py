@@ -196,7 +196,6 @@ def untouched() -> dict[str, Any]:
     return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
 def _in_dtype(params: Params, dtype: np.dtype) -> Params:
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
