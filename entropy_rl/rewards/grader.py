@@ -290,10 +290,14 @@ def _tell(missing: list[str]) -> None:
     """Warns, once per process, of what the fence lacks on this machine."""
     if weak := [name for name in missing if name not in _told]:
         _told.update(weak)
+        held = [name for name in ("Landlock", "seccomp") if name not in missing]
         logging.warning(
             "the fence around the graders' processes lacks %s here: the kernel has no such means, or this container "
-            "forbids it. A reward function or a verifier that runs code from a response could do more than compute.",
+            "forbids it. %s",
             ", ".join(weak),
+            "Landlock and seccomp hold, which confine it as well."
+            if len(held) == 2
+            else "Code that a reward function runs from a response could do more than compute.",
         )
 
 

@@ -82,7 +82,11 @@ class Nursery:
             GradersBroken: If the nursery did not start, or has died.
         """
         request = {"memory_mb": memory_mb, "cpu_seconds": cpu_seconds, "kinds": kinds, "once": once}
-        request |= {"path": [os.path.abspath(p) for p in sys.path], "folder": os.getcwd(), "home": str(Path.home())}
+        request |= {
+            "path": [os.path.abspath(p) for p in sys.path],
+            "folder": os.getcwd(),
+            "home": os.path.expanduser("~"),
+        }
         channel, theirs = socket.socketpair()
         if sys.platform == "linux":  # the worker's first message then comes with its process id in this namespace
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -93,7 +93,8 @@ def isolate() -> bool:
         return False
     if uid:
         for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            Path("/proc/self", name).write_text(line)
+            with contextlib.suppress(OSError):  # without a map it is nobody here, and the same user outside
+                Path("/proc/self", name).write_text(line)
     if pid := os.fork():
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os._exit(status if status >= 0 else 128 - status)
@@ -140,7 +141,7 @@ def prepare(namespaces: bool, network: int | None, own: Iterable[Path], home: Pa
         with contextlib.suppress(OSError):
             entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
             paths |= {entry for entry in entries if not home.resolve().is_relative_to(entry)}
-    paths = {path.resolve() for path in paths if path.exists()} - {Path("/"), home.resolve()}
+    paths = {path.resolve() for path in paths if os.path.exists(path)} - {Path("/"), home.resolve()}
     rules = landlock.ruleset(paths, folders) if sys.platform == "linux" else None
     return Fence(rules, network, namespaces, not all(_open_to_all(path) for path in paths))
 

@@ -163,11 +163,13 @@ def _out_of_memory(kind: str, memory_mb: int) -> list[Any]:
 
 
 def _bare_package() -> None:
-    # The package's own __init__ imports JAX; an empty package in its place makes start-up fast.
+    # The packages' own __init__ import JAX, and libraries that are found only once sys.path is that of the trainer;
+    # empty packages in their place make start-up fast.
     root = Path(__file__).resolve().parents[1]
-    package = types.ModuleType("entropy_rl")
-    package.__path__ = [str(root)]
-    sys.modules["entropy_rl"] = package
+    for name, path in (("entropy_rl", root), ("entropy_rl.rewards", root / "rewards")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(path)]
+        sys.modules[name] = package
     sys.path.insert(0, str(root.parent))
 
 

@@ -267,6 +267,52 @@ def test_the_workers_are_nobodys_and_have_nothing(grader, monkeypatch):
         assert fields["Uid"].split() == ["65534"] * 4 and not fields["Groups"].split()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="all other tests run as such a user")
+def test_a_user_without_rights_has_the_same_fence():
+    """Its namespaces come with one of users."""
+    program = f"""
+import ctypes, errno, os, pathlib, runpy, sysconfig
+runpy.run_path({str(Path(nursery.__file__).with_name("worker.py"))!r})["_bare_package"]()
+from entropy_rl.rewards import sandbox
+sysconfig.get_paths()  # imports more of Python, which this user may not read
+os.setgroups([])
+os.setresgid(12345, 12345, 12345)
+os.setresuid(12345, 12345, 12345)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its /proc is its own, as after an exec
+assert sandbox.isolate()
+assert os.getuid() == 12345 and os.listdir("/proc/self/task") == ["1"]
+fence = sandbox.prepare(True, sandbox.empty_network(), [], pathlib.Path("/"))
+if os.fork() == 0:
+    missing = sandbox.enter(fence, 512, None)
+    for attempt in (os.fork, lambda: os.kill(1, 0), lambda: open("/etc/passwd"), lambda: os.setuid(0)):
+        try:
+            attempt()
+        except PermissionError as error:
+            missing.append(errno.errorcode[error.errno])
+    print(missing, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    assert outside(program).strip() == "['EPERM', 'EPERM', 'EACCES', 'EPERM']"
+
+
+@pytest.mark.parametrize("refused", ["landlock", "unshare"])
+def test_each_means_holds_without_the_others(refused):
+    """The token is out of reach without Landlock if another user owns it, and signals without namespaces."""
+    program = f"""
+import ctypes, errno, os, platform, sys, tempfile
+from entropy_rl.rewards import Grader, seccomp
+ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
+number = {{"landlock": 444, "unshare": 272 if platform.machine() == "x86_64" else 97}}[{refused!r}]
+assert seccomp.install(seccomp.refusal([number], errno.EPERM))
+given = {{"victim": os.getpid(), "path": tempfile.mkdtemp() + "/made", "trainer": os.getpid()}}
+with Grader() as grader:
+    for name in ("kill", "send_by_pidfd", "limit", "write", "mkfifo", "fork", "read_environment"):
+        print(grader.grade([("foreign_code:attack", name, given), ("exact", "a", "a")]))
+"""
+    assert outside(program).splitlines() == ["[None, 1.0]"] * 7
+
+
 def test_a_machine_without_the_means_is_told_so_once():
     """The kernel's calls are refused before the run, as an old kernel or a container does; grading works as before."""
     program = """

@@ -105,8 +105,8 @@ def test_a_worker_that_reads_nothing_delays_a_batch_by_no_more_than_its_wall_tim
     with Grader(cpu_seconds=0.5, wall_seconds=1.0) as grader:
         grader.grade([RIGHT])
         os.kill(grader._workers[0].pid, signal.SIGSTOP)
-        long = ("exact", "x" * 60_000, "y")
-        assert grader.grade([RIGHT] + [long] * 50) == [1.0] + [0.0] * 50
+        long = [("exact", f"{i}" * 60_000, "y") for i in range(50)]  # 4 MB, where a socket holds 0.2 MB
+        assert grader.grade([RIGHT, *long]) == [1.0] + [0.0] * 50
 
 
 @pytest.mark.parametrize(
@@ -246,3 +246,17 @@ def test_workers_import_neither_jax_nor_transformers():
     command = [sys.executable, "-W", "ignore", "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_nursery_starts_before_it_knows_where_libraries_are():
+    """They may be on the trainer's PYTHONPATH alone, which it is told with the first request; -S: no site-packages."""
+    worker = Path(entropy_rl.rewards.__file__).with_name("worker.py")
+    code = (
+        f"import runpy, sys; runpy.run_path({str(worker)!r})['_bare_package']()\n"
+        "from entropy_rl.rewards import sandbox\n"
+        "from entropy_rl.rewards.verify import verifier\n"
+        "print(verifier('exact')('a', 'a'))\n"
+    )
+    command = [sys.executable, "-S", "-P", "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS, env={})
+    assert out.stdout.strip() == "True"
