@@ -105,7 +105,7 @@ def test_a_worker_that_reads_nothing_delays_a_batch_by_no_more_than_its_wall_tim
     with Grader(cpu_seconds=0.5, wall_seconds=1.0) as grader:
         grader.grade([RIGHT])
         os.kill(grader._workers[0].pid, signal.SIGSTOP)
-        long = [("exact", f"{i}" * 60_000, "y") for i in range(50)]  # 4 MB, where a socket holds 0.2 MB
+        long = [(GYM, f"{i}" * 60_000, ENTRY) for i in range(50)]  # 4 MB, where a socket holds 0.2 MB
         assert grader.grade([RIGHT, *long]) == [1.0] + [0.0] * 50
 
 
