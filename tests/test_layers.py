@@ -26,6 +26,7 @@ ORDER = [
     "train",
     "evaluate",
     "analyze",
+    "sweep",
     "preflight",
 ]
 LEVEL = {name: i for i, name in enumerate(ORDER)}

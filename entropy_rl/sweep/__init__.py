@@ -1,0 +1,1 @@
+"""Methods × seeds, by one command: the runs, then what this many seeds say."""
