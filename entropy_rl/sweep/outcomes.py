@@ -58,9 +58,7 @@ def last_accuracies(rows: Rows) -> dict[str, float]:
 
 def first_accuracies(rows: Rows) -> dict[str, float]:
     """The accuracy of every set before step 1, if it was measured."""
-    return {
-        _set_of(k): v for row in rows if row["step"] == 0 for k, v in row.items() if _is_accuracy(k) and v is not None
-    }
+    return last_accuracies([row for row in rows if row["step"] == 0])
 
 
 def curve(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,8 +64,9 @@ def write(out: pathlib.Path, plan: Plan, failed: Mapping[str, str], title: str) 
         *(f"<p>Failed: {html.escape(note)}" for note in notes),
         "<img src=curves.svg alt='reward, entropy and held-out accuracy by step and by seconds of training'>",
         *(_html_table(table, name) for name in _SHOWN if any(row["outcome"] == name for row in table)),
-        f"<p>{html.escape(_LEGEND)}<p>All outcomes: <a href=table.csv>table.csv</a>; every run with its command and commit:"
-        " <a href=runs.csv>runs.csv</a>; the curves: <a href=curves.csv>curves.csv</a>.</html>\n",
+        f"<p>{html.escape(_LEGEND)}",
+        "<p>All outcomes: <a href=table.csv>table.csv</a>; every run with its command and commit: "
+        "<a href=runs.csv>runs.csv</a>; the curves: <a href=curves.csv>curves.csv</a>.</html>\n",
     ]
     (out / "index.html").write_text("\n".join(page))
     return "\n\n".join([state, *notes, text])
@@ -73,8 +74,8 @@ def write(out: pathlib.Path, plan: Plan, failed: Mapping[str, str], title: str) 
 
 _LEGEND = (
     "Intervals are at 95%. Mean and interquartile mean: percentile bootstrap over seeds. Difference: to the arm named, "
-    "paired by seed, Student's t. P(better): the probability that a random seed of the arm gives more than a random seed "
-    "of that other arm. Detectable: the smallest true difference that these seeds would find with a power of 80%."
+    "paired by seed, Student's t. P(better): the probability that a random seed of the arm gives more than a random "
+    "seed of that other arm. Detectable: the smallest true difference that these seeds would find with a power of 80%."
 )
 
 
