@@ -7,8 +7,8 @@ correction is a factory that returns
     f(log_rho_BxT, mask_BxT) -> weight_BxT
 
 which multiplies the loss of every token. So it acts before the token transforms: these edit the gradient of the
-corrected loss, and a token that a correction stopped has the gradient 0 when they see it. Statistics such as the covariance and
-the entropy are taken over all valid tokens, stopped or not.
+corrected loss, and a token that a correction stopped has the gradient 0 when they see it. Statistics such as the
+covariance and the entropy are taken over all valid tokens, stopped or not.
 
 Every correction has a `veto`: a response in which some token has ρ below it is stopped whole, because no weight can
 repair what the trainer thinks impossible. 0 turns it off; 1e-4 is usual.
@@ -164,7 +164,7 @@ def weights(correction: Correction, trainer_logp: Array, sampler_logp: Array, ma
 
 
 def stopped(weight_BxT: Array, mask: Array) -> dict[str, Array]:
-    """What a correction did to the valid tokens, f32[] each: `stopped_frac`, the share with weight 0, and the `mean`."""
+    """What a correction did to the valid tokens, f32[] each: `stopped_frac`, with weight 0, and their `mean`."""
     return {"stopped_frac": masked.mean(weight_BxT == 0, mask), "mean": masked.mean(weight_BxT, mask)}
 
 
