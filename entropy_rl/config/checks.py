@@ -30,7 +30,7 @@ def check(c: ConfigDict) -> None:
         ValueError: Names the key, its value, and what would be right.
     """
     check_fields(c)
-    _check_rollout(c.rollout, c.algo.is_cap)
+    _check_rollout(c.rollout, c.algo)
     _check_train(c.train, c.rollout.prompts)
     if c.warmup.batch % c.warmup.micro_batches:
         raise ValueError(f"warmup.micro_batches={c.warmup.micro_batches} must divide warmup.batch={c.warmup.batch}")
@@ -41,7 +41,7 @@ def check(c: ConfigDict) -> None:
     _check_eval(c.eval)
 
 
-def _check_rollout(rollout: ConfigDict, is_cap: float) -> None:
+def _check_rollout(rollout: ConfigDict, algo: ConfigDict) -> None:
     if rollout.top_p != 1 or rollout.top_k != 0:
         raise ValueError(
             f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: a truncated sampler draws "
@@ -52,10 +52,17 @@ def _check_rollout(rollout: ConfigDict, is_cap: float) -> None:
             f"rollout.server={rollout.server!r} with rollout.server_weights={rollout.server_weights!r}: a server "
             "that makes the responses receives the policy through a folder; set both or neither"
         )
-    if rollout.server and not is_cap:
+    corrected = algo.correction.name != "none"
+    if algo.is_cap and corrected:
         raise ValueError(
-            f"algo.is_cap={is_cap} with rollout.server={rollout.server!r}: another engine draws from a slightly "
-            "different distribution; set it to about 2.0, the largest weight of the importance correction"
+            f"algo.is_cap={algo.is_cap} with algo.correction.name={algo.correction.name!r}: the first is short for "
+            "'token_truncate'; set one of them"
+        )
+    if rollout.server and not (algo.is_cap or corrected):
+        raise ValueError(
+            f"algo.is_cap={algo.is_cap} with rollout.server={rollout.server!r}: another engine draws from a slightly "
+            "different distribution; set it to about 2.0, the largest weight of the importance correction, or choose "
+            "an algo.correction"
         )
 
 

@@ -8,7 +8,8 @@ depend on defaults set elsewhere:
   aggregation   see objective/surrogates.py: token_weight
   transforms    ((name, options), …) in the order in which they act, see token_transforms
   scope         "global": the transforms take their statistics over the whole update; "microbatch": as the official runs
-  is_cap        cap of the importance weight between sampler and trainer; 0: no correction
+  correction    (name, options) of the weights between sampler and trainer, see objective/corrections.py
+  is_cap        short for the correction "token_truncate" with this cap; 0: not used
 """
 
 import difflib
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, config_dict
 
 from entropy_rl import token_transforms
 from entropy_rl.objective.advantages import ADVANTAGES, INPUTS
+from entropy_rl.objective.corrections import CORRECTIONS
 from entropy_rl.objective.registry import split_spec, unknown_name
 from entropy_rl.objective.surrogates import OBJECTIVES
 
@@ -29,6 +31,7 @@ _GRPO: dict[str, Any] = {
     "aggregation": "token-mean",
     "transforms": (),
     "scope": "global",
+    "correction": ("none", {}),
     "is_cap": 0.0,
 }
 _DAPO = _GRPO | {"objective": ("ppo_clip", {"low": 0.2, "high": 0.28})}
@@ -105,8 +108,12 @@ def recipe(name: str) -> dict[str, Any]:
     return dict(RECIPES[name])
 
 
-# The two parts of `config.algo` that are one factory with its options.
-PARTS: dict[str, Mapping[str, Callable]] = {"advantage": ADVANTAGES, "objective": OBJECTIVES}
+# The parts of `config.algo` that are one factory with its options.
+PARTS: dict[str, Mapping[str, Callable]] = {
+    "advantage": ADVANTAGES,
+    "objective": OBJECTIVES,
+    "correction": CORRECTIONS,
+}
 
 
 def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
@@ -124,8 +131,8 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
     """
     chosen = recipe(name)
     algo = ConfigDict()
-    algo.advantage = part(ADVANTAGES, chosen["advantage"], "algo.advantage")
-    algo.objective = part(OBJECTIVES, chosen["objective"], "algo.objective")
+    for key, table in PARTS.items():
+        algo[key] = part(table, chosen[key], f"algo.{key}")
     algo.aggregation = chosen["aggregation"]
     algo.scope = chosen["scope"]
     algo.is_cap = chosen["is_cap"]

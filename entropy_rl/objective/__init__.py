@@ -1,1 +1,1 @@
-"""From rewards to the gradient of the loss with respect to each token: advantages, surrogates, importance weights."""
+"""From rewards to the gradient of the loss with respect to each token: advantages, surrogates, corrections."""

@@ -15,18 +15,28 @@ repair what the trainer thinks impossible. 0 turns it off; 1e-4 is usual.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from entropy_rl import rules
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import clamped, kl_estimate
 
 Correction = Callable[[Array, Array], Array]  # (log ρ, mask) -> weight, f32[B, T]
 
+Cap = Annotated[float, rules.number(above=0)]
+Low = Annotated[float, rules.number(least=0, most=1)]
+High = Annotated[float, rules.number(least=1)]
+Veto = Annotated[float, rules.number(least=0, below=1)]
 
-def token_truncate(cap: float = 2.0, veto: float = 0.0) -> Correction:
+checked = rules.checked("algo.correction")  # decorates a factory: its options are checked by their annotations
+
+
+@checked
+def token_truncate(cap: Cap = 2.0, veto: Veto = 0.0) -> Correction:
     """min(ρ, cap) of each token: truncated importance sampling; the same as `algo.is_cap`.
 
     Args:
@@ -36,11 +46,11 @@ def token_truncate(cap: float = 2.0, veto: float = 0.0) -> Correction:
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_cap("token_truncate", cap)
-    return _vetoed("token_truncate", veto, lambda log_rho, mask: jnp.minimum(jnp.exp(clamped(log_rho)), cap))
+    return _vetoed(veto, lambda log_rho, mask: jnp.minimum(jnp.exp(clamped(log_rho)), cap))
 
 
-def token_mask(low: float = 0.5, high: float = 5.0, veto: float = 0.0) -> Correction:
+@checked
+def token_mask(low: Low = 0.5, high: High = 5.0, veto: Veto = 0.0) -> Correction:
     """ρ of each token, and 0 outside [low, high] (IcePop; bounds as in INTELLECT-3, arXiv 2512.16144, eq. 1).
 
     Args:
@@ -51,16 +61,16 @@ def token_mask(low: float = 0.5, high: float = 5.0, veto: float = 0.0) -> Correc
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_bounds("token_mask", low, high)
 
     def weight(log_rho_BxT: Array, mask_BxT: Array) -> Array:
         rho_BxT = jnp.exp(clamped(log_rho_BxT))
         return jnp.where((rho_BxT >= low) & (rho_BxT <= high), rho_BxT, 0.0)
 
-    return _vetoed("token_mask", veto, weight)
+    return _vetoed(veto, weight)
 
 
-def sequence_truncate(cap: float = 2.0, veto: float = 0.0) -> Correction:
+@checked
+def sequence_truncate(cap: Cap = 2.0, veto: Veto = 0.0) -> Correction:
     """min(Π_t ρ_t, cap) for every token of a response: the unbiased weight, truncated.
 
     Args:
@@ -70,16 +80,16 @@ def sequence_truncate(cap: float = 2.0, veto: float = 0.0) -> Correction:
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_cap("sequence_truncate", cap)
 
     def weight(log_rho_BxT: Array, mask_BxT: Array) -> Array:
         total_Bx1 = jnp.sum(log_rho_BxT, axis=1, keepdims=True)
         return jnp.broadcast_to(jnp.minimum(jnp.exp(clamped(total_Bx1)), cap), log_rho_BxT.shape)
 
-    return _vetoed("sequence_truncate", veto, weight)
+    return _vetoed(veto, weight)
 
 
-def sequence_mask(low: float = 0.5, high: float = 2.0, veto: float = 0.0) -> Correction:
+@checked
+def sequence_mask(low: Low = 0.5, high: High = 2.0, veto: Veto = 0.0) -> Correction:
     """Π_t ρ_t for every token of a response, and 0 if it is outside [low, high].
 
     Args:
@@ -90,17 +100,17 @@ def sequence_mask(low: float = 0.5, high: float = 2.0, veto: float = 0.0) -> Cor
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_bounds("sequence_mask", low, high)
 
     def weight(log_rho_BxT: Array, mask_BxT: Array) -> Array:
         product_Bx1 = jnp.exp(clamped(jnp.sum(log_rho_BxT, axis=1, keepdims=True)))
         kept_Bx1 = (product_Bx1 >= low) & (product_Bx1 <= high)
         return jnp.broadcast_to(jnp.where(kept_Bx1, product_Bx1, 0.0), log_rho_BxT.shape)
 
-    return _vetoed("sequence_mask", veto, weight)
+    return _vetoed(veto, weight)
 
 
-def geometric_mask(low: float = 0.99, high: float = 1.01, veto: float = 0.0) -> Correction:
+@checked
+def geometric_mask(low: Low = 0.99, high: High = 1.01, veto: Veto = 0.0) -> Correction:
     """1 for the responses whose geometric mean of ρ, exp(mean_t log ρ_t), is within [low, high], and 0 for the others.
 
     It does not depend on the length, where a product drifts off with it. The weight is 1 and not ρ: what is kept is so
@@ -114,7 +124,6 @@ def geometric_mask(low: float = 0.99, high: float = 1.01, veto: float = 0.0) -> 
     Raises:
         ValueError: If an option is out of range.
     """
-    _check_bounds("geometric_mask", low, high)
 
     def weight(log_rho_BxT: Array, mask_BxT: Array) -> Array:
         length_Bx1 = jnp.maximum(jnp.sum(mask_BxT > 0, axis=1, keepdims=True), 1)
@@ -122,7 +131,7 @@ def geometric_mask(low: float = 0.99, high: float = 1.01, veto: float = 0.0) -> 
         kept_Bx1 = (mean_Bx1 >= low) & (mean_Bx1 <= high)
         return jnp.broadcast_to(kept_Bx1.astype(jnp.float32), log_rho_BxT.shape)
 
-    return _vetoed("geometric_mask", veto, weight)
+    return _vetoed(veto, weight)
 
 
 def none() -> None:
@@ -188,10 +197,8 @@ def sampler_gap(trainer_logp: Array, sampler_logp: Array, mask: Array) -> dict[s
     }
 
 
-def _vetoed(name: str, veto: float, weight: Correction) -> Correction:
+def _vetoed(veto: float, weight: Correction) -> Correction:
     """`weight`, and 0 for a whole response in which some ρ is below `veto`."""
-    if not 0 <= veto < 1:
-        raise ValueError(f"algo.correction: {name}: veto {veto!r}, must be at least 0 (off) and below 1")
     if not veto:
         return weight
 
@@ -200,13 +207,3 @@ def _vetoed(name: str, veto: float, weight: Correction) -> Correction:
         return jnp.where(impossible_Bx1, 0.0, weight(log_rho_BxT, mask_BxT))
 
     return vetoed
-
-
-def _check_cap(name: str, cap: float) -> None:
-    if cap <= 0:
-        raise ValueError(f"algo.correction: {name}: cap {cap!r}, must be above 0")
-
-
-def _check_bounds(name: str, low: float, high: float) -> None:
-    if not 0 <= low <= 1 <= high:
-        raise ValueError(f"algo.correction: {name}: low={low!r}, high={high!r}, need 0 <= low <= 1 <= high")

@@ -224,7 +224,7 @@ def token_gradient(
     Args:
         objective: the return value of a factory of this module.
         tokens: statistics of the batch. Masked tokens are not read, nor is `clipped`; `weight` None means mask / N.
-        correction_BxT: f32[B, T] factor on each token's loss, detached (`importance_weights`); None: 1.
+        correction_BxT: f32[B, T] factor on each token's loss, detached (`corrections.weights`); None: 1.
 
     Returns:
         The loss f32[], TokenGrads (with entropy gradient 0), and clipped bool[B, T]; zeros on an empty mask.

@@ -9,10 +9,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
+from entropy_rl.config import command_line
+from entropy_rl.config.assign import assign
 
 Settings = tuple[tuple[str, str], ...]  # (key, value) as on the command line, in its order
 
@@ -151,14 +152,12 @@ def read_config(run_flags: Sequence[str]) -> ConfigDict:
     Raises:
         ValueError: It is wrong; the message names the flags.
     """
-    values = flags.FlagValues()
-    argv = ["sweep", *run_flags]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    assignments, (file,) = command_line.split(run_flags)
     try:
-        values(argv)
-        c = values["config"].value
+        c = command_line.load_file(file.removeprefix("--config="))
+        assign(c, assignments)
         config_lib.check(c)
-    except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
+    except ValueError as error:
         raise ValueError(f"{shlex.join(run_flags)}: {error}") from error
     return c
 

@@ -22,7 +22,7 @@ from entropy_rl.model.precision import compiler_options, compute_dtype, on_mesh
 from entropy_rl.model.sharding import MeshRules
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, abstract_params, init_params
-from entropy_rl.objective import surrogates
+from entropy_rl.objective import corrections, surrogates
 from entropy_rl.objective.tokens import TokenGrads
 from entropy_rl.runtime import distributed
 from entropy_rl.runtime.mesh import make_mesh, replicated, row_sharding, row_shards, sampling_mesh
@@ -83,12 +83,13 @@ def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Metho
         ValueError: An unknown name or option, or a scope that contradicts the transforms.
     """
     transforms = config_lib.transforms_of(algo)
+    named_correction = config_lib.named(algo.correction)
     return Method(
         surrogates.build(config_lib.named(algo.objective)),
         token_transforms.build(transforms, algo.scope, train.micro_batches, rollout.samples),
         algo.aggregation,
         rollout.temperature,
-        algo.is_cap,
+        corrections.build(("token_truncate", {"cap": algo.is_cap}) if algo.is_cap else named_correction),
         needs_ref="ref_logp" in token_transforms.needs(transforms),
     )
 

@@ -12,7 +12,7 @@ import optax
 
 from entropy_rl import covariance, token_transforms
 from entropy_rl.model.transformer import Params, Transformer
-from entropy_rl.objective.importance import importance_weights, sampler_gap
+from entropy_rl.objective import corrections
 from entropy_rl.objective.surrogates import Objective, token_gradient, token_weight
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
@@ -31,7 +31,7 @@ class Method(NamedTuple):
         chain: the Optax chain over token gradients.
         aggregation: how per-token losses are averaged, see `objective/surrogates.py: token_weight`.
         temperature: the sampling temperature.
-        is_cap: the largest importance weight between sampler and trainer; 0: no correction.
+        correction: weights of the tokens by the gap between sampler and trainer; None: all 1.
         needs_ref: a transform reads `ref_logp`.
     """
 
@@ -39,7 +39,7 @@ class Method(NamedTuple):
     chain: optax.GradientTransformationExtraArgs
     aggregation: str = "token-mean"
     temperature: float = 1.0
-    is_cap: float = 0.0
+    correction: corrections.Correction | None = None
     needs_ref: bool = False
 
 
@@ -73,8 +73,10 @@ def edit(
         weight=token_weight(mask, method.aggregation, mask.shape[1]),
     )
     # at the parameters that sampled, the trainer's logp is old_logp
-    correction = importance_weights(old_logp, batch.sampler_logp, mask, method.is_cap) if method.is_cap else None
-    loss, grads, clipped = token_gradient(method.objective, tokens, correction)
+    weight = None
+    if method.correction is not None:
+        weight = corrections.weights(method.correction, old_logp, batch.sampler_logp, mask)
+    loss, grads, clipped = token_gradient(method.objective, tokens, weight)
     tokens = tokens._replace(clipped=clipped)
     grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key, on_policy=on_policy)
     cov = covariance.token_covariance(logp, batch.advantage, mask)
@@ -86,8 +88,10 @@ def edit(
         "tokens/kept_frac": token_transforms.kept_fraction(token_state),
         "ratio/clip_frac": masked.mean(clipped, mask),
         "kl/old": masked.mean(old_logp - logp, mask),
-        **{f"sampler/gap_{k}": v for k, v in sampler_gap(old_logp, batch.sampler_logp, mask).items()},
+        **{f"sampler/gap_{k}": v for k, v in corrections.sampler_gap(old_logp, batch.sampler_logp, mask).items()},
     }
+    if weight is not None:
+        metrics |= {f"correction/{k}": v for k, v in corrections.stopped(weight, mask).items()}
     return grads, token_state, metrics
 
 

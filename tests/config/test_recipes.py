@@ -10,7 +10,7 @@ from entropy_rl.config.recipes import RECIPES, recipe
 from entropy_rl.objective import advantages
 from entropy_rl.objective import surrogates as objectives
 
-KEYS = {"advantage", "objective", "aggregation", "transforms", "scope", "is_cap"}
+KEYS = {"advantage", "objective", "aggregation", "transforms", "scope", "correction", "is_cap"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

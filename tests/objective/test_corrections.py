@@ -83,9 +83,9 @@ def test_weights_are_detached():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (("token_truncate", {"cap": 0.0}), "cap 0.0, must be above 0"),
-        (("token_mask", {"low": 1.5}), "low=1.5, high=5.0, need 0 <= low <= 1 <= high"),
-        (("geometric_mask", {"veto": 1.0}), "veto 1.0"),
+        (("token_truncate", {"cap": 0.0}), r"algo.correction.cap=0.0 must be above 0"),
+        (("token_mask", {"low": 1.5}), r"algo.correction.low=1.5 must be from 0 to 1"),
+        (("geometric_mask", {"veto": 1.0}), r"algo.correction.veto=1.0 must be from 0 to below 1"),
         ("icepop", "algo.correction: unknown name 'icepop'"),
     ],
 )

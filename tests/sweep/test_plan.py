@@ -42,8 +42,8 @@ def test_a_run_without_a_warm_up_shares_none():
 def test_a_config_with_an_argument_gets_the_method_after_it():
     made = plan("configs/smollm2.py", ["grpo"], [3], [])
     assert made.jobs[0].flags[0] == "--config=configs/smollm2.py:grpo"
-    made = plan("configs/beyond_80_20.py:qwen3-8b", ["dapo"], [3], [])
-    assert made.jobs[0].flags[0] == "--config=configs/beyond_80_20.py:qwen3-8b,dapo"
+    made = plan("configs/beyond_80_20.py:qwen3_8b", ["dapo"], [3], [])
+    assert made.jobs[0].flags[0] == "--config=configs/beyond_80_20.py:qwen3_8b,dapo"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from updates import CFG, B, G, N, P, T, batch, distance, method, packed, params,
 
 from entropy_rl import config, covariance
 from entropy_rl.model.transformer import Transformer
+from entropy_rl.objective.corrections import token_truncate
 from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.training import scoring, update
 from entropy_rl.training.batch import TrainState
@@ -39,7 +40,7 @@ def test_micro_batches_change_only_rounding(name):
 
 def test_first_update_in_micro_batches_takes_the_scored_statistics():
     """What was scored before the first update serves as its statistics, with the correction for the sampler's gap."""
-    how = method("clip_higher")._replace(is_cap=2.0)
+    how = method("clip_higher")._replace(correction=token_truncate(2.0))
     model, p = Transformer(CFG), params()
     logp, entropy = jax.device_get(scoring.score(model, 1.0, 2, p, batch()))
     scored = batch()._replace(old_logp=logp, old_entropy=entropy)
@@ -48,7 +49,7 @@ def test_first_update_in_micro_batches_takes_the_scored_statistics():
     assert distance(got, want) < 1e-5
     assert metrics["sampler/gap_mean_abs"] == pytest.approx(want_metrics["sampler/gap_mean_abs"], rel=1e-3)
     assert want_metrics["sampler/gap_mean_abs"] > 1e-4
-    uncorrected, _ = gradients(how._replace(is_cap=0.0), True, 1, scored)
+    uncorrected, _ = gradients(how._replace(correction=None), True, 1, scored)
     assert distance(uncorrected, want) > 1e-4
 
 
