@@ -93,7 +93,7 @@ class Desk(NamedTuple):
     stop: Stop
 
 
-def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> None:
+def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm_up_of: str = "") -> None:
     """Trains in `workdir`, from its newest checkpoint if it has one.
 
     Args:
@@ -101,6 +101,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
         workdir: the run directory, which holds the whole record of the run.
         force: resume although the run was started with another configuration.
         profile: trace this many steps, from the third on, into the run directory.
+        warm_up_of: the directory of a run with the same warm-up, whose parameters after it are taken instead of making
+            it again; the result is the same, bit for bit. "": make it.
 
     Raises:
         ValueError: A wrong configuration, model, data or run directory, or one in use, before any work.
@@ -118,6 +120,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
             Checkpoints(epath.Path(workdir) / name, c.checkpoint.keep) for name in ("checkpoints", "warmup")
         )
         check_directory(c, workdir, checkpoints, warmed, force)
+        if warm_up_of:
+            check_same_warm_up(c, warm_up_of)
         setup, clock = prepare(c), Clock()
         engine, sources = setup.engine, setup.sources
         lock.confirm()
@@ -133,7 +137,9 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0) -> N
             log.config(c.to_dict())
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
             desk = Desk(log, keeper, lock, examiner, clock, stop)
-            state, start = begin(setup, desk, warmed, force) if restored is None else resume(c, desk, *restored)
+            state, start = (
+                begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
+            )
             collector = Collector(
                 engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock
             )
@@ -259,11 +265,12 @@ def resume(c: ConfigDict, desk: Desk, state: TrainState, saved: dict[str, Any]) 
     return state, step
 
 
-def begin(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool) -> tuple[TrainState, int]:
+def begin(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool, warm_up_of: str) -> tuple[TrainState, int]:
     """(the state before step 1, 0), after the warm-up, whose own state is removed once step 0 is saved."""
     c, engine, row = setup.c, setup.engine, Row(step=0)
     if c.warmup.updates:
-        params, row["warmup/loss"] = warm(setup, desk, warmed, force)
+        made = borrow(setup, warm_up_of) if warm_up_of else warm(setup, desk, warmed, force)
+        params, row["warmup/loss"] = made
         state = engine.init(params)
         desk.keeper.reached(0, state, row=row)
         desk.keeper.save()
@@ -297,6 +304,35 @@ def warm(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool) -> tuple[Pa
             begun = warmup.Progress(taught.init(setup.weights(taught.params_sharding)), 0, [])
     every = c.checkpoint.warmup_every
     return warmup.run(c.warmup, c.optim.max_skipped, taught, begun, setup.lessons, keeper, every)
+
+
+def check_same_warm_up(c: ConfigDict, warm_up_of: str) -> None:
+    """Refuses another run's warm-up unless this one's would end with the same parameters.
+
+    Raises:
+        ValueError: The other run has no warm-up, or another one; names the settings that differ.
+    """
+    own, other = (warmup.settings_of(x) for x in (c.to_dict(), metrics.read_config(warm_up_of)))
+    if not c.warmup.updates:
+        raise ValueError(f"--warm_up_of={warm_up_of}: this run has no warm-up (warmup.updates=0)")
+    if differ := [key for key in own if own[key] != other[key]]:
+        raise ValueError(f"--warm_up_of={warm_up_of}: that run's warm-up is another one, by {', '.join(differ)}")
+
+
+def borrow(setup: Setup, warm_up_of: str) -> tuple[Params, float]:
+    """(the parameters, the mean loss at the end) of the warm-up that another run has made.
+
+    Raises:
+        ValueError: The other run has not finished its warm-up, or was made from other data.
+    """
+    wanted = {"params": setup.engine.abstract_state.params}
+    checkpoints = Checkpoints(epath.Path(warm_up_of) / "checkpoints")
+    if 0 not in checkpoints.steps():
+        raise ValueError(f"--warm_up_of={warm_up_of}: it has no checkpoint of step 0, the end of its warm-up")
+    found = checkpoints.restore(wanted, step=0, partial=True)
+    assert found is not None
+    checks.check_data(found[1]["data"], setup.meta["data"], force=False)
+    return found[0]["params"], found[1]["row"]["warmup/loss"]
 
 
 def due(step: int, every: int) -> bool:

@@ -27,6 +27,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; a run found 
 _FORCE = flags.DEFINE_bool("force", False, "Resume even if the run was started with another configuration.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Trace this many steps, from the third on, into WORKDIR/profile.", 0)
 
+_WARM_UP_OF = flags.DEFINE_string("warm_up_of", "", "A run with the same warm-up, whose parameters after it are taken.")
+
 
 def _is_shown(record: python_logging.LogRecord) -> bool:
     """Whether a message is shown: all of this package's are, of other libraries only warnings and errors."""
@@ -50,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         check(c)
         from entropy_rl import loop  # only now that the configuration is known to be right: it takes seconds
 
-        loop.run(c, _WORKDIR.value, _FORCE.value, _PROFILE.value)
+        loop.run(c, _WORKDIR.value, _FORCE.value, _PROFILE.value, _WARM_UP_OF.value)
     except Exception as error:
         if not is_expected(error):
             raise

@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from entropy_rl import config as config_lib
 from entropy_rl.config import command_line
 from entropy_rl.config.assign import assign
+from entropy_rl.training import warmup
 
 Settings = tuple[tuple[str, str], ...]  # (key, value) as on the command line, in its order
 
@@ -175,16 +176,8 @@ def _job(arm: Arm, config: str, fixed: Settings, seed: int) -> Job:
 
 def _warm_up(job: Job, c: ConfigDict) -> Job:
     """The run of no step that ends with the warm-up of this configuration."""
-    folder = f"warmups/seed-{job.seed}-{_fingerprint(warm_up_settings(c.to_dict()))}"
+    folder = f"warmups/seed-{job.seed}-{_fingerprint(warmup.settings_of(c.to_dict()))}"
     return Job(job.arm, job.seed, folder, (*job.flags, "--config.train.steps=0", "--config.eval.every=0"), 0)
-
-
-def warm_up_settings(c: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that the parameters after the warm-up depend on, as JSON values."""
-    shared = {section: c[section] for section in ("seed", "model", "data", "warmup", "mesh")}
-    shared |= {"max_tokens": c["rollout"]["max_tokens"], "sets": c["eval"]["sets"], "problems": c["eval"]["problems"]}
-    plain: dict[str, Any] = json.loads(json.dumps(shared))
-    return plain
 
 
 def _fingerprint(value: Any) -> str:

@@ -1,8 +1,10 @@
 """The supervised warm-up on worked solutions, by the same train step: groups of one, and the loss −log π."""
 
+import json
 import random
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,15 @@ def engine_of(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.0))
     method = Method(negative_logp, token_transforms.build([]))
     return Engine(config_of(c), model_config, tokenizer, mesh, method, optimizer, samples=1)
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parameters after the warm-up depend on, by key: the part of a configuration in nested dicts."""
+    found = {section: config[section] for section in ("seed", "model", "data", "warmup", "mesh")}
+    found["rollout.max_tokens"] = config["rollout"]["max_tokens"]
+    found |= {f"eval.{key}": config["eval"][key] for key in ("sets", "problems")}  # which are kept out of training
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as in config.json
+    return plain
 
 
 class Progress(NamedTuple):
