@@ -22,6 +22,7 @@ ORDER = [
     "training",
     "policy",
     "evaluation",
+    "start",
     "loop",
     "train",
     "evaluate",

@@ -19,6 +19,7 @@ from entropy_rl.record import jsonl, metrics
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.lock import Lock
 from entropy_rl.runtime.preemption import Stop
+from entropy_rl.training import warmup
 
 UNTIMED = ("time", "throughput")
 
@@ -263,9 +264,9 @@ def test_a_warm_up_that_was_killed_continues_from_its_last_save(whole, tmp_path,
     c = tiny(**{"checkpoint.warmup_every": 8})
     with monkeypatch.context() as patched, pytest.raises(OSError, match="as if killed"):
         patched.setattr(
-            loop.warmup.Lessons,
+            warmup.Lessons,
             "batch",
-            lambda self, i, true=loop.warmup.Lessons.batch: die() if i == 20 else true(self, i),
+            lambda self, i, true=warmup.Lessons.batch: die() if i == 20 else true(self, i),
         )
         loop.run(c, str(tmp_path))
     assert Checkpoints(tmp_path / "warmup").latest() == 16
@@ -273,8 +274,8 @@ def test_a_warm_up_that_was_killed_continues_from_its_last_save(whole, tmp_path,
         loop.run(tiny(**{"optim.lr": 0.01}), str(tmp_path))
     again = []
     with monkeypatch.context() as patched:
-        true = loop.warmup.Lessons.batch
-        patched.setattr(loop.warmup.Lessons, "batch", lambda self, i: again.append(i) or true(self, i))
+        true = warmup.Lessons.batch
+        patched.setattr(warmup.Lessons, "batch", lambda self, i: again.append(i) or true(self, i))
         loop.run(tiny(**{"train.steps": 0}), str(tmp_path))
     assert [i for i in again if i] == list(range(16, 30)) and not (tmp_path / "warmup").exists()
     assert rows(whole)[:1] == rows(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
-from entropy_rl import config, loop
+from entropy_rl import config, start
 from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.data import tiny_tokenizer as characters
 from entropy_rl.model import hf
@@ -161,7 +161,7 @@ def test_a_wrong_template_is_one_error_before_any_row(tmp_path, template, change
     c.data.update(changes)
     c.mesh.data = 1
     with pytest.raises(ValueError, match=message) as caught:
-        loop.prepare(c)
+        start.prepare(c)
     assert "x.jsonl" not in str(caught.value)
 
 

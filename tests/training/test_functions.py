@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from entropy_rl import config, loop
+from entropy_rl import config, start
 from entropy_rl.training.checks import check_functions
 
 
@@ -56,4 +56,4 @@ def test_it_comes_before_the_model_and_the_warm_up():  # case s15
     c.reward.own.b, c.warmup.updates, c.model.source = {"function": "nomod:f", "weight": 0.1}, 600, "no/such/model"
     c.mesh.data = 1
     with pytest.raises(ValueError, match=r"reward\.own\.b\.function='nomod:f': .*could not be imported"):
-        loop.prepare(c)
+        start.prepare(c)

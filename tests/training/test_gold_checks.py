@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from entropy_rl import config, loop
+from entropy_rl import config, start
 from entropy_rl.data import Problem
 from entropy_rl.rewards import Grader
 from entropy_rl.training import checks
@@ -26,7 +26,7 @@ def rows(*answers, **more):
 
 
 def names(c):
-    return {p.answer for p in loop.prepare(c).sources.train.train(1, 4)}
+    return {p.answer for p in start.prepare(c).sources.train.train(1, 4)}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def names(c):
 def test_an_answer_that_nothing_can_be_graded_with_is_a_bad_row(tmp_path, answer):
     c = run_config(tmp_path, rows(answer))
     with pytest.raises(ValueError, match=r"1 bad rows\n.*x\.jsonl, line 1: (.|\n)*set data\.bad_rows to 'skip'"):
-        loop.prepare(c)
+        start.prepare(c)
     c.data.bad_rows = "skip"
     assert names(c) == {"1", "2", "3", "4"}
 
@@ -46,7 +46,7 @@ def test_answers_of_evaluation_sets_are_tried_too(tmp_path):
     c = run_config(tmp_path, rows())
     c.eval.every, c.eval.sets.test = 10, {"task": str(tmp_path / "test.jsonl")}
     with pytest.raises(ValueError, match=r"test\.jsonl, line 1: "):
-        loop.prepare(c)
+        start.prepare(c)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_answers_of_evaluation_sets_are_tried_too(tmp_path):
 )
 def test_a_verifier_that_does_not_exist(tmp_path, kind, message):
     with pytest.raises(ValueError, match=message):
-        loop.prepare(run_config(tmp_path, rows(), settings={"kind": kind}))
+        start.prepare(run_config(tmp_path, rows(), settings={"kind": kind}))
 
 
 def test_an_entry_that_its_verifier_cannot_read(tmp_path):
     """reasoning-gym's verifier of gcd needs no more than the answer; the one of a puzzle needs its metadata."""
     c = run_config(tmp_path, rows(metadata={}), settings={"kind": "reasoning_gym:countdown"})
     with pytest.raises(ValueError, match=r"4 bad rows\n.*line 1: "):
-        loop.prepare(c)
+        start.prepare(c)
 
 
 class Counting(Grader):
