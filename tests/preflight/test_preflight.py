@@ -64,7 +64,7 @@ def test_every_program_of_a_run_on_one_chip():
     names = ["update", "score", "measured update", "warm-up update", "rollout", "evaluation, greedy"]
     assert list(found["programs"]) == names and all("time" in one for one in found["programs"].values())
     plain, measured = (found["programs"][name]["peak"] for name in ("update", "measured update"))
-    assert plain < measured < plain + 1.3 * found["parameters"]
+    assert measured < plain + 1.3 * found["parameters"]  # those from before the update
 
 
 def test_the_published_table_is_that_of_the_reports():
