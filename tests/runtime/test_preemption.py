@@ -28,7 +28,10 @@ def hang():  # as in a compilation: the main thread does not come back to Python
 
 def started(script: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-c", PRELUDE + script, *arguments]
+    # the tests themselves may have been started with SIGINT ignored, as a shell's background job is
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "ready\n"
     return process
 
