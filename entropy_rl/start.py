@@ -94,7 +94,7 @@ def prepare(c: ConfigDict) -> Setup:
     check_templates(c.data, tokenizer)  # a wrong template would make every row of a file a bad one
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
     encoder = PromptEncoder(c.data, tokenizer, sources.train.train, model_config.vocab_size)
-    lessons = warmup.Lessons(c.warmup, c.seed, c.rollout.max_tokens, sources.warmup, encoder, tokenizer)
+    lessons = warmup.Lessons(c.warmup, c.seed, c.rollout.max_tokens, sources.warmup, encoder)
     checks.check_problems(c, sources, encoder, lessons)
     checks.check_length(c, model_config)
     checks.check_server(c.rollout, sources, encoder)

@@ -44,8 +44,7 @@ class Lessons:
         seed: the run's.
         max_tokens: T, the room for a solution.
         source: gives the problems.
-        encoder: makes tokens of them.
-        tokenizer: makes tokens of the solutions.
+        encoder: makes tokens of them, and of the solutions.
     """
 
     def __init__(
@@ -55,10 +54,9 @@ class Lessons:
         max_tokens: int,
         source: Source,
         encoder: PromptEncoder,
-        tokenizer: "PreTrainedTokenizerBase",
     ):
         self._warmup, self._seed, self._max_tokens = warmup, seed, max_tokens
-        self._source, self._encoder, self._tokenizer = source, encoder, tokenizer
+        self._source, self._encoder = source, encoder
 
     def batch(self, i: int) -> Batch:
         """Update i's batch: `warmup.batch` problems, each with a worked solution and the end of sequence."""

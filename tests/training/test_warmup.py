@@ -17,7 +17,7 @@ from entropy_rl.training.warmup import Lessons, negative_logp
 def lessons(seed=0, max_tokens=20) -> Lessons:
     c, tokenizer = tiny(**{"warmup.batch": 4}), tiny_tokenizer()
     task = Task("chain_sum", c.data.settings.to_dict(), seed)
-    return Lessons(c.warmup, seed, max_tokens, task, PromptEncoder(c.data, tokenizer), tokenizer)
+    return Lessons(c.warmup, seed, max_tokens, task, PromptEncoder(c.data, tokenizer))
 
 
 def test_a_lesson_is_a_worked_solution_and_the_end_of_sequence():
