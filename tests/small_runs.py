@@ -21,6 +21,7 @@ from entropy_rl.record import jsonl
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds that a process may take before a test gives up, on a machine that is busy with other tests
+COMMAND = "-m", "entropy_rl.train"
 _TIMED = ("time", "throughput/")  # how the keys of a row begin that differ from run to run
 
 
@@ -64,7 +65,7 @@ def start(
     workdir: pathlib.Path,
     cache: pathlib.Path,
     *flags: str,
-    program: tuple[str, ...] = ("-m", "entropy_rl.train"),
+    program: tuple[str, ...] = COMMAND,
     **popen: Any,
 ) -> subprocess.Popen:
     """The command in a new process, whose output is added to the file `log_of(workdir)`.
@@ -99,6 +100,12 @@ def finish(
     output = log_of(workdir).read_text(errors="replace")[before:]
     assert returned == code, f"exit code {returned}, expected {code}:\n{output[-4000:]}"
     return output
+
+
+def with_room(size: int) -> tuple[str, ...]:
+    """The command as `program`, in a process that cannot write a file of more than `size` bytes."""
+    limit = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    return "-c", f"{limit}; runpy.run_module('entropy_rl.train', run_name='__main__', alter_sys=True)"
 
 
 def log_of(workdir: pathlib.Path) -> pathlib.Path:

@@ -19,7 +19,6 @@ import contextlib
 import os
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -98,7 +97,8 @@ class Torment:
     def one_life(self, seconds: float) -> None:
         """One process: started, perhaps without room on its disk or robbed of a grader, and ended after `seconds`."""
         full = self.random.random() < 0.15
-        process = small_runs.start(self.run, self.cache, *self.flags, preexec_fn=self.fill_disk() if full else None)
+        program = self.fill_disk() if full else small_runs.COMMAND
+        process = small_runs.start(self.run, self.cache, *self.flags, program=program)
         ends, robbed = time.monotonic() + seconds, self.random.random() > 0.3
         while process.poll() is None and time.monotonic() < ends:
             # one per process: an answer that lost two graders may count as one that cannot be scored
@@ -207,15 +207,15 @@ class Torment:
             return True
         return False
 
-    def fill_disk(self):
-        """Leaves the next process little room: what that process has to do before it starts, or None."""
+    def fill_disk(self) -> tuple[str, ...]:
+        """Leaves the next process little room, and returns what Python has to run for that."""
         self.disk_full = True
         self.faults["disk full"] += 1
         room = self.random.randrange(200_000)
-        if os.path.ismount(self.run):
-            (self.run / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(self.run).free - room)))
-            return None
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        if not os.path.ismount(self.run):
+            return small_runs.with_room(room)
+        (self.run / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(self.run).free - room)))
+        return small_runs.COMMAND
 
     def free_disk(self) -> None:
         """Gives the room back."""

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -150,11 +149,7 @@ def test_06_a_full_disk(tmp_path, keep):
 def test_06_a_run_without_room_ends_and_continues_later(whole, stopped, cache):
     """No file may grow beyond the record as it is: a row, or a leaf, does not fit."""
     room = (stopped / "metrics.jsonl").stat().st_size - 100
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-
-    output = small_runs.finish(stopped, cache, code=1, preexec_fn=limit)
+    output = small_runs.finish(stopped, cache, code=1, program=small_runs.with_room(room))
     assert "File too large" in output and "Traceback" not in output
     assert Checkpoints(stopped / "checkpoints").latest() in (8, 9)
     small_runs.finish(stopped, cache)
