@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tiny_models
-from tiny_models import tiny_tokenizer as special_tokenizer
 
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.sampling.base import Rollout, Sampling, responses, stopper
@@ -98,10 +97,3 @@ def test_a_stop_text_that_is_a_special_token_is_found():
     made = np.array([*tokenizer("1+1", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id, 7])
     assert stopper(tokenizer, (end,))(made, 0) == len(made) - 1
     assert stopper(tokenizer, (f"1{end}", "9"))(made, 0) == len(made) - 1
-
-
-def test_a_stop_that_is_a_special_token_ends_a_response():
-    """cases/s02: the text of a response leaves special tokens out, so the stop never matched."""
-    tokenizer = special_tokenizer()
-    ids = np.array(tokenizer("hi<|im_end|>there", add_special_tokens=False)["input_ids"])
-    assert stopper(tokenizer, ["<|im_end|>"])(ids, 0) == 3
