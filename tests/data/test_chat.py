@@ -166,7 +166,7 @@ def test_a_wrong_template_is_one_error_before_any_row(tmp_path, template, change
 
 
 def test_a_token_that_the_model_lacks_is_named_where_it_is_used(tmp_path):
-    """Gemma 3's tokenizer has a few; see tests/model/test_source.py."""
+    """Gemma 3's tokenizer has a few; see tests/model/test_open_source.py."""
     made = tokenizer()
     made.add_tokens(["<image_soft_token>"])
     encoder = PromptEncoder(data(), made, vocab_size=276)

@@ -78,7 +78,7 @@ def test_different_shapes_are_an_error():
         ),
         ("entropy_bonus", "algo.transforms: entropy_bonus needs the option 'coef', which is missing"),
         (("clip_cov", 0.1), "algo.transforms: got .* expected a name or a pair"),
-        (("matched_norm", {"inner": "nothing"}), "algo.transforms: unknown name 'nothing'"),
+        (("matched_norm", {"inner": "nothing"}), r"algo.transforms.matched_norm.inner: unknown name 'nothing'"),
     ],
 )
 def test_a_spec_that_cannot_be_built_is_an_error(spec, match):
