@@ -73,7 +73,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
         keeper: Keeper[TrainState] = Keeper(checkpoints, setup.meta, lock, stop, "step {}")
 
         with engine.on_mesh(), keeper.kept(), Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
-            restored = checkpoints.restore(engine.abstract_state)
+            restored = checkpoints.restore(engine.abstract_state, fresh=engine.fresh())
             if restored is not None:
                 checks.check_data(restored[1].get("data", setup.meta["data"]), setup.meta["data"], force)
                 engine.sampler.widths.update(restored[1].get("slots", {}))

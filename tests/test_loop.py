@@ -11,11 +11,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
 from entropy_rl import config, loop
-from entropy_rl.record import jsonl, metrics
+from entropy_rl.record import jsonl, manifest, metrics
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.lock import Lock
 from entropy_rl.runtime.preemption import Stop
@@ -126,13 +127,27 @@ def test_the_resume_test_sees_a_restore_that_restores_nothing(whole, tmp_path, m
     loop.run(tiny(**{"train.steps": 3}), str(tmp_path))
     true_restore = Checkpoints.restore
 
-    def stub(self, abstract_state, step=None):
-        state, meta = true_restore(self, abstract_state, step)
+    def stub(self, abstract_state, **options):
+        state, meta = true_restore(self, abstract_state, **options)
         return jax.tree.map(lambda x: x * 0 + 1 if x.dtype == np.float32 else x, state), meta
 
     monkeypatch.setattr(Checkpoints, "restore", stub)
     loop.run(tiny(), str(tmp_path))
     assert rows(whole) != rows(tmp_path)
+
+
+def test_a_checkpoint_from_before_a_transform_had_all_of_its_state_continues_bit_for_bit(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    saved, leaf = tmp_path / "checkpoints" / "4", "token_state.inner.0.used"
+    contents = manifest.read(epath.Path(saved) / "manifest.json")
+    del contents["leaves"][leaf]
+    contents["files"] = {name: r for name, r in contents["files"].items() if not name.startswith(f"{leaf}/")}
+    manifest.write(epath.Path(saved) / "manifest.json", contents)
+    shutil.rmtree(saved / "state" / leaf)
+    loop.run(tiny(), str(tmp_path))
+    assert rows(whole) == rows(tmp_path)
+    assert state_crcs(whole, 6) == state_crcs(tmp_path, 6)
 
 
 def test_another_configuration_on_resume_is_refused(continued):

@@ -77,8 +77,11 @@ def sampled_batch(evaluation: ConfigDict, shards: int) -> int:
 
 def accuracy_text(row: Mapping[str, Any]) -> str:
     """`chain_sum 41.0% [34.4, 47.9]` for every evaluation in a row of metrics; "" without one."""
-    names = [k.split("/")[1] for k in row if k.startswith("eval/") and k.endswith("/accuracy")]
-    return "  ".join(
-        f"{n} {row[f'eval/{n}/accuracy']:.1%} [{100 * row[f'eval/{n}/low']:.1f}, {100 * row[f'eval/{n}/high']:.1f}]"
-        for n in names
-    )
+
+    def text(name: str) -> str:
+        accuracy, low, high = (row[f"eval/{name}/{key}"] for key in ("accuracy", "low", "high"))
+        if accuracy is None:
+            return f"{name} not scored"
+        return f"{name} {accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    return "  ".join(text(k.split("/")[1]) for k in row if k.startswith("eval/") and k.endswith("/accuracy"))

@@ -35,9 +35,9 @@ def ks(samples: Sequence[Sequence[Answered]]) -> tuple[int, ...]:
 
 
 def measures(result: Result) -> dict[str, Interval]:
-    """name -> (value, low, high): greedy, avg@n, pass@k and maj@k for every k of `ks`."""
+    """name -> (value, low, high): greedy (if any was scored), avg@n, pass@k and maj@k for every k of `ks`."""
     row = greedy_row(result.greedy)
-    found = {"greedy": (row["accuracy"], row["low"], row["high"])}
+    found = {"greedy": (row["accuracy"], row["low"], row["high"])} if row["problems"] else {}
     if any(result.samples):
         found |= sampled_row(result.samples, ks(result.samples))
     return found
@@ -122,7 +122,7 @@ def plot(results: Sequence[Result], path: epath.Path) -> None:
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         for i, r in enumerate(r for r in results if r.problem_set == name):
             values, colour = measures(r), f"C{i}"
-            value, low, high = values["greedy"]
+            value, low, high = values.get("greedy", (math.nan,) * 3)
             at = 0.7 * 1.04**i
             axis.errorbar([at], [value], [[value - low], [high - value]], fmt="s", color=colour, label=r.policy)
             for kind, style in (("pass", "o-"), ("maj", "x--")):

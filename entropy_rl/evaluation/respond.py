@@ -13,14 +13,13 @@ import numpy as np
 from entropy_rl.data import Problem, PromptEncoder
 from entropy_rl.model.transformer import Params
 from entropy_rl.rewards import Grader, extract_answer
-from entropy_rl.rewards.grader import Item
+from entropy_rl.rewards.grader import ENOUGH, Item
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.sampling.base import Decoding, Prompts, Sampler, responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENOUGH = 8  # responses, none of which can be scored: it is the graders that are broken
 GREEDY_SAMPLE = -1  # the number of a greedy response
 
 
@@ -83,7 +82,7 @@ def respond(
         first: the number of each problem's first response.
 
     Raises:
-        RuntimeError: If `_ENOUGH` responses or more are graded and none of them can be scored. A few that cannot be,
+        RuntimeError: If `ENOUGH` responses or more are graded and none of them can be scored. A few that cannot be,
             even all of one batch, are reported as such: a single answer that never ends must not end a run.
     """
 
@@ -103,7 +102,7 @@ def respond(
         owners = [p for p in some for _ in range(n)]
         scores = distributed.share([(p.kind, r.text, p.entry) for p, r in zip(owners, made, strict=True)], grade)
         graded, scored = graded + len(scores), scored + sum(score is not None for score in scores)
-        if graded >= _ENOUGH and not scored:
+        if graded >= ENOUGH and not scored:
             grader.refuse(graded)
         rows = [
             Answered(

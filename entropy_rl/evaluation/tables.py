@@ -15,11 +15,16 @@ _LEVELS = 12  # the largest number of difficulties that are shown one by one
 
 
 def greedy_row(answered: Sequence[Answered]) -> dict[str, Any]:
-    """`accuracy` with its Wilson interval, `low` and `high`, and the number of `problems` that could be scored."""
+    """`accuracy` with its Wilson interval, `low` and `high`, and the number of `problems` that could be scored.
+
+    Without any the three are None.
+    """
     scored = [a for a in answered if a.score is not None]
     right = sum(a.right for a in scored)
+    if not scored:
+        return {"accuracy": None, "low": None, "high": None, "problems": 0}
     low, high = wilson(right, len(scored))
-    return {"accuracy": right / max(1, len(scored)), "low": low, "high": high, "problems": len(scored)}
+    return {"accuracy": right / len(scored), "low": low, "high": high, "problems": len(scored)}
 
 
 def sampled_row(answered: Sequence[Sequence[Answered]], ks: Sequence[int]) -> dict[str, Interval]:

@@ -127,7 +127,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def restore(
-        self, abstract_state: State, step: int | None = None, partial: bool = False
+        self, abstract_state: State, step: int | None = None, partial: bool = False, fresh: Any = ()
     ) -> tuple[State, dict[str, Any]] | None:
         """Reads the newest undamaged step, or the one asked for.
 
@@ -138,6 +138,8 @@ class Checkpoints:
                 the first local device if it has none.
             step: the step to read; None: the newest.
             partial: the tree may lack leaves that were saved. The files of those are neither read nor checked.
+            fresh: a tree of jax.Array with some of the state's leaves, as they are at the start of a run. They stand in
+                for those that the checkpoint lacks because it was written before they existed.
 
         Returns:
             (state, meta), where meta is as saved, with the restored "step" added. None if nothing was ever saved.
@@ -152,7 +154,7 @@ class Checkpoints:
             logging.warning("%s has no manifest: not a finished checkpoint, ignored", self._folder(unfinished))
         if step is not None and step not in committed:
             raise ValueError(f"{self._directory}: no checkpoint of step {step}; the steps are {committed}")
-        wanted = _named_leaves(abstract_state)
+        wanted, instead = _named_leaves(abstract_state), _named_leaves(fresh)
         tried = committed[::-1] if step is None else [step]
         if not tried:
             return None
@@ -164,17 +166,19 @@ class Checkpoints:
                 unread = [name for name in contents["leaves"] if partial and name not in wanted]
                 damage = manifest.damage(folder / _STATE, contents, unread)
             if contents and not damage:
-                specs = {name: manifest.leaf(x) for name, x in wanted.items()}
+                added = {name: x for name, x in instead.items() if name not in contents["leaves"]}
+                specs = {name: manifest.leaf(x) for name, x in wanted.items() if name not in added}
                 manifest.refuse_mismatch(folder, saved=contents["leaves"], wanted=specs, partial=partial)
-                return self._load(folder, abstract_state, partial), contents["meta"] | {"step": candidate}
+                return self._load(folder, abstract_state, partial, added), contents["meta"] | {"step": candidate}
             logging.warning("checkpoint %s is damaged and cannot be used: %s", folder, "; ".join(damage))
         raise RuntimeError(
             f"{self._directory}: no undamaged checkpoint among steps {tried}; the log names what is damaged. "
             "Put back a copy, or start in another workdir"
         )
 
-    def _load(self, folder: epath.Path, abstract_state: State, partial: bool) -> State:
-        wanted = _named_leaves(abstract_state)
+    def _load(self, folder: epath.Path, abstract_state: State, partial: bool, added: Mapping[str, jax.Array]) -> State:
+        names = list(_named_leaves(abstract_state))
+        wanted = {name: x for name, x in _named_leaves(abstract_state).items() if name not in added}
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         restore_args = {
             name: ocp.ArrayRestoreArgs(sharding=x.sharding or here, global_shape=x.shape, dtype=x.dtype)
@@ -185,7 +189,7 @@ class Checkpoints:
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=partial),
         )
         # The tree's own structure (NamedTuples, empty states) comes from the caller, never from the disk.
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in wanted])
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), [{**leaves, **added}[name] for name in names])
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)

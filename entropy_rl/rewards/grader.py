@@ -34,6 +34,7 @@ from entropy_rl.rewards.verify import is_own
 Item = tuple[str, str, Any]  # (kind, response, answer)
 Reply = tuple[float | None, str | None, str]  # (reward, the cause if there is none, detail)
 
+ENOUGH = 8  # items, none of which can be scored: it is the graders that are broken
 _LEAST_MEMORY_MB = 512  # with less, a verifier's own libraries run out of memory
 _MOST_REPLY_BYTES = 65536
 _CAUSES = ("timeout", "died", "memory", "raised")

@@ -30,6 +30,7 @@ from entropy_rl.sampling import client
 from entropy_rl.sampling.base import GREEDY, Decoding, Done, Prompts, Rollout, Sampler, Sampling
 from entropy_rl.sampling.local import LocalSampler, placement_on
 from entropy_rl.sampling.remote import ServerSampler
+from entropy_rl.token_transforms.chain import ChainState
 from entropy_rl.training.batch import Batch, TrainState, cut, lay_out
 from entropy_rl.training.measure import measured_step
 from entropy_rl.training.optimizer import optimizer_of, rate_of
@@ -157,7 +158,8 @@ class Engine:
             shards=row_shards(mesh),
         )
 
-        init = functools.partial(init_state, method, optimizer, (prompts * samples, c.rollout.max_tokens))
+        shape = prompts * samples, c.rollout.max_tokens
+        init = functools.partial(init_state, method, optimizer, shape)
         abstract = jax.eval_shape(init, abstract_params(model_config))
         state = state_shardings(abstract, self.params_sharding, mesh)
         self.abstract_state: TrainState = jax.tree.map(
@@ -166,6 +168,7 @@ class Engine:
 
         rows, whole = row_sharding(mesh), replicated(mesh)
         training_jit = functools.partial(spread_jit, compiler_options=compiler_options(device))
+        self._jitted_token_state = jax.jit(functools.partial(init_token_state, method, shape), out_shardings=whole)
         self.jitted_init = jax.jit(init, in_shardings=(self.params_sharding,), out_shardings=state, donate_argnums=0)
         self.jitted_score = training_jit(
             functools.partial(score, self.model, method.temperature, self.micro_batches),
@@ -208,6 +211,10 @@ class Engine:
     def init(self, params: Params) -> TrainState:
         """The state before step 1; the parameters are donated."""
         return self.jitted_init(params)
+
+    def fresh(self) -> dict[str, ChainState]:
+        """The leaves of the state that a checkpoint of an earlier version may lack, as they are before step 1."""
+        return {"token_state": self._jitted_token_state()}
 
     def rollout(self, params: Params, prompts: Prompts, key: Array, done: Done | None = None) -> Rollout:
         """G responses per prompt, as training samples them; see `sampling/base.py: Sampler.sample`."""
@@ -270,9 +277,16 @@ def init_state(
     method: Method, optimizer: optax.GradientTransformation, shape: tuple[int, int], params: Params
 ) -> TrainState:
     """The state before step 1, for updates of [B, T] = `shape`."""
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(shape)
+    zero = jnp.zeros((), jnp.int32)
     ref = jax.tree.map(jnp.copy, params) if method.needs_ref else None
-    return TrainState(zero, params, optimizer.init(params), method.chain.init(TokenGrads(none, none)), zero, ref)
+    return TrainState(zero, params, optimizer.init(params), init_token_state(method, shape), zero, ref)
+
+
+def init_token_state(method: Method, shape: tuple[int, int]) -> ChainState:
+    """The chain's state before step 1, for updates of [B, T] = `shape`."""
+    none = jnp.zeros(shape)
+    state: ChainState = method.chain.init(TokenGrads(none, none))
+    return state
 
 
 def state_shardings(abstract: TrainState, params_sharding: Shardings, mesh: Mesh) -> TrainState:

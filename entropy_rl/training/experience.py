@@ -17,6 +17,7 @@ from entropy_rl.data import Problem, PromptEncoder, Source
 from entropy_rl.model.transformer import Params
 from entropy_rl.rewards import Grader
 from entropy_rl.rewards import parts as reward_parts
+from entropy_rl.rewards.grader import ENOUGH
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.sampling.base import Prompts, Rollout
@@ -166,7 +167,7 @@ class Grading:
         """Part -> f32[B], NaN if not scored, once all of them are graded.
 
         Raises:
-            RuntimeError: No response at all could be scored for some part.
+            RuntimeError: None of `ENOUGH` responses or more could be scored for some part.
         """
 
         def mine() -> list[tuple[list[int], dict[str, list[float]]]]:
@@ -178,7 +179,7 @@ class Grading:
             for name, some in found.items():
                 scores.setdefault(name, np.full(len(self._owners), np.nan, np.float32))[rows] = some
         for part in scores.values():
-            if np.isnan(part).all():
+            if len(part) >= ENOUGH and np.isnan(part).all():
                 self._grader.refuse(len(part))
         return scores
 

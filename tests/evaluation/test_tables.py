@@ -4,6 +4,14 @@ import pytest
 from evaluations import answered
 
 from entropy_rl.evaluation import tables
+from entropy_rl.evaluation.in_training import accuracy_text
+
+
+def test_without_a_score_there_is_no_accuracy():
+    none = {"accuracy": None, "low": None, "high": None, "problems": 0}
+    assert tables.greedy_row([answered(None)]) == tables.greedy_row([]) == none
+    row = {f"eval/a/{k}": v for k, v in none.items()} | {"eval/b/accuracy": 0.5, "eval/b/low": 0.4, "eval/b/high": 0.6}
+    assert accuracy_text(row) == "a not scored  b 50.0% [40.0, 60.0]"
 
 
 def test_rows_by_hand():

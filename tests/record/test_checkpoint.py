@@ -116,3 +116,13 @@ def test_a_part_has_to_be_there_in_its_shape(tmp_path):
         checkpoints.restore({"params": params | {"more": params["embed"]}}, partial=True)
     with pytest.raises(ValueError, match=r"leaf 'params\.embed' was saved as float32\[16, 8\], but float32\[8, 16\]"):
         checkpoints.restore({"params": params | {"embed": jax.ShapeDtypeStruct((8, 16), jnp.float32)}}, partial=True)
+
+
+def test_a_leaf_that_is_newer_than_the_checkpoint_has_its_value_from_before_step_1(tmp_path):
+    checkpoints, state = saved(tmp_path, 1), make_state(1)
+    now = ABSTRACT | {"newer": {"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": ABSTRACT["counters"]["step"]}}
+    fresh = {"newer": {"a": jnp.array([1.0, 2.0]), "b": jnp.int32(7)}, "counters": {"step": jnp.int32(9)}}
+    got, _ = checkpoints.restore(now, fresh=fresh)
+    assert_bitwise(got, state | {"newer": fresh["newer"]})  # the step that was saved is not replaced
+    with pytest.raises(ValueError, match=r"it lacks leaf 'newer\.b'$"):
+        checkpoints.restore(now, fresh={"newer": {"a": fresh["newer"]["a"]}})

@@ -1,13 +1,17 @@
 """Dynamic sampling, on arrays."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
-from experiences import MIXED, RIGHT, UNSCORED, WRONG, G, graded, with_length_penalty
+from experiences import MIXED, RIGHT, UNSCORED, WRONG, G, T, graded, with_length_penalty
+from tiny_models import tiny_tokenizer
 
 from entropy_rl import config
 from entropy_rl.data import Problem
+from entropy_rl.rewards import Grader
 from entropy_rl.sampling.base import Rollout
-from entropy_rl.training.experience import degenerate, distinct_uids, refill
+from entropy_rl.training.experience import Grading, degenerate, distinct_uids, refill
 
 
 def whole(experience):
@@ -94,6 +98,23 @@ def test_contradictions_of_the_reward(changes, own, message):
         c.reward.own.update(own)
     with pytest.raises(ValueError, match=message):
         config.check(c)
+
+
+@pytest.mark.parametrize("problems, ends", [(1, False), (2, True)])
+def test_graders_are_broken_if_8_responses_cannot_be_scored_and_no_fewer(problems, ends):
+    """A few answers that never end must not end a run."""
+    tokenizer, kind = tiny_tokenizer(), "bad_verifiers:broken"
+    asked = [Problem(i, "1+1?", "2", kind) for i in range(problems)]
+    ones = np.ones((problems * G, T), np.int32)
+    rollout = Rollout(ones, -1.0 * ones, 1.0 * ones, ones, ones[:, 0] > 0)
+    with Grader(cpu_seconds=2.0) as grader, ThreadPoolExecutor(1) as pool:
+        grading = Grading(tokenizer, config.default().reward, grader, pool, asked, G)
+        grading.start(list(range(problems * G)), rollout)
+        if ends:
+            with pytest.raises(RuntimeError, match=r"0 of 8 scored, by cause \{'raised': 8\}"):
+                grading.finish()
+        else:
+            assert np.isnan(grading.finish()["answer"]).all()
 
 
 def test_a_problem_twice_in_a_batch_draws_twice():
