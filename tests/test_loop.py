@@ -201,6 +201,7 @@ def from_file(folder, **overrides):
     return c
 
 
+@pytest.mark.slow
 def test_file_mixture_refills_and_samples_resume_bit_for_bit_and_refuse_another_file(tmp_path):
     file, cut = tmp_path / "minus.jsonl", tmp_path / "cut"
     lines = [{"question": f"{i} - {j} =", "answer": i - j} for i in range(10) for j in range(10)]

@@ -88,7 +88,9 @@ def formulas_from(entry):
     return made
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(t, marks=[pytest.mark.slow] if t == "intermediate_integration" else []) for t in TASKS]
+)
 def test_the_points_are_the_librarys(task):
     ours, theirs, found = gym.verifier(task), reasoning_gym.get_score_answer_fn(task), entries(task)
     assert getattr(ours, "__func__", ours) is not theirs.__func__

@@ -51,8 +51,13 @@ def same(a, b):
     np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
 
 
-@pytest.mark.parametrize("unroll", [False, True])
-@pytest.mark.parametrize("slots, chunk", [(0, 16), (0, 3), (8, 3), (5, 2), (1, 7)])
+QUICK = {(0, 16, False), (8, 3, False), (1, 7, False), (5, 2, True)}
+SLOW = {(0, 16, True), (8, 3, True), (1, 7, True), (5, 2, False), (0, 3, False), (0, 3, True)}
+
+
+@pytest.mark.parametrize(
+    "slots, chunk, unroll", [*sorted(QUICK), *(pytest.param(*x, marks=pytest.mark.slow) for x in sorted(SLOW))]
+)
 def test_the_same_responses_whatever_the_slots(slots, chunk, unroll):
     want = together()
     lengths = want.mask.sum(axis=1)
@@ -121,6 +126,7 @@ def test_each_response_is_reported_once_when_it_has_ended():
     assert all(np.array_equal(tokens, out.tokens[b]) for b, tokens in seen)
 
 
+@pytest.mark.slow
 def test_a_slot_refilled_a_thousand_times_leaks_nothing():
     run = functools.partial(sample, T=6, n=260, slots=1, chunk=2)
     first = run(watch=batching.UNWATCHED)

@@ -187,7 +187,7 @@ def test_stop_strings_end_where_ours_do(policy, url):
         assert out.finished[b] or text[1] not in cut
 
 
-@pytest.mark.parametrize("dialect", ["vllm", "sglang"])
+@pytest.mark.parametrize("dialect", ["vllm", pytest.param("sglang", marks=pytest.mark.slow)])
 def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
     other = made(seed=1)
     with small(folder, f"--dialect={dialect}") as address:
@@ -305,7 +305,7 @@ def trained(url, workdir, **changes):
     return rows(workdir)
 
 
-@pytest.mark.parametrize("layout", ["group", "packed"])
+@pytest.mark.parametrize("layout", ["group", pytest.param("packed", marks=pytest.mark.slow)])
 def test_training_with_the_weights_handed_over(started, tmp_path, layout, monkeypatch):
     with started("--logprobs-mode=processed_logprobs") as address:
         kept = trained(address, tmp_path / "kept", **{"train.layout": layout})
@@ -327,6 +327,7 @@ def test_training_with_the_weights_handed_over(started, tmp_path, layout, monkey
             assert gaps[0] < 1e-4 and gaps[1] > 1e-3 and gaps[2] > gaps[1]
 
 
+@pytest.mark.slow
 def test_evaluation_by_a_server_finds_the_same(url, folder, tmp_path):
     c = config.default()
     with c.data.settings.unlocked():

@@ -4,6 +4,7 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
 from entropy_rl import config, loop
 from entropy_rl.model.shapes import SHAPES
@@ -101,6 +102,7 @@ def test_an_odd_width_halves_too(monkeypatch):
     assert odd[0] == 7 and odd[-1] == 1
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_widths_and_give_them_back(tmp_path, monkeypatch):
     c = config.default()
     c.model.source, c.data.max_prompt_len, c.rollout.max_tokens = "tiny", 40, 8

@@ -139,6 +139,7 @@ def sent_by_decoding(shape, tensor: int, tied=False) -> list[float]:
     return [one.size * one.times for one in found if collectives.axes(one, run.engine.sampling.mesh) != "tensor"]
 
 
+@pytest.mark.slow
 def test_gathered_weights_are_read_where_they_are_placed():
     """A step then sends only tokens and activations; otherwise it sends the weights, or sums over a split width."""
     step = 4 * N * G / 4 * CFG.d_model  # bytes of one activation of a step's tokens

@@ -29,7 +29,9 @@ def gradients(how, on_policy=False, micro=1, data=None):
     return jax.tree.map(lambda a, b: np.asarray(a - b), params(), new.params), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("name", ["clip_cov", "kl_cov", "forking", "entropy_bonus"])
+@pytest.mark.parametrize(
+    "name", ["clip_cov", "forking", *(pytest.param(x, marks=pytest.mark.slow) for x in ("kl_cov", "entropy_bonus"))]
+)
 def test_micro_batches_change_only_rounding(name):
     want, want_metrics = gradients(method(name))
     assert float(optax.tree.norm(want)) > 1e-3

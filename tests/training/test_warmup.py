@@ -55,6 +55,7 @@ def test_the_supervised_loss_is_the_negative_logp_with_nothing_clipped():
     assert np.array_equal(loss, -logp) and clipped.dtype == bool and not clipped.any()
 
 
+@pytest.mark.slow
 def test_a_warm_up_in_packed_rows_or_in_pieces_is_the_same_warm_up(tmp_path, monkeypatch):
     lay_out, packed = engine.lay_out, []
 
