@@ -50,6 +50,7 @@ FIELDS: dict[str, Field] = {
     "model.tiny.n_kv_heads": Field(2, _AT_LEAST_1, "key and value heads"),
     "model.tiny.head_dim": Field(32, _AT_LEAST_1, "width of a head"),
     "model.tiny.d_ff": Field(384, _AT_LEAST_1, "width of a block's hidden layer"),
+    "model.tiny.words": Field((), TEXTS, "texts that are one token each, as the fixed words of a question"),
     # the problems
     "data.task": Field(
         "chain_sum",

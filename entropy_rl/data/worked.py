@@ -13,6 +13,7 @@ The three formats for 47 + 85 are
 import random
 import re
 
+from entropy_rl.data.search import searched
 from entropy_rl.data.source import Problem
 from entropy_rl.rewards.answer import extract_boxed
 
@@ -25,11 +26,15 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
     misread_rate, the solution reads every minus as a plus: a model that learns from such texts has a choice to make
     wherever there is a minus, and the choice is the same in every problem.
 
+    The solution of a countdown problem is a search, see `data/search.py`, whose steps may be wrong likewise, though not
+    the expression in its box. With probability misread_rate, it takes no notice of the target.
+
     The solution of a gsm_symbolic problem is the entry's own. So is that of a problem from a file with
     `data.settings.solution`, with the answer added if it has no box.
 
     Args:
-        problem: of kind "reasoning_gym:chain_sum" or "reasoning_gym:gsm_symbolic", or with a solution.
+        problem: of kind "reasoning_gym:chain_sum", "reasoning_gym:countdown" or "reasoning_gym:gsm_symbolic", or with a
+            solution.
         rng: the only source of randomness; the text is a pure function of the arguments and the state of rng.
         error_rate: probability of an error at each step, in [0, 1].
         misread_rate: probability of a solution that misreads, in [0, 1].
@@ -59,10 +64,12 @@ def worked_solution(problem: Problem, rng: random.Random, error_rate: float, mis
         return _chain_sum(expression, rng, error_rate)
     if problem.kind == "reasoning_gym:gsm_symbolic":
         return _gsm_symbolic(problem)
+    if problem.kind == "reasoning_gym:countdown":
+        return _countdown(problem, rng, error_rate, rng.random() < misread_rate)
     raise ValueError(
         f"warmup.updates: {problem.kind} has no worked solutions to learn from; "
-        "set it to 0, use chain_sum, gsm_symbolic or a file with data.settings.solution as data.task, or name "
-        "another source in warmup.task"
+        "set it to 0, use chain_sum, countdown, gsm_symbolic or a file with data.settings.solution as data.task, or "
+        "name another source in warmup.task"
     )
 
 
@@ -71,6 +78,17 @@ def _gsm_symbolic(problem: Problem) -> str:
     if not solution:
         raise ValueError(f"warmup.updates: problem {problem.uid} of gsm_symbolic has no worked solution")
     return _boxed(solution, problem.entry["answer"])
+
+
+def _countdown(problem: Problem, rng: random.Random, error_rate: float, aimless: bool) -> str:
+    given = problem.entry["metadata"]
+    text = searched(given["numbers"], given["target"], rng, lambda x: _slip(x, rng, error_rate), aimless)
+    if text is None:
+        raise ValueError(
+            f"warmup.updates: problem {problem.uid} of countdown, {given['expression']}, has no solution in whole "
+            "numbers; leave '/' out of data.settings.operators"
+        )
+    return text
 
 
 def _boxed(solution: str, answer: str) -> str:

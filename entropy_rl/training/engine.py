@@ -71,8 +71,9 @@ def load(model: ConfigDict, seed: int) -> Loaded:
     """
     if model.source != "tiny":
         return Loaded(*open_model(model.source))
-    tokenizer = tiny_tokenizer()
-    model_config = ModelConfig(len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **model.tiny.to_dict())
+    shape = model.tiny.to_dict()
+    tokenizer = tiny_tokenizer(shape.pop("words"))
+    model_config = ModelConfig(len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **shape)
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return Loaded(model_config, tokenizer, lambda shardings: jax.device_put(init_params(model_config, key), shardings))
 

@@ -30,7 +30,12 @@ FILES = {path.stem: load(path) for path in sorted((ROOT / "configs").glob("*.py"
 TABLES = {name: module.MODELS for name, module in FILES.items() if hasattr(module, "MODELS")}
 ROWS = [(name, model) for name, table in TABLES.items() for model in table]
 # file, and what comes before the method in the argument after the colon
-PREFIXES = [(name, "") for name in FILES if name not in TABLES] + [(name, f"{model},") for name, model in ROWS]
+BEDS = list(FILES["study"].BEDS)
+PREFIXES = [
+    *((name, "") for name in FILES if name not in TABLES and name != "study"),
+    *((name, f"{model},") for name, model in ROWS),
+    *(("study", f"{bed},") for bed in BEDS),
+]
 
 
 @pytest.mark.parametrize("method", sorted(RECIPES))
@@ -57,6 +62,11 @@ def test_an_unknown_model_lists_the_legal_ones(name: str, arg: str):
         ValueError, match=f"config model: unknown name '{model}'; legal names: {', '.join(TABLES[name])}"
     ):
         FILES[name].get_config(arg)
+
+
+def test_an_unknown_test_bed_lists_the_legal_ones():
+    with pytest.raises(ValueError, match=f"config bed: unknown name 'countup'; legal names: {', '.join(BEDS)}"):
+        FILES["study"].get_config("countup,grpo")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -102,8 +112,8 @@ def test_every_config_named_in_a_document_or_script_exists():
     pages = [
         ROOT / "README.md",
         *ROOT.glob("launch/*"),
-        *ROOT.glob("results/*/run.sh"),
-        *ROOT.glob("results/*/README.md"),
+        *ROOT.glob("results/**/*.sh"),
+        *ROOT.glob("results/**/README.md"),
     ]
     named = [
         (page, found)
@@ -115,7 +125,8 @@ def test_every_config_named_in_a_document_or_script_exists():
         if name == "mine":  # the reader's file
             continue
         assert name in FILES, f"{page} names configs/{name}.py"
-        assert not first or first in TABLES.get(name, RECIPES), f"{page} names configs/{name}.py:{first}"
+        legal = BEDS if name == "study" else TABLES.get(name, RECIPES)
+        assert not first or first in legal, f"{page} names configs/{name}.py:{first}"
 
 
 def test_evaluation_at_the_papers_temperature():

@@ -18,6 +18,7 @@ from entropy_rl.data import (
     tiny_tokenizer,
     worked_solution,
 )
+from entropy_rl.rewards import gym
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}  # a space of 200 questions
@@ -140,6 +141,62 @@ def test_errors_reach_the_answer_at_the_requested_rate(task):
 
     assert 0.70 < right(0.12) < 0.80
     assert right(1.0) < 0.15  # two errors may cancel
+
+
+COUNTDOWN = {"min_numbers": 3, "max_numbers": 4, "min_value": 1, "max_value": 9, "min_target": 1, "max_target": 40}
+
+
+def attempts_of(text):
+    """The attempts of a searched solution, each as its steps, and the expression in the box."""
+    search, box = text.removesuffix("}").split(" \\boxed{")
+    return [attempt.split(",") for attempt in search.split(";")], box
+
+
+def test_worked_solutions_of_countdown_search_and_find():
+    rng, points = random.Random(0), gym.verifier("countdown")
+    problems = Task("countdown", {**COUNTDOWN, "operators": ("+", "-", "*")}, seed=0).train(1, 200)
+    lengths, boxes = set(), set()
+    for problem in problems:
+        attempts, box = attempts_of(worked_solution(problem, rng, 0.0))
+        assert points(box, problem.entry) == 1.0, (problem.entry, box)
+        lengths.add(len(attempts))
+        for i, steps in enumerate(attempts):
+            assert len(steps) == len(problem.entry["metadata"]["numbers"]) - 1
+            for step in steps:
+                left, right = step.split("=")
+                assert eval(left) == int(right), step
+            last = i == len(attempts) - 1
+            assert (int(steps[-1].split("=")[1]) == problem.entry["metadata"]["target"]) == last
+    assert lengths == {1, 2, 3}
+    boxes = {attempts_of(worked_solution(problems[0], rng, 0.0))[1] for _ in range(64)}
+    assert len(boxes) > 2  # several solutions are taught
+
+
+def test_a_misread_countdown_takes_no_notice_of_the_target_and_errors_stay_in_the_steps():
+    rng, points = random.Random(0), gym.verifier("countdown")
+    problems = Task("countdown", {**COUNTDOWN, "operators": ("+", "-", "*")}, seed=0).train(1, 300)
+
+    def right(error_rate, misread_rate):
+        """The shares of right boxes and of right steps."""
+        texts = [attempts_of(worked_solution(p, rng, error_rate, misread_rate)) for p in problems]
+        steps = [step.split("=") for attempts, _ in texts for attempt in attempts for step in attempt]
+        boxes = [points(box, p.entry) == 1.0 for p, (_, box) in zip(problems, texts, strict=True)]
+        return np.mean(boxes), np.mean([eval(left) == int(made) for left, made in steps])
+
+    assert right(0.0, 0.0) == (1.0, 1.0)
+    boxes, steps = right(0.0, 1.0)
+    assert boxes < 0.15 and steps == 1.0
+    assert 0.4 < right(0.0, 0.5)[0] < 0.7
+    boxes, steps = right(0.1, 0.0)
+    assert boxes == 1.0 and 0.85 < steps < 0.95
+
+
+def test_a_countdown_without_a_solution_in_whole_numbers_is_named():
+    problem = Task("countdown", COUNTDOWN, seed=0).train(1, 1)[0]
+    metadata = {"numbers": [8, 8, 3, 3], "target": 24, "expression": "8/(3 - 8/3)"}
+    with pytest.raises(ValueError, match=r"countdown, 8/\(3 - 8/3\), has no solution in whole numbers; leave '/' out"):
+        for seed in range(9):
+            worked_solution(problem._replace(entry={"metadata": metadata}), random.Random(seed), 0.0)
 
 
 def test_worked_solutions_of_gsm_symbolic():

@@ -65,3 +65,20 @@ def test_round_trip_through_a_folder(tmp_path):
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert loaded.decode(loaded(text)["input_ids"]) == text
     assert (loaded.pad_token_id, loaded.eos_token_id, loaded.padding_side) == (0, 2, "left")
+
+
+def test_words_are_one_token_each_and_the_longest_counts():
+    words = ("Using ", "Using all", ".\nEach [x]?", "=")
+    plain, tokenizer = tiny_tokenizer(), tiny_tokenizer(words[:3])
+    assert len(tokenizer) == len(plain) + 3
+    text = "Using all of 1 .\nEach [x]? Using 2 =?"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert [tokenizer.decode([i]) for i in ids if i >= len(plain)] == ["Using all", ".\nEach [x]?", "Using "]
+    assert plain(QUESTION)["input_ids"] == tokenizer(QUESTION)["input_ids"]
+    with pytest.raises(ValueError, match=r"model\.tiny\.words: '=' is a token already"):
+        tiny_tokenizer(words)
+    with pytest.raises(ValueError, match=r"model\.tiny\.words: 'ab' is a token already"):
+        tiny_tokenizer(("ab", "ab"))
+    with pytest.raises(ValueError, match=r"model\.tiny\.words: '' is empty"):
+        tiny_tokenizer(("",))
