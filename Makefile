@@ -7,7 +7,7 @@ METHOD ?= grpo
 SEED ?= 0
 WORKDIR ?= runs/quickstart-$(METHOD)-$(SEED)
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all results lint clean
 
 quickstart: .venv/ready          ## trains a small model from nothing; on an accelerator with JAX="jax[cuda12]" or "jax[tpu]"
 	$(RUN) -m entropy_rl.train --config=configs/quickstart.py:$(METHOD) --config.seed=$(SEED) --workdir=$(WORKDIR)
@@ -18,6 +18,9 @@ test: .venv-test/ready lint      ## everything that takes seconds
 
 test-all: .venv-test/ready lint  ## the slow ones too: SmolLM2, kills, notebooks
 	$(TEST) -m pytest -n auto --dist loadfile -m ""
+
+results: .venv/ready             ## the pages of results/claims, from the data in it
+	$(RUN) results/claims/verdicts.py
 
 lint: .venv-test/ready
 	$(TEST) -m ruff check .
