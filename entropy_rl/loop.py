@@ -7,6 +7,7 @@ resumed equals one that was not, bit for bit.
 """
 
 import functools
+import itertools
 import time
 import zlib
 
@@ -30,7 +31,7 @@ from entropy_rl.runtime.files import expand
 from entropy_rl.runtime.profile import Profiler
 from entropy_rl.start import Desk, Setup, begin, check_directory, check_same_warm_up, conclude, due, prepare, resume
 from entropy_rl.training import checks
-from entropy_rl.training.batch import Batch, TrainState
+from entropy_rl.training.batch import Batch, TrainState, in_turn
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.experience import Collector, Experience, refill
 from entropy_rl.training.rows import rollout_row, sample_rows, speed_row, update_row
@@ -170,7 +171,7 @@ def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list
         return parts
     for i, part in enumerate(parts):
         # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
-        if i or engine.micro_batches > 1 or part.packed is not None:
+        if i or engine.micro_batches > 1 or part.packed is not None or engine.method.turns > 1:
             logp, entropy = engine.score(state.params, part)
             parts[i] = part._replace(old_logp=logp, old_entropy=entropy)
     return parts
@@ -179,9 +180,14 @@ def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list
 def update_all(
     engine: Engine, state: TrainState, parts: list[Batch], key: jax.Array, measure: bool
 ) -> tuple[TrainState, list[Metrics]]:
-    """The step's updates: (state, metrics of each, on the host); `measure`: with the first one's effect on entropy."""
-    updates = []
-    for i, part in enumerate(parts):
+    """The step's updates: (state, metrics of each, on the host); `measure`: with the first one's effect on entropy.
+
+    A method with several turns makes all of them once per turn.
+    """
+    updates, turns = [], engine.method.turns
+    for i, (turn, part) in enumerate(itertools.product(range(turns), parts)):
+        if turns > 1:
+            part = in_turn(part, turn)
         update = engine.measured_update if measure and i == 0 else engine.update
         state, update_metrics = update(state, part, jax.random.fold_in(key, 1 + i), on_policy=i == 0)
         updates.append(update_metrics)

@@ -73,6 +73,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "entropy_ratio": _with(("entropy_ratio_clip", {"low": 0.95, "high": 1.05}), base=_DAPO),  # 2512.05591
     "steer": _with(("steer", {"min_weight": 0.8})),  # 2510.10150
     "positive_reweighting": _with(("positive_reweighting", {"target": 0.2})),  # 2511.05993
+    "archer": _with(("archer", {"quantile": 0.8}), base=_NO_CLIP),  # 2507.15778
+    "low_probability_reweighting": _with(("low_probability_reweighting", {"alpha": 0.3})),  # 2505.12929
+    "lopti": _with(("lopti", {"bound": 0.5})),
+    "repo": _with(("repo", {"form": "subtract"})),  # 2603.11682
+    "repo_r": _with(("repo", {"form": "rescale"})),
+    "stapo": _with(("stapo", {"probability": 0.002, "quantile": 0.8}), base=_DAPO),  # 2602.15620
+    "rsi": _with(("rsi", {"low": 0.1, "high": 3.0})),  # 2606.31575
+    # a question in the official repository of 2505.22617: the highest covariances in place of a random draw
+    "clip_cov_top": _with(("clip_cov", {"fraction": 2e-4, "pick": "highest"}), base=_WIDE_CLIP),
     "cispo": _GRPO | {"objective": ("cispo", {"low": 1.0, "high": 4.0})},  # 2506.13585
     "gspo": _GRPO
     | {"objective": ("gspo", {"low": 3e-4, "high": 4e-4}), "aggregation": "sequence-mean-token-mean"},  # 2507.18071

@@ -33,10 +33,20 @@ AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-s
 checked = rules.checked("algo.objective")
 
 
-def _ppo(ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
-    """PPO's loss of each token for a given ratio, and the tokens that it clips; elementwise."""
+def ppo_loss(ratio: Array, advantage: Array, lowest: Array | float, highest: Array | float) -> tuple[Array, Array]:
+    """PPO's loss of each token for a given ratio, and the tokens that it clips; elementwise.
+
+    Args:
+        ratio: r.
+        advantage: A.
+        lowest: the smallest ratio at which a token with A < 0 still has a gradient, 1 − ε_low.
+        highest: the largest ratio at which a token with A > 0 still has one, 1 + ε_high.
+
+    Returns:
+        The loss, f32, and what was clipped, bool, of the arguments' shape.
+    """
     free = -advantage * ratio
-    held = -advantage * jnp.clip(ratio, 1 - low, 1 + high)
+    held = -advantage * jnp.clip(ratio, lowest, highest)
     clipped = held > free  # the larger loss counts; a tie means that the clip changed nothing
     return jnp.where(clipped, lax.stop_gradient(held), free), clipped
 
@@ -58,7 +68,7 @@ def ppo_clip(
 
     def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
         ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
-        loss_BxT, clipped_BxT = _ppo(ratio_BxT, tokens.advantage, low, high)
+        loss_BxT, clipped_BxT = ppo_loss(ratio_BxT, tokens.advantage, 1 - low, 1 + high)
         if dual is not None:
             bound_BxT = -dual * tokens.advantage
             stopped_BxT = (tokens.advantage < 0) & (loss_BxT > bound_BxT)
@@ -99,7 +109,7 @@ def gspo(low: From0To1 = 3e-4, high: From0 = 4e-4) -> Objective:
         length_Bx1 = jnp.maximum(jnp.sum(valid_BxT, axis=1, keepdims=True), 1)
         log_s_Bx1 = jnp.sum(log_ratio_BxT, axis=1, keepdims=True) / length_Bx1
         ratio_BxT = jnp.exp(clamped(log_s_Bx1 + logp_BxT - lax.stop_gradient(logp_BxT)))
-        return _ppo(ratio_BxT, tokens.advantage, low, high)
+        return ppo_loss(ratio_BxT, tokens.advantage, 1 - low, 1 + high)
 
     return objective
 

@@ -38,6 +38,8 @@ class TokenInfo(NamedTuple):
         ref_logp: log-probability under the reference policy, nats; filled in if a transform of the recipe needs it.
         uid: u32[B], a hash of (prompt, sample); None: the row number.
         weight: the token's weight in the loss; None: mask / N, the token mean.
+        turn: i32[B], which of the turns of a rollout's updates this is, from 0; filled in if a transform of the recipe
+            divides the tokens among several.
     """
 
     logp: Array
@@ -50,6 +52,7 @@ class TokenInfo(NamedTuple):
     ref_logp: Array | None = None
     uid: Array = None  # type: ignore[assignment]  # `prepare` fills in these two
     weight: Array = None  # type: ignore[assignment]
+    turn: Array | None = None
 
 
 def prepare(tokens: TokenInfo) -> TokenInfo:
@@ -58,6 +61,6 @@ def prepare(tokens: TokenInfo) -> TokenInfo:
     valid_BxT = tokens.mask > 0
     uid_B = jnp.arange(valid_BxT.shape[0], dtype=jnp.uint32) if tokens.uid is None else tokens.uid
     weight_BxT = masked.token_mean_weight(tokens.mask) if tokens.weight is None else tokens.weight
-    per_token = tokens._asdict() | {"uid": None, "weight": weight_BxT}
+    per_token = tokens._asdict() | {"uid": None, "turn": None, "weight": weight_BxT}
     shown = jax.tree.map(lambda x: jnp.where(valid_BxT, x, jnp.zeros_like(x)), per_token)
-    return TokenInfo(**shown | {"uid": uid_B})
+    return TokenInfo(**shown | {"uid": uid_B, "turn": tokens.turn})

@@ -76,7 +76,8 @@ class Run(NamedTuple):
         See `loop.py: with_old_logp`; what a server sampled is always scored.
         """
         train, needed = self.config.train, self.engine.method.needs_ref or bool(self.config.rollout.server)
-        return needed or train.layout == "packed" or train.micro_batches > 1 or train.updates_per_rollout > 1
+        again = train.updates_per_rollout > 1 or self.engine.method.turns > 1
+        return needed or again or train.layout == "packed" or train.micro_batches > 1
 
 
 class Phase(NamedTuple):
@@ -192,6 +193,7 @@ def batch(run: Run) -> Batch:
         ref_logp=real,
         uid=array(jnp.uint32, B),
         packed=packed,
+        turn=array(jnp.int32, B) if run.engine.method.turns > 1 else None,
     )
 
 

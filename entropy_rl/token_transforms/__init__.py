@@ -16,6 +16,7 @@ import optax
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_bonus
+from entropy_rl.token_transforms.archer import archer
 from entropy_rl.token_transforms.base import Masked, TokenMask
 from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction
 from entropy_rl.token_transforms.clip_cov import clip_cov
@@ -24,18 +25,24 @@ from entropy_rl.token_transforms.entropy_mask import keep_bottom_entropy, keep_t
 from entropy_rl.token_transforms.entropy_ratio import entropy_ratio_clip
 from entropy_rl.token_transforms.entropy_shaping import entropy_shaped_advantage
 from entropy_rl.token_transforms.kl_cov import kl_cov
+from entropy_rl.token_transforms.lopti import lopti
+from entropy_rl.token_transforms.low_probability_reweighting import low_probability_reweighting
 from entropy_rl.token_transforms.matched_norm import matched_norm
 from entropy_rl.token_transforms.micro_scope import micro_scope
 from entropy_rl.token_transforms.nonzero_advantage import keep_nonzero_advantage
 from entropy_rl.token_transforms.positive_reweighting import positive_reweighting
 from entropy_rl.token_transforms.random_mask import random_mask, random_positive_clip
 from entropy_rl.token_transforms.reference_kl import reference_kl
+from entropy_rl.token_transforms.repo import repo
+from entropy_rl.token_transforms.rsi import rsi
+from entropy_rl.token_transforms.stapo import stapo
 from entropy_rl.token_transforms.steer import steer
 
 TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
     f.__name__: f
     for f in (
         adaptive_entropy_bonus,
+        archer,
         clip_cov,
         entropy_bonus,
         entropy_ratio_clip,
@@ -44,29 +51,39 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         keep_nonzero_advantage,
         keep_top_entropy,
         kl_cov,
+        lopti,
+        low_probability_reweighting,
         matched_norm,
         positive_reweighting,
         random_mask,
         random_positive_clip,
         reference_kl,
+        repo,
+        rsi,
+        stapo,
         steer,
     )
 }
 
 # The optional field of TokenInfo that a transform reads, which the train step must then fill in.
-NEEDS = {"entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
+NEEDS = {"archer": "ref_logp", "entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
+
+# How many turns a transform divides the tokens of a rollout among: the train loop then makes all updates that often.
+TURNS = {"lopti": 2}
 
 KEY = "algo.transforms"
 
 __all__ = [
     "NEEDS",
     "TRANSFORMS",
+    "TURNS",
     "ChainState",
     "Masked",
     "TokenGrads",
     "TokenInfo",
     "TokenMask",
     "adaptive_entropy_bonus",
+    "archer",
     "build",
     "chain",
     "check_updates_per_rollout",
@@ -79,6 +96,8 @@ __all__ = [
     "keep_top_entropy",
     "kept_fraction",
     "kl_cov",
+    "lopti",
+    "low_probability_reweighting",
     "matched_norm",
     "micro_scope",
     "needs",
@@ -86,7 +105,11 @@ __all__ = [
     "random_mask",
     "random_positive_clip",
     "reference_kl",
+    "repo",
+    "rsi",
+    "stapo",
     "steer",
+    "turns",
 ]
 
 
@@ -152,6 +175,11 @@ def _check_salts(transforms: Sequence[Spec]) -> None:
 def needs(transforms: Sequence[Spec]) -> frozenset[str]:
     """The optional fields of TokenInfo ("old_entropy", "ref_logp") that these transforms read."""
     return frozenset(NEEDS[name] for name, _ in _walk(transforms) if name in NEEDS)
+
+
+def turns(transforms: Sequence[Spec]) -> int:
+    """How often the train loop makes all updates of a rollout, see `TURNS`; 1 if no transform divides the tokens."""
+    return max((TURNS.get(name, 1) for name, _ in _walk(transforms)), default=1)
 
 
 def check_updates_per_rollout(transforms: Sequence[Spec], updates_per_rollout: int) -> None:

@@ -33,6 +33,7 @@ class Batch(NamedTuple):
         ref_logp: f32[B, T], nats, under the reference policy; zeros if the method does not need it.
         uid: u32[B], the hash that random draws and ties depend on.
         packed: the same sequences in rows without padding, if that is cheaper.
+        turn: i32[B], which of the method's turns this update belongs to; None if it has one.
     """
 
     prompt: jax.Array
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     ref_logp: jax.Array
     uid: jax.Array
     packed: Packed | None = None
+    turn: jax.Array | None = None
 
     @classmethod
     def of(
@@ -101,6 +103,12 @@ def lay_out(plan: Plan, batch: Batch) -> Batch:
     if packed is None:
         return batch
     return batch._replace(prompt=batch.prompt[:0], prompt_mask=batch.prompt_mask[:0], packed=packed)
+
+
+def in_turn(batch: Batch, turn: int) -> Batch:
+    """The update's batch (on the host) as that of one of the method's turns, counted from 0."""
+    turn_B: Any = np.full(len(batch.valid), turn, np.int32)
+    return batch._replace(turn=turn_B)
 
 
 class TrainState(NamedTuple):

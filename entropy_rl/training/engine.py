@@ -93,6 +93,7 @@ def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Metho
         rollout.temperature,
         corrections.build(("token_truncate", {"cap": algo.is_cap}) if algo.is_cap else named_correction),
         needs_ref="ref_logp" in token_transforms.needs(transforms),
+        turns=token_transforms.turns(transforms),
     )
 
 

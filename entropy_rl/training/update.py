@@ -33,6 +33,7 @@ class Method(NamedTuple):
         temperature: the sampling temperature.
         correction: weights of the tokens by the gap between sampler and trainer; None: all 1.
         needs_ref: a transform reads `ref_logp`.
+        turns: how often all updates of a rollout are made; above 1 a transform divides the tokens among the turns.
     """
 
     objective: Objective
@@ -41,6 +42,7 @@ class Method(NamedTuple):
     temperature: float = 1.0
     correction: corrections.Correction | None = None
     needs_ref: bool = False
+    turns: int = 1
 
 
 def edit(
@@ -71,6 +73,7 @@ def edit(
         ref_logp=batch.ref_logp,
         uid=batch.uid,
         weight=token_weight(mask, method.aggregation, mask.shape[1]),
+        turn=batch.turn,
     )
     # at the parameters that sampled, the trainer's logp is old_logp
     weight = None

@@ -15,13 +15,13 @@ from entropy_rl.config.recipes import RECIPES
 from entropy_rl.model.transformer import Transformer
 from entropy_rl.objective import advantages
 from entropy_rl.training import update
-from entropy_rl.training.batch import TrainState
+from entropy_rl.training.batch import TrainState, in_turn
 
 QUICK = {"clip_cov", "entropy_ratio", "grpo", "gspo"}  # one of each kind; the others are slow together
 ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(RECIPES)]
 
 # Terms of the loss that do not come from rewards: they act on a batch without a signal too.
-OWN_TERMS = {"adaptive_entropy_bonus", "entropy_bonus", "kl_cov", "reference_kl"}
+OWN_TERMS = {"adaptive_entropy_bonus", "archer", "entropy_bonus", "kl_cov", "reference_kl", "repo"}
 
 
 def test_24_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
@@ -50,12 +50,13 @@ def test_24_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
 @functools.cache
 def compiled(name):
     how = method(name)
-    return jax.jit(functools.partial(update.edit, how)), token_state(how)
+    return jax.jit(functools.partial(update.edit, how)), token_state(how), how.turns
 
 
 def edited(name, logp, entropy, data):
     """(d loss / d logp, d loss / d entropy, loss) of a recipe, with these statistics of the tokens."""
-    act, state = compiled(name)
+    act, state, turns = compiled(name)
+    data = in_turn(data, 0) if turns > 1 else data
     grads, _, metrics = act(jnp.asarray(logp), entropy, data, state, jax.random.key(1), False)
     return np.asarray(grads.logp), np.asarray(grads.entropy), float(metrics["loss"])
 

@@ -54,7 +54,7 @@ def test_gradients_by_finite_differences(name, options):
     tokens = tokens._replace(mask=jnp.ones((2, 3)), old_logp=tokens.logp - moved)
     f = objectives.build((name, options))
     if name == "gspo":  # its token form stops the gradient of the sequence's ratio; one token a response has none
-        tokens = jax.tree.map(lambda x: x[:, :1], tokens._replace(uid=None))
+        tokens = jax.tree.map(lambda x: x[:, :1], tokens._replace(uid=None, turn=None))
     check_grads(lambda logp: f(logp, tokens)[0].sum(), (tokens.logp,), order=1, modes=["rev"], rtol=2e-2, atol=1e-3)
 
 

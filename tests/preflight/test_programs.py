@@ -85,7 +85,10 @@ def test_scoring_is_looked_at_if_a_run_scores(changes, scored):
     assert prepared(**changes).is_scored == scored
 
 
-def test_a_reference_policy_scores_even_a_single_update():
+@pytest.mark.parametrize("method", ["reference_kl", "lopti"])
+def test_a_reference_policy_and_a_second_turn_score_even_a_single_update(method):
     c = tiny(**{"train.updates_per_rollout": 1})
-    config.apply_recipe(c, "reference_kl")
-    assert programs.prepare(c, jax.devices()[:1]).is_scored
+    config.apply_recipe(c, method)
+    run = programs.prepare(c, jax.devices()[:1])
+    assert run.is_scored
+    assert (programs.batch(run).turn is None) == (method == "reference_kl")

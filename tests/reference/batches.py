@@ -42,4 +42,5 @@ def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tup
         weight=mask_BxT / mask_BxT.sum(),
     )
     grads = TokenGrads(draw(1.0) * mask_BxT, draw(1.0) * mask_BxT)
+    tokens = tokens._replace(turn=rng.integers(0, 2, B, dtype=np.int32))  # a real update has one
     return (TokenGrads(*map(jnp.asarray, grads)), TokenInfo(*map(jnp.asarray, tokens)))

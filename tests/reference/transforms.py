@@ -51,10 +51,11 @@ def kept_only(grads: TokenGrads, keep: np.ndarray, tokens: TokenInfo, normalizer
     return grads.logp * keep * scale, grads.entropy * keep * scale
 
 
-def clip_cov(grads, tokens, state, draws, fraction=2e-4, low=1.0, high=5.0) -> Edited:
+def clip_cov(grads, tokens, state, draws, fraction=2e-4, low=1.0, high=5.0, pick="random") -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     cov = covariance(tokens)
-    stop = first_by(draws, tokens, valid & ~tokens.clipped & (cov > low) & (cov < high), k)
+    score = draws if pick == "random" else cov.astype(np.float32)
+    stop = first_by(score, tokens, valid & ~tokens.clipped & (cov > low) & (cov < high), k)
     return grads.logp * ~stop, grads.entropy * ~stop, state
 
 
@@ -129,6 +130,61 @@ def steer(grads, tokens, state, draws, min_weight=0.8, floor=0.02) -> Edited:
     omega = np.abs(np.exp(logp - tokens.old_logp) * tokens.advantage * (1 - np.exp(logp)) * (logp + tokens.entropy))
     rate = -np.log(min_weight) / max((omega * tokens.mask).max(), floor)
     return grads.logp * np.exp(-rate * omega), grads.entropy, state
+
+
+def archer(grads, tokens, state, draws, quantile=0.8, clip_above=0.5, clip_below=0.2, coef=1e-3) -> Edited:
+    valid, above = tokens.mask > 0, np.zeros(tokens.mask.shape, bool)
+    for b in np.flatnonzero(valid.any(axis=1)):
+        above[b] = valid[b] & (
+            tokens.entropy[b] > np.quantile(tokens.entropy[b][valid[b]].astype(np.float64), quantile)
+        )
+    logp, epsilon = tokens.logp.astype(np.float64), np.where(above, clip_above, clip_below)
+    r = np.exp(logp - tokens.old_logp)
+    stopped = ((tokens.advantage > 0) & (r > 1 + epsilon)) | ((tokens.advantage < 0) & (r < 1 - epsilon))
+    sure = valid & ~above
+    weight = tokens.weight * sure * tokens.weight.sum() / max((tokens.weight * sure).sum(), 1e-30)
+    return grads.logp * ~stopped + coef * weight * (1 - np.exp(tokens.ref_logp - logp)), grads.entropy, state
+
+
+def low_probability_reweighting(grads, tokens, state, draws, alpha=0.3) -> Edited:
+    probability = np.exp(tokens.old_logp.astype(np.float64))
+    return grads.logp * (alpha * probability + 1 - alpha), grads.entropy, state
+
+
+def lopti(grads, tokens, state, draws, bound=0.5) -> Edited:
+    unlikely = np.exp(tokens.old_logp.astype(np.float64)) < bound
+    keep = np.where(tokens.turn[:, None] == 0, unlikely, ~unlikely)
+    return grads.logp * keep, grads.entropy * keep, state
+
+
+def repo(grads, tokens, state, draws, form="subtract", target=None, least=1e-4, most=0.05, factor=2.0) -> Edited:
+    entropy, zeta = tokens.entropy[tokens.mask > 0].mean(), state
+    if target is not None and entropy != target:
+        towards = 1 if entropy < target else -1  # the sign of ζ that moves the entropy to its target
+        if zeta * towards > 0:
+            zeta = towards * min(abs(zeta) * factor, most)
+        elif zeta != 0:
+            zeta = zeta / factor if abs(zeta) / factor >= least else towards * least
+    logp, a = tokens.logp.astype(np.float64), tokens.advantage
+    if form == "rescale":
+        shaped = np.where(a > 0, np.maximum(a - zeta * a * logp, 0), np.minimum(a - zeta * -a * logp, 0))
+        return np.where(a == 0, grads.logp, grads.logp * shaped / np.where(a == 0, 1, a)), grads.entropy, zeta
+    term = tokens.weight * np.exp(logp - tokens.old_logp) * zeta * (logp + tokens.entropy)
+    return grads.logp + np.where(tokens.clipped, 0, term), grads.entropy, zeta
+
+
+def stapo(grads, tokens, state, draws, probability=0.002, quantile=0.8) -> Edited:
+    valid = tokens.mask > 0
+    sure = tokens.entropy < np.quantile(tokens.entropy[valid].astype(np.float64), quantile)
+    spurious = (tokens.advantage > 0) & (np.exp(tokens.logp.astype(np.float64)) < probability) & sure
+    return *kept_only(grads, valid & ~spurious, tokens, "selected"), state
+
+
+def rsi(grads, tokens, state, draws, low=0.1, high=3.0, normalizer="selected") -> Edited:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        index = -tokens.logp.astype(np.float64) / tokens.entropy
+    keep = ((index >= low) & (index <= high)) | ((tokens.logp == 0) & (tokens.entropy == 0))
+    return *kept_only(grads, (tokens.mask > 0) & keep, tokens, normalizer), state
 
 
 def reference_kl(grads, tokens, state, draws, coef, kind="k3") -> Edited:

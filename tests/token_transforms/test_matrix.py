@@ -26,6 +26,7 @@ OPTIONS = {
     "positive_reweighting": {"initial": 0.5},
     "random_positive_clip": {"fraction": 0.1},
     "reference_kl": {"coef": 0.1},
+    "stapo": {"probability": 0.3},
 }
 B, T, KEY = 8, 24, jax.random.key(7)
 

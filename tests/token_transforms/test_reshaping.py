@@ -26,6 +26,18 @@ def test_entropy_shaping_is_the_shaped_advantage_in_the_loss(objective):
     np.testing.assert_array_equal(clipped, shaped_clipped)
 
 
+@pytest.mark.parametrize("objective", ["ppo_clip", "policy_gradient", "cispo", "ce_gppo", "gspo"])
+def test_low_probability_reweighting_is_the_reweighted_advantage_in_the_loss(objective):
+    _, tokens = random_tokens(2, 6, 20)
+    reweighted = tokens.advantage * (0.6 * jnp.exp(tokens.old_logp) + 0.4)
+    surrogate = objectives.build(objective)
+    _, grads, clipped = objectives.token_gradient(surrogate, tokens)
+    _, expected, clipped_then = objectives.token_gradient(surrogate, tokens._replace(advantage=reweighted))
+    out = apply(tt.low_probability_reweighting(alpha=0.6), grads, tokens)
+    np.testing.assert_allclose(out.logp, expected.logp, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(clipped, clipped_then)
+
+
 def test_the_smallest_steer_weight_is_min_weight():
     grads, tokens = random_tokens(2, 6, 20)
     out = apply(tt.steer(min_weight=0.3), grads, tokens)
