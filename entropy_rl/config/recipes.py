@@ -82,14 +82,25 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rsi": _with(("rsi", {"low": 0.1, "high": 3.0})),  # 2606.31575
     # a question in the official repository of 2505.22617: the highest covariances in place of a random draw
     "clip_cov_top": _with(("clip_cov", {"fraction": 2e-4, "pick": "highest"}), base=_WIDE_CLIP),
+    "bapo": _with(("bapo", {"target": 1.0}), base=_NO_CLIP),  # 2510.18927
+    "adapo": _with(("adapo", {"low": 0.2, "initial": 0.28}), base=_NO_CLIP),  # 2603.11682
+    "entropic": _with(("entropic", {"target": 0.1})),  # 2511.15248
     "cispo": _GRPO | {"objective": ("cispo", {"low": 1.0, "high": 4.0})},  # 2506.13585
     "gspo": _GRPO
     | {"objective": ("gspo", {"low": 3e-4, "high": 4e-4}), "aggregation": "sequence-mean-token-mean"},  # 2507.18071
     "ce_gppo": _GRPO | {"objective": ("ce_gppo", {"beta_low": 0.5, "beta_high": 1.0})},  # 2509.20712
+    "sapo": _GRPO
+    | {
+        "objective": ("sapo", {"tau_positive": 1.0, "tau_negative": 1.05}),
+        "aggregation": "sequence-mean-token-mean",
+    },  # 2511.20347
+    "dppo": _GRPO | {"objective": ("dppo", {"low": 0.15, "high": 0.15})},  # 2602.04879
     "dr_grpo": _GRPO | {"advantage": ("dr_grpo", {}), "aggregation": "sequence-mean-token-sum-norm"},  # 2503.20783
     "rloo": _GRPO | {"advantage": ("rloo", {})},  # 2402.14740
     "reinforce_pp": _GRPO | {"advantage": ("reinforce_pp", {})},  # 2501.03262
     "quantile": _GRPO | {"advantage": ("quantile", {"k": 0.4})},  # 2509.22611
+    "maxrl": _GRPO | {"advantage": ("maxrl", {})},  # 2602.02710
+    "pass_at_k": _GRPO | {"advantage": ("pass_at_k", {})},  # 2503.19595
     # 2506.01347: PPO-clipped as the official code is; of PSR and NSR only the responses that push count
     "w_reinforce": _GRPO | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},
     "psr": _with(("keep_nonzero_advantage", {}), base=_GRPO | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})}),

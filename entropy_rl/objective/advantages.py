@@ -141,11 +141,38 @@ def signed(reward_B: Array, valid_B: Array, group_size: int, right: float = 0.1,
     return jnp.where(valid_B > 0, jnp.where(reward_B > 0.5, right, wrong), 0.0)
 
 
+def maxrl(reward_B: Array, valid_B: Array, group_size: int) -> Array:
+    """MaxRL: (R − mean) / (mean + 1e-6) within the group (arXiv 2602.02710); 0 in a group whose mean is not above 0.
+
+    The mean is the success rate, so rewards are meant to be 0 and 1: then a right answer gets at most G − 1, if it is
+    the only one. The official code divides by any mean; a negative one would reverse the update.
+    """
+    reward_NxG, valid_NxG, n_Nx1 = _groups(reward_B, valid_B, group_size)
+    scale_Nx1 = _scale(reward_NxG)
+    reward_NxG *= scale_Nx1
+    mean_Nx1 = jnp.sum(reward_NxG, axis=1, keepdims=True) / n_Nx1
+    rate_Nx1 = jnp.where(mean_Nx1 > 0, mean_Nx1 + EPS * scale_Nx1, jnp.inf)
+    return jnp.reshape(_centred(reward_NxG, valid_NxG, n_Nx1) / rate_Nx1, -1)
+
+
+def pass_at_k(reward_B: Array, valid_B: Array, group_size: int) -> Array:
+    """R − (largest other reward) for the best response of the group, 0 for all others (arXiv 2503.19595).
+
+    It is what a response adds to the largest reward of its group, so it raises pass@G: only a right answer that is the
+    only one pushes. verl's `grpo_passk` also divides by the group's deviation unless `norm_adv_by_std_in_grpo` is off.
+    """
+    reward_NxG, valid_NxG, _ = _groups(reward_B, valid_B, group_size)
+    ascending_NxG = jnp.sort(jnp.where(valid_NxG, reward_NxG, -jnp.inf), axis=1)
+    best_Nx1, second_Nx1 = ascending_NxG[:, -1:], ascending_NxG[:, -2:-1] if group_size > 1 else -jnp.inf
+    pushed_NxG = valid_NxG & (reward_NxG == best_Nx1) & jnp.isfinite(second_Nx1)  # of equals, each gets best − best = 0
+    return jnp.reshape(jnp.where(pushed_NxG, reward_NxG - second_Nx1, 0.0), -1)
+
+
 ADVANTAGES: dict[str, Callable[..., Array]] = {
-    f.__name__: f for f in (dr_grpo, grpo, quantile, reinforce_pp, rloo, signed)
+    f.__name__: f for f in (dr_grpo, grpo, maxrl, pass_at_k, quantile, reinforce_pp, rloo, signed)
 }
 
-_BY_GROUP = ("dr_grpo", "grpo", "quantile", "rloo")
+_BY_GROUP = ("dr_grpo", "grpo", "maxrl", "pass_at_k", "quantile", "rloo")
 
 
 def reads_group(spec: Spec) -> bool:

@@ -165,8 +165,63 @@ def ce_gppo(low: From0To1 = 0.2, high: From0 = 0.2, beta_low: From0 = 0.5, beta_
     return objective
 
 
+@checked
+def sapo(
+    tau_positive: Annotated[float, number(above=0)] = 1.0, tau_negative: Annotated[float, number(above=0)] = 1.05
+) -> Objective:
+    """SAPO: −(4 / τ) σ(τ (r − 1)) A, a soft gate in place of the clip (arXiv 2511.20347); it stops no token's gradient.
+
+    The gradient is that of the policy gradient times 4 σ (1 − σ), which is 1 at r = 1 and falls with the distance from
+    it, faster with a larger τ. 4 / τ and both defaults are as in verl; the authors published no code.
+
+    Args:
+        tau_positive: τ of tokens with A > 0.
+        tau_negative: τ of the others; above τ_positive, since a negative advantage raises every other token.
+
+    Raises:
+        ValueError: If an option is not above 0.
+    """
+
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
+        tau_BxT = jnp.where(tokens.advantage > 0, tau_positive, tau_negative)
+        ratio_BxT = jnp.exp(clamped(logp_BxT - tokens.old_logp))
+        loss_BxT = -tokens.advantage * (4 / tau_BxT * jax.nn.sigmoid(tau_BxT * (ratio_BxT - 1)))
+        return loss_BxT, jnp.zeros(loss_BxT.shape, bool)
+
+    return objective
+
+
+@checked
+def dppo(low: From0To1 = 0.15, high: From0To1 = 0.15, cap: Annotated[float, number(least=1)] = 20.0) -> Objective:
+    """DPPO-Binary-TV: a token stops once its *probability* moved too far (arXiv 2602.04879).
+
+    The loss of a token is −sg(min(r, cap)) · A · logp, and 0 if A > 0 and p − p_old > high, or A < 0 and
+    p − p_old < −low. So a rare token may multiply its probability, which PPO's clip stops, and a sure one may not lose
+    much of it, which PPO's clip allows. |p − p_old| is the total variation between the two policies, each reduced to
+    this token and all others. p_old is the trainer's (`dppo_binary_tv_recompute` in the official code, whose default
+    takes the sampler's). The bounds are those of verl's script for it; the official code caps r at 10, verl at 20.
+
+    Args:
+        low: largest fall of the probability of a token with A < 0; 1: no bound, and the objective is `cispo`.
+        high: largest rise of that of a token with A > 0.
+        cap: largest weight r.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    def objective(logp_BxT: Array, tokens: TokenInfo) -> tuple[Array, Array]:
+        moved_BxT = lax.stop_gradient(jnp.exp(logp_BxT) - jnp.exp(tokens.old_logp))
+        stopped_BxT = jnp.where(tokens.advantage > 0, moved_BxT > high, moved_BxT < -low) & (tokens.advantage != 0)
+        ratio_BxT = lax.stop_gradient(jnp.exp(clamped(logp_BxT - tokens.old_logp)))
+        loss_BxT = -jnp.minimum(ratio_BxT, cap) * tokens.advantage * logp_BxT
+        return jnp.where(stopped_BxT, 0.0, loss_BxT), stopped_BxT
+
+    return objective
+
+
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    f.__name__: f for f in (ce_gppo, cispo, gspo, policy_gradient, ppo_clip)
+    f.__name__: f for f in (ce_gppo, cispo, dppo, gspo, policy_gradient, ppo_clip, sapo)
 }
 
 

@@ -15,11 +15,14 @@ import optax
 
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
+from entropy_rl.token_transforms.adapo import adapo
 from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_bonus
 from entropy_rl.token_transforms.archer import archer
+from entropy_rl.token_transforms.bapo import bapo
 from entropy_rl.token_transforms.base import Masked, TokenMask
 from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction
 from entropy_rl.token_transforms.clip_cov import clip_cov
+from entropy_rl.token_transforms.entropic import entropic
 from entropy_rl.token_transforms.entropy_bonus import entropy_bonus
 from entropy_rl.token_transforms.entropy_mask import keep_bottom_entropy, keep_top_entropy
 from entropy_rl.token_transforms.entropy_ratio import entropy_ratio_clip
@@ -41,9 +44,12 @@ from entropy_rl.token_transforms.steer import steer
 TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
     f.__name__: f
     for f in (
+        adapo,
         adaptive_entropy_bonus,
         archer,
+        bapo,
         clip_cov,
+        entropic,
         entropy_bonus,
         entropy_ratio_clip,
         entropy_shaped_advantage,
@@ -82,12 +88,15 @@ __all__ = [
     "TokenGrads",
     "TokenInfo",
     "TokenMask",
+    "adapo",
     "adaptive_entropy_bonus",
     "archer",
+    "bapo",
     "build",
     "chain",
     "check_updates_per_rollout",
     "clip_cov",
+    "entropic",
     "entropy_bonus",
     "entropy_ratio_clip",
     "entropy_shaped_advantage",

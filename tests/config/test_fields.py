@@ -92,9 +92,10 @@ def test_values_that_once_passed(overrides: dict[str, Any], remedy: str):
         config.check(c)
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in RECIPES if RECIPES[m]["advantage"][0] in ("grpo", "dr_grpo", "rloo", "quantile")]
-)
+BY_GROUP = ("grpo", "dr_grpo", "maxrl", "pass_at_k", "rloo", "quantile")
+
+
+@pytest.mark.parametrize("method", [m for m in RECIPES if RECIPES[m]["advantage"][0] in BY_GROUP])
 def test_one_sample_teaches_a_group_advantage_nothing(method: str):  # c02
     c = config.apply_recipe(config.default(), method)
     c.rollout.samples, c.train.micro_batches = 1, 2

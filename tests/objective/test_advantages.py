@@ -21,6 +21,10 @@ def numpy_group(name: str, r: np.ndarray, everything: np.ndarray, k: float = 0.4
         return r - r.mean()
     if name == "rloo":
         return np.array([r[i] - np.delete(r, i).mean() for i in range(r.size)])
+    if name == "maxrl":
+        return (r - r.mean()) / (r.mean() + 1e-6) if r.mean() > 0 else np.zeros(r.size)
+    if name == "pass_at_k":
+        return np.array([max(r) - max(np.delete(r, i)) for i in range(r.size)])
     if name == "quantile":
         baseline = min(v for v in r if np.mean(r <= v) >= k - 1e-9)
         return (r - baseline) / (r.std(ddof=1) + 1e-6)
@@ -64,9 +68,12 @@ def test_no_signal_is_exactly_zero(name):
 def test_huge_rewards_have_the_advantages_of_their_ratio(name, value):
     """huggingface/trl#3857: the deviation of 1e20 overflows float32, and every advantage was 0."""
     f, one = advantages.build(name), jnp.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    if name == "maxrl" and value < 0:
+        assert not np.any(f(one * value, jnp.ones(6), 3)), "a mean below 0 is no success rate"
+        return
     valid = jnp.array([1, 1, 1, 1, 1, 0])
     small, huge = (np.asarray(f(one * scale, valid, 3), np.float64) for scale in (np.sign(value) * 1e3, value))
-    factor = abs(value) / 1e3 if name in ("dr_grpo", "rloo") else 1.0  # these two are in units of the reward
+    factor = abs(value) / 1e3 if name in ("dr_grpo", "pass_at_k", "rloo") else 1.0  # these are in units of the reward
     assert np.any(small)
     np.testing.assert_allclose(huge, small * factor, rtol=1e-5, atol=1e-5 * factor)
 
@@ -83,6 +90,23 @@ def test_the_quantile_baseline_of_right_and_wrong_answers_is_that_of_the_paper()
     for right in range(1, 10):
         out = np.asarray(advantages.quantile(jnp.arange(10) < right, jnp.ones(10), 10, k=0.4))
         assert (out[:right].any(), out[right:].any()) == ((True, False) if right <= 6 else (False, True))
+
+
+def test_maxrl_divides_by_the_success_rate():
+    """arXiv 2602.02710: the rarer a right answer, the more it pushes; without one, nothing does."""
+    reward = jnp.array([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0])
+    out = np.asarray(advantages.maxrl(reward, jnp.ones(12), 4))
+    np.testing.assert_allclose(out, [3, -1, -1, -1, 1 / 3, 1 / 3, 1 / 3, -1, 0, 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        out[:8], advantages.dr_grpo(reward, jnp.ones(12), 4)[:8] / np.repeat([0.25, 0.75], 4), rtol=1e-5
+    )
+
+
+def test_only_a_best_answer_that_is_alone_raises_pass_at_k():
+    reward = jnp.array([1.0, 0, 0, 0, 1, 1, 0, 0, 0.9, 0.7, 0.2, 1.0])
+    valid = jnp.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0])
+    out = advantages.pass_at_k(reward, valid, 4)
+    np.testing.assert_allclose(out, [1, 0, 0, 0, 0, 0, 0, 0, 0.2, 0, 0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from reference import batches
 from reference import objectives as ref
 
 from entropy_rl.objective import surrogates as objectives
+from entropy_rl.objective.tokens import TokenInfo
 
 CASES = [
     ("ppo_clip", {}),
@@ -22,8 +23,13 @@ CASES = [
     ("cispo", {"low": 0.3, "high": 0.5}),
     ("ce_gppo", {}),
     ("ce_gppo", {"low": 0.1, "high": 0.2, "beta_low": 0.75, "beta_high": 0.9}),
+    ("sapo", {}),
+    ("sapo", {"tau_positive": 2.0, "tau_negative": 0.5}),
+    ("dppo", {}),
+    ("dppo", {"low": 0.05, "high": 0.02, "cap": 1.1}),
 ]
 IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
+SMOOTH = (0, 1, 4, 6, 11, 12)  # the cases whose gradient is that of the loss: no weight of theirs is detached
 
 
 def test_every_objective_has_a_case():
@@ -47,7 +53,7 @@ def test_loss_gradient_and_clip_equal_numpy(name, options):
         assert not np.any(grads.entropy)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES[:2] + CASES[4:5] + CASES[6:7], ids=IDS[:2] + IDS[4:5] + IDS[6:7])
+@pytest.mark.parametrize(("name", "options"), [CASES[i] for i in SMOOTH], ids=[IDS[i] for i in SMOOTH])
 def test_gradients_by_finite_differences(name, options):
     _, tokens = batches.random_tokens(1, 2, 3)
     moved = jnp.array([[0.1, -0.05, 0.6], [0.02, 0.7, -0.8]])
@@ -63,6 +69,43 @@ def test_a_gspo_response_is_clipped_as_one():
     _, _, clipped = objectives.token_gradient(objectives.gspo(0.01, 0.01), tokens)
     share = np.asarray(clipped.sum(1) / jnp.maximum(tokens.mask.sum(1), 1))
     assert set(share) <= {0.0, 1.0} and 0 < share.mean() < 1
+
+
+def assert_same_bits(tokens: TokenInfo, one: objectives.Objective, other: objectives.Objective) -> None:
+    got, expected = (objectives.token_gradient(f, tokens)[1].logp for f in (one, other))
+    assert np.any(expected)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_the_gate_of_sapo_is_one_on_policy_and_without_a_temperature():
+    _, tokens = batches.random_tokens(2, 6, 20)
+    on_policy = tokens._replace(old_logp=tokens.logp)
+    assert_same_bits(on_policy, objectives.sapo(2.0, 3.0), objectives.policy_gradient())
+    got, expected = (
+        objectives.token_gradient(f, tokens)[1].logp
+        for f in (objectives.sapo(1e-3, 1e-3), objectives.policy_gradient())
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    sharp, soft = (objectives.token_gradient(objectives.sapo(t, t), tokens)[1].logp for t in (4.0, 1.0))
+    moved = (tokens.mask > 0) & (jnp.abs(tokens.logp - tokens.old_logp) > 0.1) & (tokens.advantage != 0)
+    assert np.all(np.abs(sharp)[moved] < np.abs(soft)[moved])
+
+
+def test_dppo_without_bounds_is_cispo():
+    _, tokens = batches.random_tokens(2, 6, 20)
+    assert_same_bits(tokens, objectives.dppo(1.0, 1.0), objectives.cispo(1.0, 19.0))
+
+
+def test_dppo_bounds_the_probability_and_not_the_ratio():
+    """arXiv 2602.04879: a rare token may grow 100-fold, a sure one not fall by 0.19; PPO's clip does the opposite."""
+    p, old = jnp.array([[1e-3, 0.8, 0.3, 0.3]]), jnp.array([[1e-5, 0.99, 0.1, 0.1]])
+    advantage = jnp.array([[1.0, -1.0, 1.0, -1.0]])
+    ones = jnp.ones((1, 4))
+    tokens = TokenInfo(jnp.log(p), jnp.log(old), advantage, ones, ones, ones < 0)
+    _, _, dppo = objectives.token_gradient(objectives.dppo(), tokens)
+    _, _, ppo = objectives.token_gradient(objectives.ppo_clip(), tokens)
+    assert dppo.tolist() == [[False, True, True, False]]
+    assert ppo.tolist() == [[True, False, True, False]]
 
 
 @pytest.mark.parametrize("name", sorted(objectives.OBJECTIVES))

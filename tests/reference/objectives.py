@@ -58,3 +58,18 @@ def ce_gppo(
     factor = np.where((a < 0) & (r < 1 - low), beta_low * (1 - low), r)
     factor = np.where((a > 0) & (r > 1 + high), beta_high * (1 + high), factor)
     return -factor * a, -factor * a, np.zeros(r.shape, bool)
+
+
+def sapo(tokens: TokenInfo, tau_positive: float = 1.0, tau_negative: float = 1.05) -> Losses:
+    r, a = ratio_of(tokens), tokens.advantage.astype(np.float64)
+    tau = np.where(a > 0, tau_positive, tau_negative)
+    gate = 1 / (1 + np.exp(-tau * (r - 1)))
+    return -4 / tau * gate * a, -4 * gate * (1 - gate) * r * a, np.zeros(r.shape, bool)
+
+
+def dppo(tokens: TokenInfo, low: float = 0.15, high: float = 0.15, cap: float = 20.0) -> Losses:
+    r, a = ratio_of(tokens), tokens.advantage.astype(np.float64)
+    logp, moved = tokens.logp.astype(np.float64), np.exp(tokens.logp) - np.exp(tokens.old_logp)
+    stopped = ((a > 0) & (moved > high)) | ((a < 0) & (moved < -low))
+    slope = np.where(stopped, 0.0, -np.minimum(r, cap) * a)
+    return slope * logp, slope, stopped

@@ -106,6 +106,62 @@ def adaptive_entropy_bonus(grads, tokens, state, draws, target=0.2, step=1e-4, m
     return grads.logp, grads.entropy - used * tokens.weight, moved
 
 
+def ratio_of(tokens: TokenInfo) -> np.ndarray:
+    return np.exp(tokens.logp.astype(np.float64) - tokens.old_logp)
+
+
+def clip_mask(tokens: TokenInfo, least: float, most: float) -> np.ndarray:
+    """The tokens that PPO's clip to [least, most] lets push."""
+    ratio = ratio_of(tokens)
+    return ~(((tokens.advantage > 0) & (ratio > most)) | ((tokens.advantage < 0) & (ratio < least)))
+
+
+def bapo(
+    grads,
+    tokens,
+    state,
+    draws,
+    target=1.0,
+    low=0.6,
+    low_most=0.8,
+    low_step=0.05,
+    high=1.2,
+    high_most=2.0,
+    high_step=0.05,
+) -> Edited:
+    ratio, push = ratio_of(tokens), tokens.advantage.astype(np.float64) * tokens.weight
+
+    def too_negative() -> bool:
+        positive = (push * np.minimum(ratio, high))[push > 0].sum()
+        return positive < target * -(push * np.maximum(ratio, low))[push < 0].sum()
+
+    while too_negative() and (low < low_most or high < high_most):
+        if low < low_most:
+            low = min(low + low_step, low_most)
+        else:
+            high = min(high + high_step, high_most)
+    keep = (tokens.mask > 0) & clip_mask(tokens, low, high)
+    return grads.logp * keep, grads.entropy * keep, state
+
+
+def adapo(grads, tokens, state, draws, target, low=0.2, least=0.1, most=1.0, factor=1.1) -> Edited:
+    entropy = tokens.entropy[tokens.mask > 0].mean()
+    high = min(max(state * (factor if entropy < target else 1 / factor), least), most)
+    return grads.logp * clip_mask(tokens, 1 - low, 1 + high), grads.entropy, high
+
+
+def entropic(
+    grads, tokens, state, draws, target=0.1, proportional=1.0, integral=0.01, bound=0.95, normalizer="selected"
+) -> Edited:
+    error, total = tokens.entropy[tokens.mask > 0].mean() - target, 0.0 if state is None else state
+    alpha = min(max(proportional * error + integral * total, -1.0), 1.0)
+    sure = (tokens.mask > 0) & (np.exp(tokens.logp.astype(np.float64)) > bound)
+    weight = tokens.weight * sure
+    if normalizer == "selected" and weight.sum() > 0:
+        weight = weight * tokens.weight.sum() / weight.sum()
+    return grads.logp - alpha * np.abs(tokens.advantage) * ratio_of(tokens) * weight, grads.entropy, total + error
+
+
 def positive_reweighting(grads, tokens, state, draws, target=0.2, step=0.05) -> Edited:
     entropy = tokens.entropy[tokens.mask > 0].mean()
     moved = min(max(state + (-step if entropy < target else step), 0.0), 1.0)

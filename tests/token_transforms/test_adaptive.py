@@ -10,6 +10,7 @@ import pytest
 from reference.batches import random_tokens
 
 from entropy_rl import token_transforms as tt
+from entropy_rl.objective import surrogates
 
 
 def over_updates(
@@ -58,6 +59,48 @@ def test_the_weight_of_positive_tokens_follows_the_entropy():
     assert positive.any()
     for weight, (_, out) in zip([0.0, 0.25, 0.5, 0.25, 0.0], seen, strict=True):
         np.testing.assert_allclose(out.logp, jnp.where(positive, weight * grads.logp, grads.logp), rtol=1e-6)
+
+
+def test_the_controller_sums_the_errors_and_is_limited():
+    """arXiv 2511.15248: α = K_p (H − target) + K_i Σ (H − target), the sum over the updates before, within ±1."""
+    options = {"target": 0.5, "proportional": 0.5, "integral": 0.25, "bound": 0.3}
+    grads, tokens, seen = over_updates(tt.entropic, [0.3, 0.3, 0.9, 9.0, 0.5], **options)
+    np.testing.assert_allclose([e for e, _ in seen], [-0.2, -0.4, 0.0, 8.5, 8.5], atol=1e-6)
+    alphas = [-0.1, -0.1 - 0.05, 0.2 - 0.1, 1.0, 1.0]
+    sure = (tokens.mask > 0) & (jnp.exp(tokens.logp) > 0.3)
+    ratio, positive = jnp.exp(tokens.logp - tokens.old_logp), tokens.advantage > 0
+    assert np.any(sure & positive) and np.any(sure & ~positive & (tokens.advantage < 0)) and np.any(~sure)
+    for alpha, (_, out) in zip(alphas, seen, strict=True):
+        added = -alpha * jnp.abs(tokens.advantage) * ratio * sure / sure.sum()
+        np.testing.assert_allclose(out.logp - grads.logp, added, atol=1e-6)
+
+
+def test_with_all_tokens_as_its_normaliser_the_controller_weights_by_one_plus_and_minus_alpha():
+    _, tokens = random_tokens(1)
+    tokens = tokens._replace(entropy=jnp.full_like(tokens.entropy, 0.4))
+    _, grads, _ = surrogates.token_gradient(surrogates.policy_gradient(), tokens)
+    made = tt.entropic(target=0.7, bound=0.3, normalizer="all")
+    out, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
+    assert float(state.used) == pytest.approx(-0.3)
+    sure = jnp.exp(tokens.logp) > 0.3
+    weight = 1 + jnp.where(sure, -0.3, 0.0) * jnp.sign(tokens.advantage)
+    np.testing.assert_allclose(out.logp, grads.logp * weight, rtol=1e-5, atol=1e-9)
+
+
+def test_a_controller_without_gains_does_nothing():
+    grads, tokens = random_tokens(1)
+    made = tt.entropic(proportional=0.0, integral=0.0, bound=0.3)
+    out, _ = made.update(grads, made.init(grads), tokens=tokens, key=None)
+    jax.tree.map(np.testing.assert_array_equal, out, grads)
+
+
+def test_an_empty_batch_adds_no_error():
+    grads, tokens = random_tokens(1)
+    made = tt.entropic()
+    _, state = made.update(grads, made.init(grads), tokens=tokens, key=None)
+    _, after = made.update(grads, state, tokens=tokens._replace(mask=0 * tokens.mask), key=None)
+    assert float(state.error) != 0
+    jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
 @pytest.mark.parametrize("factory", [tt.adaptive_entropy_bonus, tt.positive_reweighting])

@@ -20,6 +20,7 @@ from entropy_rl import token_transforms as tt
 OPTIONS = {
     "adaptive_entropy_bonus": {"target": 5.0, "initial": 0.001},
     "clip_cov": {"fraction": 0.1, "low": -1.0},
+    "entropic": {"bound": 0.3},
     "entropy_bonus": {"coef": 0.01},
     "kl_cov": {"fraction": 0.1},
     "matched_norm": {"inner": ("clip_cov", {"fraction": 0.1, "low": -1.0})},
