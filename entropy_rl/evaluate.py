@@ -96,6 +96,7 @@ def opened(request: Request, source: str) -> Opened:
     from entropy_rl import policy
     from entropy_rl.model.precision import held_in
     from entropy_rl.model.source import open_model
+    from entropy_rl.model.transformer import dtype_of_head
     from entropy_rl.training.engine import Engine
 
     c = request.config
@@ -105,11 +106,11 @@ def opened(request: Request, source: str) -> Opened:
     if policy.is_run(source):
         model_config, tokenizer, params = policy.read_run(source, mesh)
         engine = Engine.of(c, model_config, tokenizer, mesh)
-        params = held_in(engine.model.dtype, params)
+        params = held_in(dtype_of_head(engine.model), params)
     else:
         model_config, tokenizer, weights = open_model(source)
         engine = Engine.of(c, model_config, tokenizer, mesh)
-        params = weights(engine.params_sharding, dtype=engine.model.dtype)
+        params = weights(engine.params_sharding, dtype=dtype_of_head(engine.model))
     return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh, model_config.vocab_size)
 
 

@@ -20,9 +20,9 @@ from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
 from entropy_rl.model import head
 from entropy_rl.model.hf import save_folder
-from entropy_rl.model.precision import compute_dtype, held_in, precision
+from entropy_rl.model.precision import compute_dtype, head_dtype, held_in, precision
 from entropy_rl.model.source import load_model
-from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_weight, positions
+from entropy_rl.model.transformer import ModelConfig, Params, Transformer, head_inputs, positions
 from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.runtime.files import expand, refuse_url
@@ -67,9 +67,10 @@ class Policy:
         params: Params,
         tokenizer: "PreTrainedTokenizerBase",
         dtype: np.dtype = FLOAT32,
+        head_dtype: np.dtype | None = None,
     ):
         self.cfg, self.params, self.tokenizer = cfg, params, tokenizer
-        self.model = Transformer(cfg, dtype, unroll=jax.default_backend() == "cpu")
+        self.model = Transformer(cfg, dtype, unroll=jax.default_backend() == "cpu", head_dtype=head_dtype)
         self.sampler = LocalSampler(self.model, tokenizer)
 
     def logits(self, tokens_BxS: ArrayLike, mask_BxS: ArrayLike) -> jax.Array:
@@ -159,9 +160,9 @@ def _int32(tokens_BxS: ArrayLike, mask_BxS: ArrayLike) -> tuple[jax.Array, jax.A
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(model: Transformer, params: Params, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> jax.Array:
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
-    return jnp.einsum(
-        "bsd,vd->bsv", hidden, head_weight(params).astype(hidden.dtype), preferred_element_type=jnp.float32
-    )
+    hidden, W_DxV = head_inputs(model, params, hidden)
+    precision = head.exactly(W_DxV.dtype)
+    return jnp.einsum("bsd,vd->bsv", hidden, W_DxV.T, precision=precision, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "temperature"))
@@ -170,9 +171,8 @@ def _score(
 ) -> tuple[jax.Array, ...]:
     hidden, _ = model.apply({"params": params}, tokens_BxS, positions(mask_BxS), mask_BxS)
     known = mask_BxS[:, 1:] * mask_BxS[:, :-1]  # a first token has nothing before it
-    stats = head.logp_and_entropy(
-        hidden[:, :-1], head_weight(params).astype(hidden.dtype).T, tokens_BxS[:, 1:], temperature, known
-    )
+    hidden, W_DxV = head_inputs(model, params, hidden[:, :-1])
+    stats = head.logp_and_entropy(hidden, W_DxV, tokens_BxS[:, 1:], temperature, known)
     return tuple(jnp.pad(x, ((0, 0), (1, 0))) for x in stats)
 
 
@@ -180,16 +180,16 @@ def load(source: str, dtype: str = "float32") -> Policy:
     """See `entropy_rl.load`."""
     source = expand(source)
     if not is_run(source):
-        cfg, params, tokenizer = load_model(source, compute_dtype(dtype))
-        return Policy(cfg, params, tokenizer, compute_dtype(dtype))
+        cfg, params, tokenizer = load_model(source, head_dtype(dtype))
+        return Policy(cfg, params, tokenizer, compute_dtype(dtype), head_dtype(dtype))
     return load_run(source, dtype)
 
 
 def load_run(workdir: str, dtype: str) -> Policy:
     """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
     run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
-    params = held_in(compute_dtype(dtype), jax.device_put(run.params, jax.local_devices()[0]))
-    return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype))
+    params = held_in(head_dtype(dtype), jax.device_put(run.params, jax.local_devices()[0]))
+    return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype), head_dtype(dtype))
 
 
 def is_run(source: str) -> bool:

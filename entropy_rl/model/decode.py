@@ -16,7 +16,7 @@ from entropy_rl.model import lookup
 from entropy_rl.model.attention import KeyValue, visible
 from entropy_rl.model.block import Block, Context, rms_norm
 from entropy_rl.model.rope import rope_tables
-from entropy_rl.model.transformer import Params, Transformer, positions
+from entropy_rl.model.transformer import Params, Transformer, dtype_of_head, positions
 from entropy_rl.runtime.mesh import DATA, FSDP, replicated, row_shards
 
 Array = jax.Array
@@ -64,11 +64,13 @@ class DecodeWeights(NamedTuple):
 
 
 def decode_weights(model: Transformer, params: Params, *, places: int) -> DecodeWeights:
-    """What each step would otherwise compute again: weights in the compute dtype, RoPE's tables for `places` positions.
+    """What each step would otherwise compute again: weights in their dtypes, RoPE's tables for `places` positions.
 
     Left to the steps, a cosine is computed for every head of every layer, since XLA fuses it into each of its readers.
     """
     p = jax.tree.map(lambda x: x.astype(model.dtype), params)
+    output = "head" if "head" in p else "embed"
+    p[output] = params[output].astype(dtype_of_head(model))
 
     def layer(i: int) -> Params:
         return jax.tree.map(lambda x: x[i], p["layers"])

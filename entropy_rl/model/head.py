@@ -129,8 +129,15 @@ def _take(x_N: Array, at_C: Array) -> Array:
 
 
 def _logits(temperature: float, hidden_CxD: Array, head_VxD: Array) -> Array:
-    z = jax.lax.dot_general(hidden_CxD, head_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    z = jax.lax.dot_general(
+        hidden_CxD, head_VxD, (((1,), (1,)), ((), ())), exactly(head_VxD.dtype), preferred_element_type=jnp.float32
+    )
     return z / temperature
+
+
+def exactly(dtype: np.dtype) -> jax.lax.Precision | None:
+    """The precision of the head's products: float32 means float32, even if the rest of the model is in bfloat16."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
 def _on_mesh(f: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -201,8 +208,9 @@ def _head_bwd(
             is_target = jax.lax.broadcasted_iota(jnp.int32, p.shape, 1) + first == y[:, None]
             dz = (jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope) / temperature
             dz = dz.astype(head_VxD.dtype)
-            dh = jnp.dot(dz, head_VxD, preferred_element_type=jnp.float32)
-            dw = jax.lax.dot_general(dz, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+            exact = exactly(head_VxD.dtype)
+            dh = jnp.dot(dz, head_VxD, precision=exact, preferred_element_type=jnp.float32)
+            dw = jax.lax.dot_general(dz, h, (((0,), (0,)), ((), ())), exact, preferred_element_type=jnp.float32)
             return d_hidden.at[at].set(dh.astype(d_hidden.dtype), mode="drop"), d_head + dw
 
         active = (mask_BxT & ((g_logp != 0) | (g_entropy != 0))).ravel()

@@ -12,19 +12,34 @@ from entropy_rl.model.sharding import MeshRules
 from entropy_rl.model.transformer import Params
 from entropy_rl.runtime import host
 
+FLOAT32_HEAD = "bfloat16_float32_head"
+
 
 def compute_dtype(name: str, device: jax.Device | None = None) -> np.dtype:
-    """The dtype that `model.dtype` names.
+    """The dtype that `model.dtype` names, of all but the head.
 
     Args:
-        name: a dtype's name, or "auto": bfloat16 if the accelerator multiplies it natively, otherwise float32.
+        name: a dtype's name, or "auto": bfloat16 if the accelerator multiplies it natively, otherwise float32; or
+            `FLOAT32_HEAD`.
         device: the device to compute on; None: the first one.
     """
+    if name == FLOAT32_HEAD:
+        return jnp.dtype(jnp.bfloat16)
     if name != "auto":
         return jnp.dtype(name)
     device = device or jax.devices()[0]
     native = device.platform == "tpu" or host.compute_capability(device) >= 8
     return jnp.dtype(jnp.bfloat16 if native else jnp.float32)
+
+
+def head_dtype(name: str, device: jax.Device | None = None) -> np.dtype:
+    """The dtype of the head that `model.dtype` names: as `compute_dtype`, but float32 under `FLOAT32_HEAD`.
+
+    The last hidden states and the output weights are then multiplied in float32, both when tokens are drawn and when
+    they are scored: in bfloat16 the two differ by enough to ruin a run (arXiv 2510.26788). MiniMax-M1 trains with such
+    a head (2506.13585; a summary was read).
+    """
+    return jnp.dtype(jnp.float32) if name == FLOAT32_HEAD else compute_dtype(name, device)
 
 
 def held_in(dtype: np.dtype, params: Params) -> Params:

@@ -45,6 +45,7 @@ class Transformer(nn.Module):
         remat: what the backward pass recomputes: "none"; "full": whole blocks; "dots": all but their products.
         unroll: decode through the layers one by one, with a cache each; on a CPU, a scan would copy what it slices.
         kernel: for rows that attend to themselves alone, see `attention.kernel_for`; None: they go through `attend`.
+        head_dtype: the dtype of the product that gives the logits; None: `dtype`.
     """
 
     cfg: ModelConfig
@@ -52,6 +53,7 @@ class Transformer(nn.Module):
     remat: str = "none"
     unroll: bool = False
     kernel: attention.Kernel | None = None
+    head_dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(
@@ -112,6 +114,17 @@ class Transformer(nn.Module):
 def head_weight(params: Params) -> Array:
     """[V, D]: the output head, which is the embedding if the model ties them."""
     return params.get("head", params["embed"])
+
+
+def dtype_of_head(model: Transformer) -> jnp.dtype:
+    """The dtype of the product of hidden states and output weights."""
+    return model.dtype if model.head_dtype is None else model.head_dtype
+
+
+def head_inputs(model: Transformer, params: Params, hidden: Array) -> tuple[Array, Array]:
+    """(Hidden states [..., D], output weights [D, V]) in the dtype of the head."""
+    dtype = dtype_of_head(model)
+    return hidden.astype(dtype), head_weight(params).astype(dtype).T
 
 
 def init_params(cfg: ModelConfig, key: Array) -> Params:

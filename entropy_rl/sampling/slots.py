@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.model import decode
+from entropy_rl.model import decode, head
 from entropy_rl.model.decode import KV
 from entropy_rl.model.transformer import Params, Transformer
 from entropy_rl.sampling.base import Decoding
@@ -188,7 +188,8 @@ def advance(
 
 def _logits(weights: decode.DecodeWeights, hidden_WxD: Array) -> Array:
     head_VxD = weights.embed if weights.head is None else weights.head
-    return jnp.dot(hidden_WxD, head_VxD.T, preferred_element_type=jnp.float32)
+    hidden_WxD, precision = hidden_WxD.astype(head_VxD.dtype), head.exactly(head_VxD.dtype)
+    return jnp.dot(hidden_WxD, head_VxD.T, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _ends(token_W: Array, decoding: Decoding) -> Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.model import head
-from entropy_rl.model.transformer import Group, Params, Transformer, head_weight, positions
+from entropy_rl.model.transformer import Group, Params, Transformer, head_inputs, positions
 from entropy_rl.objective.tokens import TokenGrads
 from entropy_rl.stats import blocks
 from entropy_rl.training.batch import Batch
@@ -39,9 +39,7 @@ def token_stats(model: Transformer, params: Params, batch: Batch, temperature: f
     )
     prompt, inner = group.cut(hidden)
     hidden_BxTxD = jnp.concatenate([jnp.repeat(prompt[:, -1:], group.samples, axis=0), inner], axis=1)
-    return head.logp_and_entropy(
-        hidden_BxTxD, head_weight(params).astype(model.dtype).T, batch.tokens, temperature, batch.mask
-    )
+    return head.logp_and_entropy(*head_inputs(model, params, hidden_BxTxD), batch.tokens, temperature, batch.mask)
 
 
 class Pieces(NamedTuple):
@@ -90,8 +88,7 @@ def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size:
     def stats(params: Params, i: int | Array) -> tuple[Array, Array]:
         tokens, position, segment, target, slot = (at(x, i) for x in packed)
         hidden, _ = model.apply({"params": params}, tokens, position, segment)
-        W_DxV = head_weight(params).astype(model.dtype).T
-        return head.logp_and_entropy(hidden, W_DxV, target, temperature, slot < size)
+        return head.logp_and_entropy(*head_inputs(model, params, hidden), target, temperature, slot < size)
 
     def take(x: Array, i: int | Array) -> Array:
         return jnp.take(x.ravel(), at(packed.slot, i), mode="fill", fill_value=0)
