@@ -16,7 +16,7 @@ RIGHT, WRONG, MIXED, UNSCORED = [1.0] * G, [0.0] * G, [1.0, 0.0, 0.0, None], [No
 def graded(groups, first_uid=0, tokens=3) -> Experience:
     """N groups with these scores (None: not scored), of problems from `first_uid` on.
 
-    Row g of problem u begins with token 10·u, logp −10·u and entropy 20·u; its text is "u g".
+    Row g of problem u begins with token 10·u, logp −10·u and entropy 20·u; its text is "u g", its answer its score.
     """
     N, B = len(groups), len(groups) * G
     uid = np.arange(first_uid, first_uid + N, dtype=np.uint32)
@@ -34,6 +34,7 @@ def graded(groups, first_uid=0, tokens=3) -> Experience:
         {"answer": score},
         np.where(valid, score, 0.0).astype(np.float32),
         valid,
+        [None if s is None else str(s) for group in groups for s in group],
     )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,6 +65,21 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed:
         rng = np.random.default_rng(seed)
         subsets = [tuple(rng.choice(n, k, replace=False)) for _ in range(_SUBSETS)]
     return float(np.mean([_majority([answers[i] for i in s], [right[i] for i in s]) for s in subsets]))
+
+
+def distinct_at_k(answers: Sequence[str | None], k: int) -> float:
+    """The expected number of different answers among k samples, unbiased from n ≥ k of them.
+
+    It is the sum over the answers of the probability that one of k samples has it, `pass_at_k` of its count. Answers
+    are the same if their texts are; None (no answer found) is not counted.
+
+    >>> distinct_at_k(["7", "7", "8", None], 2)  # 1 − C(2, 2)/C(4, 2) for 7, and 1/2 for 8
+    1.3333333333333335
+
+    Raises:
+        ValueError: Unless 1 ≤ k ≤ n.
+    """
+    return math.fsum(pass_at_k(len(answers), count, k) for count in Counter(a for a in answers if a).values())
 
 
 def _majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:

@@ -35,7 +35,7 @@ def ks(samples: Sequence[Sequence[Answered]]) -> tuple[int, ...]:
 
 
 def measures(result: Result) -> dict[str, Interval]:
-    """name -> (value, low, high): greedy (if any was scored), avg@n, pass@k and maj@k for every k of `ks`."""
+    """name -> (value, low, high): greedy (if any was scored), and `tables.sampled_row` for every k of `ks`."""
     row = greedy_row(result.greedy)
     found = {"greedy": (row["accuracy"], row["low"], row["high"])} if row["problems"] else {}
     if any(result.samples):
@@ -48,13 +48,15 @@ def table(results: Sequence[Result]) -> str:
     found = [(r, measures(r)) for r in results]
     n = max((ks(r.samples)[-1] for r in results if any(r.samples)), default=0)
     names = ["greedy"] + ([f"avg@{n}", f"pass@{n}", f"maj@{n}"] if n > 1 else ["avg@1"] if n else [])
+    spread = {"answers": f"distinct@{n}", "answer entropy": f"answer_entropy@{n}"} if n > 1 else {}
     lines = [
-        f"| set | policy | problems | {' | '.join(names)} | tokens | cut | entropy |",
-        f"|{'---|' * (len(names) + 6)}",
+        f"| set | policy | problems | {' | '.join([*names, *spread])} | tokens | cut | entropy |",
+        f"|{'---|' * (len(names) + len(spread) + 6)}",
     ]
     for r, values in found:
         every = [a for some in r.samples for a in some] or r.greedy
         cells = [percent(values[name]) if name in values else "" for name in names]
+        cells += ["{:.2f} [{:.2f}, {:.2f}]".format(*values[name]) if name in values else "" for name in spread.values()]
         length, cut, entropy = (
             sum(column) / len(every) for column in zip(*((a.length, not a.finished, a.entropy) for a in every))
         )

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.evaluation.estimators import bootstrap, maj_at_k, pass_at_k, wilson
+from entropy_rl.evaluation.estimators import bootstrap, distinct_at_k, maj_at_k, pass_at_k, wilson
 from entropy_rl.evaluation.respond import Answered
+from entropy_rl.rewards.votes import answer_entropy
 
 Interval = tuple[float, float, float]  # (value, low, high)
 _BINS = 4  # of length and entropy
@@ -28,13 +29,17 @@ def greedy_row(answered: Sequence[Answered]) -> dict[str, Any]:
 
 
 def sampled_row(answered: Sequence[Sequence[Answered]], ks: Sequence[int]) -> dict[str, Interval]:
-    """`avg@n`, and `pass@k` and `maj@k` for each k, each as (value, low, high) with a bootstrap over problems.
+    """What n samples per problem say, each as (value, low, high) with a bootstrap over problems.
 
-    Responses that could not be scored are left out; a problem with fewer than k scored ones has no pass@k or maj@k.
+    `avg@n`; for each k `pass@k`, `maj@k` and `distinct@k`, the number of different answers among k samples; and
+    `answer_entropy@n`, the entropy of a problem's answers in nats, see `rewards/votes.py`. Responses that could not be
+    scored are left out; a problem with fewer than k scored ones has no value at k, one without an answer no entropy.
     """
+    n = max(map(len, answered))
     scored = [[a for a in some if a.score is not None] for some in answered]
     right = [sum(a.right for a in some) for some in scored]
-    found = {f"avg@{max(map(len, answered))}": bootstrap(right, [len(some) for some in scored])}
+    answers = [[a.answer for a in some] for some in scored]
+    found = {f"avg@{n}": bootstrap(right, [len(some) for some in scored])}
     for k in ks:
         enough = [some if len(some) >= k else None for some in scored]
         found[f"pass@{k}"] = bootstrap(
@@ -43,6 +48,8 @@ def sampled_row(answered: Sequence[Sequence[Answered]], ks: Sequence[int]) -> di
         found[f"maj@{k}"] = bootstrap(
             [math.nan if s is None else maj_at_k([a.answer for a in s], [a.right for a in s], k) for s in enough]
         )
+        found[f"distinct@{k}"] = bootstrap([math.nan if len(a) < k else distinct_at_k(a, k) for a in answers])
+    found[f"answer_entropy@{n}"] = bootstrap([answer_entropy(a) for a in answers])
     return found
 
 

@@ -168,8 +168,13 @@ def pass_at_k(reward_B: Array, valid_B: Array, group_size: int) -> Array:
     return jnp.reshape(jnp.where(pushed_NxG, reward_NxG - second_Nx1, 0.0), -1)
 
 
+def none(reward_B: Array, valid_B: Array, group_size: int) -> Array:
+    """0 for every response: no reward is read, and only what transforms add to the gradient acts."""
+    return jnp.zeros_like(reward_B, jnp.float32)
+
+
 ADVANTAGES: dict[str, Callable[..., Array]] = {
-    f.__name__: f for f in (dr_grpo, grpo, maxrl, pass_at_k, quantile, reinforce_pp, rloo, signed)
+    f.__name__: f for f in (dr_grpo, grpo, maxrl, none, pass_at_k, quantile, reinforce_pp, rloo, signed)
 }
 
 _BY_GROUP = ("dr_grpo", "grpo", "maxrl", "pass_at_k", "quantile", "rloo")

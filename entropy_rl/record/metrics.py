@@ -37,6 +37,8 @@ METRIC_KEYS = (
     "entropy/sampled",  # nats, -mean logp
     "entropy/p80",
     "entropy/frac_below_0.01",
+    "answers/distinct",  # different answers per problem, of its rollout.samples responses
+    "answers/entropy",  # their entropy per problem, nats
     "cov/mean",
     "cov/top_0.02pct",
     "cov/top_0.2pct",

@@ -1,6 +1,8 @@
 """The parts of the reward: which of them count, their values for a batch of responses, and their weighted sum.
 
-Shapes: B responses. All on the host. `reward` is the config section `reward` throughout.
+Shapes: B responses. All on the host. `reward` is the config section `reward` throughout. The part "answer" is always
+the verifier's verdict, so that `reward/answer` is the true accuracy. If `reward.kind` puts a control in its place, the
+part "control" has its weight, and the verdict is a part that does not count.
 """
 
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from entropy_rl.rewards.controls import PART
 from entropy_rl.rewards.grader import Grader, Item
 
 LARGEST = 1e15  # of a reward: a gradient that is this many times larger can still be squared and summed in float32
@@ -17,7 +20,10 @@ _FROM_LENGTH = ("length", "overlong")  # parts that count tokens; all others rea
 def weights(reward: ConfigDict) -> dict[str, float]:
     """The parts of the reward whose weight is not 0, with their weights."""
     own = {name: part["weight"] for name, part in reward.own.to_dict().items()}
-    return {name: weight for name, weight in (reward.weights.to_dict() | own).items() if weight}
+    found = {name: weight for name, weight in (reward.weights.to_dict() | own).items() if weight}
+    if reward.kind != "answer" and "answer" in found:
+        found[PART] = found.pop("answer")
+    return found
 
 
 def verdicts(
@@ -40,8 +46,8 @@ def verdicts(
     """
     own = reward.own.to_dict()
     found: dict[str, np.ndarray] = {}
-    for name in weights(reward):
-        if name in _FROM_LENGTH:
+    for name in dict.fromkeys([*(["answer"] if reward.kind != "answer" else []), *weights(reward)]):
+        if name in (*_FROM_LENGTH, PART):
             continue
         asked = items
         if name != "answer":
@@ -71,16 +77,16 @@ def _usable(reward_B: np.ndarray, what: str) -> np.ndarray:
 def with_lengths(
     reward: ConfigDict, found: dict[str, np.ndarray], length_B: np.ndarray, max_tokens: int
 ) -> dict[str, np.ndarray]:
-    """Adds the parts that count tokens to those that `verdicts` found.
+    """Adds the parts that count tokens to those that are known.
 
     Args:
         reward: the config section.
-        found: the result of `verdicts`.
+        found: the result of `verdicts`, and the control if there is one.
         length_B: tokens of each response.
         max_tokens: the largest length of a response (`rollout.max_tokens`).
 
     Returns:
-        Part -> f32[B], every part that counts, in the order of `weights`.
+        Part -> f32[B], every part that counts, in the order of `weights`, then the verdict if it does not count.
     """
     parts = {}
     for name in weights(reward):
@@ -90,7 +96,7 @@ def with_lengths(
             parts[name] = soft_overlong(length_B, max_tokens, reward.overlong_cache)
         else:
             parts[name] = found[name]
-    return parts
+    return parts | {name: part for name, part in found.items() if name not in parts}
 
 
 def soft_overlong(length_B: np.ndarray, max_tokens: int, cache: int) -> np.ndarray:
@@ -112,13 +118,15 @@ def total(reward: ConfigDict, parts: dict[str, np.ndarray]) -> tuple[np.ndarray,
         parts: part -> f32[B], NaN where not scored.
 
     Returns:
-        (reward f32[B], valid bool[B]). A response with a part that could not be scored has reward 0 and is not valid.
+        (reward f32[B], valid bool[B]). A response with a part that counts and could not be scored has reward 0 and is
+        not valid.
 
     Raises:
         ValueError: A weighted sum is beyond ±LARGEST.
     """
-    valid = np.all([np.isfinite(part) for part in parts.values()], axis=0)
     weight = weights(reward)
+    counted = {name: part for name, part in parts.items() if name in weight}
+    valid = np.all([np.isfinite(part) for part in counted.values()], axis=0)
     with np.errstate(over="ignore"):  # an infinity is refused just below
-        summed = sum(np.float32(weight[name]) * np.nan_to_num(part) for name, part in parts.items())
+        summed = sum(np.float32(weight[name]) * np.nan_to_num(part) for name, part in counted.items())
     return _usable(np.where(valid, summed, 0.0), "reward.weights: the weighted sum").astype(np.float32), valid

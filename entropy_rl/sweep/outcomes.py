@@ -26,8 +26,8 @@ MEANING = {
 def outcomes(rows: Rows) -> dict[str, float]:
     """The numbers of one finished run; NaN if it was not measured.
 
-    Besides the names in `MEANING`: `accuracy/<set>` if there are several evaluation sets, and every pass@k, avg@k and
-    maj@k of the last evaluation, the mean over the sets.
+    Besides the names in `MEANING`: `accuracy/<set>` if there are several evaluation sets, and whatever the last
+    evaluation has at k (pass@k, maj@k, distinct@k and the like), the mean over the sets.
 
     Args:
         rows: of metrics.jsonl, in order.
@@ -85,7 +85,7 @@ def _set_of(key: str) -> str:
 
 
 def _at_k(rows: Rows) -> dict[str, float]:
-    """pass@k, avg@k and maj@k of the last evaluation, the mean over the sets."""
+    """The values at k of the last evaluation, the mean over the sets."""
     last: dict[str, dict[str, float]] = {}
     for row in rows:
         for key, value in row.items():

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from entropy_rl.data import Problem, PromptEncoder, Source
 from entropy_rl.model.transformer import Params
-from entropy_rl.rewards import Grader
+from entropy_rl.rewards import Grader, controls, extract_answer
 from entropy_rl.rewards import parts as reward_parts
-from entropy_rl.rewards.grader import ENOUGH
+from entropy_rl.rewards.grader import ENOUGH, Item
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.sampling.base import Prompts, Rollout
@@ -43,7 +43,8 @@ class Experience(NamedTuple):
         texts: B.
         parts: name -> f32[B], the parts of the reward, NaN if not scored.
         reward_B: f32[B], their weighted sum, 0 if not scored.
-        valid_B: bool[B], every part was scored.
+        valid_B: bool[B], every part that counts was scored.
+        answers: B, the answers that were read out of the texts; None if there was none.
     """
 
     problems: list[Problem]
@@ -54,6 +55,7 @@ class Experience(NamedTuple):
     parts: dict[str, np.ndarray]
     reward_B: np.ndarray
     valid_B: np.ndarray
+    answers: list[str | None]
 
     @property
     def samples(self) -> int:
@@ -77,6 +79,7 @@ class Collector(NamedTuple):
         encoder: makes tokens of them.
         grader: scores the responses.
         clock: counts the time, as "rollout" and "reward".
+        seed: the run's, of random rewards.
     """
 
     engine: Engine
@@ -87,6 +90,7 @@ class Collector(NamedTuple):
     encoder: PromptEncoder
     grader: Grader
     clock: Clock
+    seed: int
 
     def collect(self, params: Params, step: int, key: jax.Array, refill_round: int = 0) -> Experience:
         """G responses to each of `rollout.prompts` problems, and their rewards.
@@ -110,13 +114,19 @@ class Collector(NamedTuple):
                 rollout = self.engine.rollout(params, prompts, key, done=grading.start)
                 rollout, old_logp = self._scored(params, prompts, rollout)
             with self.clock("reward"):
-                scores = grading.finish()
+                scores, answers = grading.finish()
                 length_B = rollout.mask.sum(axis=1)
+                if self.reward.kind != "answer":
+                    entropy_B = (rollout.entropy * rollout.mask).sum(axis=1) / np.maximum(length_B, 1)
+                    graded = controls.Graded(
+                        grading.texts, answers, scores["answer"], entropy_B, prompts.uid_N, self.seed, step
+                    )
+                    scores[controls.PART] = controls.control(self.reward, graded)
                 parts = reward_parts.with_lengths(self.reward, scores, length_B, self.rollout.max_tokens)
                 reward, valid = reward_parts.total(self.reward, parts)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        return Experience(problems, prompts, rollout, old_logp, grading.texts, parts, reward, valid)
+        return Experience(problems, prompts, rollout, old_logp, grading.texts, parts, reward, valid, answers)
 
     def _scored(self, params: Params, prompts: Prompts, rollout: Rollout) -> tuple[Rollout, np.ndarray]:
         """(the rollout with its entropy, f32[B, T] old logp); the trainer scores what another engine sampled."""
@@ -128,6 +138,9 @@ class Collector(NamedTuple):
         logp, entropy = (np.concatenate(x) for x in zip(*scored, strict=True))
         check_gap(self.rollout.server, logp, rollout.logp, rollout.mask)
         return rollout._replace(entropy=entropy), logp
+
+
+Judged = tuple[dict[str, np.ndarray], list[str | None]]  # part -> f32[some]; as many answers
 
 
 class Grading:
@@ -150,7 +163,7 @@ class Grading:
     ):
         self._tokenizer, self._reward, self._grader, self._pool = tokenizer, reward, grader, pool
         self._owners = [p for p in problems for _ in range(samples)]
-        self._waiting: list[tuple[list[int], Future[dict[str, np.ndarray]]]] = []
+        self._waiting: list[tuple[list[int], Future[Judged]]] = []
         self.texts = [""] * len(self._owners)
 
     def start(self, rows: list[int], rollout: Rollout) -> None:
@@ -160,28 +173,36 @@ class Grading:
             self.texts[b] = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         if mine := [b for b in rows if distributed.mine(b)]:
             items = [(self._owners[b].kind, self.texts[b], self._owners[b].entry) for b in mine]
-            verdicts = self._pool.submit(reward_parts.verdicts, self._reward, self._grader, items, local=True)
-            self._waiting.append((mine, verdicts))
+            self._waiting.append((mine, self._pool.submit(judged, self._reward, self._grader, items)))
 
-    def finish(self) -> dict[str, np.ndarray]:
-        """Part -> f32[B], NaN if not scored, once all of them are graded.
+    def finish(self) -> tuple[dict[str, np.ndarray], list[str | None]]:
+        """(part -> f32[B], NaN if not scored; the B answers), once all responses are graded.
 
         Raises:
             RuntimeError: None of `ENOUGH` responses or more could be scored for some part.
         """
 
-        def mine() -> list[tuple[list[int], dict[str, list[float]]]]:
-            done = [(rows, preemption.wait(verdicts)) for rows, verdicts in self._waiting]
-            return [(rows, {name: x.tolist() for name, x in found.items()}) for rows, found in done]
+        def mine() -> list[tuple[list[int], dict[str, list[float]], list[str | None]]]:
+            done = [(rows, *preemption.wait(waiting)) for rows, waiting in self._waiting]
+            return [(rows, {name: x.tolist() for name, x in found.items()}, answers) for rows, found, answers in done]
 
         scores: dict[str, np.ndarray] = {}
-        for rows, found in itertools.chain(*distributed.outcomes(mine)):
+        answers: list[str | None] = [None] * len(self._owners)
+        for rows, found, given in itertools.chain(*distributed.outcomes(mine)):
+            for b, answer in zip(rows, given, strict=True):
+                answers[b] = answer
             for name, some in found.items():
                 scores.setdefault(name, np.full(len(self._owners), np.nan, np.float32))[rows] = some
         for part in scores.values():
             if len(part) >= ENOUGH and np.isnan(part).all():
                 self._grader.refuse(len(part))
-        return scores
+        return scores, answers
+
+
+def judged(reward: ConfigDict, grader: Grader, items: list[Item]) -> Judged:
+    """The verdicts on responses, see `rewards.parts.verdicts`, and the answers that are read out of them."""
+    verdicts = reward_parts.verdicts(reward, grader, items, local=True)
+    return verdicts, [extract_answer(text) for _, text, _ in items]
 
 
 def distinct_uids(problems: Sequence[Problem]) -> np.ndarray:
@@ -195,12 +216,13 @@ def distinct_uids(problems: Sequence[Problem]) -> np.ndarray:
 
 
 def degenerate(experience: Experience) -> np.ndarray:
-    """bool[N]: the groups whose responses are all right, all wrong, or not scored.
+    """bool[N]: the groups whose responses are all right, all wrong, or not scored; by the control, if there is one.
 
     If answers are no part of the reward, these are the groups with one and the same reward.
     """
-    judged = experience.parts.get("answer", experience.reward_B)
-    values = np.where(experience.valid_B, judged, np.nan).reshape(len(experience.problems), -1)
+    parts = experience.parts
+    by = parts.get(controls.PART, parts.get("answer", experience.reward_B))
+    values = np.where(experience.valid_B, by, np.nan).reshape(len(experience.problems), -1)
     scored = np.isfinite(values)
     low = np.where(scored, values, np.inf).min(axis=1)
     return ~(np.where(scored, values, -np.inf).max(axis=1) > low)
@@ -275,4 +297,5 @@ def _put(experience: Experience, fresh: Experience, places: Mapping[int, int]) -
         parts={name: swap(part, fresh.parts[name]) for name, part in experience.parts.items()},
         reward_B=swap(experience.reward_B, fresh.reward_B),
         valid_B=swap(experience.valid_B, fresh.valid_B),
+        answers=swap(experience.answers, fresh.answers),
     )

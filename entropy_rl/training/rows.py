@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from entropy_rl import law
+from entropy_rl.rewards.votes import answer_entropy, distinct
 from entropy_rl.stats import masked
 from entropy_rl.training.experience import Experience, degenerate
 
@@ -31,6 +32,7 @@ def rollout_row(experience: Experience) -> Row:
     return {
         **reward_row(experience),
         **{k: float(v) for k, v in jax.device_get(entropy).items()},
+        **answers_row(experience),
         "length/mean": int(rollout.mask.sum()) / len(rollout.mask),
         "length/clipped_frac": float(1 - rollout.finished.mean()),
         "group/degenerate_frac": float(degenerate(experience).mean()),
@@ -61,6 +63,22 @@ def reward_row(experience: Experience) -> Row:
         "reward/std": float(scored.std(dtype=np.float64)) if len(scored) else None,  # a float32 square may overflow
         "reward/unscored": int((~experience.valid_B).sum()),
         **{f"reward/{name}": mean(part[np.isfinite(part)]) for name, part in experience.parts.items()},
+    }
+
+
+def answers_row(experience: Experience) -> Row:
+    """How much a problem's answers differ, the mean over the problems with an answer; null if there is none.
+
+    `answers/distinct` is the number of different ones, `answers/entropy` their entropy, nats; see `rewards/votes.py`.
+    Both depend on G.
+    """
+    G, answers = experience.samples, experience.answers
+    groups = [some for i in range(0, len(answers), G) if any(some := answers[i : i + G])]
+    if not groups:
+        return {"answers/distinct": None, "answers/entropy": None}
+    return {
+        "answers/distinct": float(np.mean([distinct(some) for some in groups])),
+        "answers/entropy": float(np.mean([answer_entropy(some) for some in groups])),
     }
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from entropy_rl.evaluation.estimators import bootstrap, maj_at_k, pass_at_k, wilson
+from entropy_rl.evaluation.estimators import bootstrap, distinct_at_k, maj_at_k, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -52,6 +52,14 @@ def test_maj_at_k_of_many_samples_is_near_its_closed_form():
     assert maj_at_k(answers, right, 9) == pytest.approx(exact, abs=0.06)  # 500 subsets: σ = 0.02
     assert maj_at_k(answers, right, 9) == maj_at_k(answers, right, 9)
     assert maj_at_k(answers, right, 9) != maj_at_k(answers, right, 9, seed=1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_distinct_at_k_is_the_mean_over_all_subsets(k):
+    answers = ["7", "7", "8", None, "9", "7"]
+    mean = np.mean([len(set(s) - {None}) for s in itertools.combinations(answers, k)])
+    assert distinct_at_k(answers, k) == pytest.approx(mean, abs=1e-12)
+    assert distinct_at_k([None, ""], 1) == 0.0
 
 
 def test_wilson():

@@ -17,6 +17,7 @@ def test_report(tmp_path):
     before, after = [[0.0, 0.0, 1.0, 0.0]] * 6, [[1.0, 1.0, 1.0, 0.0]] * 6
     text = report.write(tmp_path / "out", [result("old", before), result("new", after)], {"k": 4})
     assert "| sums | old | 6 | 0.0 [0.0, 39.0] | 25.0 [25.0, 25.0] | 100.0 [100.0, 100.0] |" in text
+    assert "| answers | answer entropy | tokens |" in text and "| 2.00 [2.00, 2.00] | 0.56 [0.56, 0.56] | 3.0 |" in text
     assert "new against old on sums: greedy +100.0 [+100.0, +100.0], sampled +50.0 [+50.0, +50.0] points" in text
     rows = jsonl.read(tmp_path / "out" / "responses.jsonl")
     assert len(rows) == 2 * 6 * 5 and rows[0]["sample"] == "greedy" and rows[6]["sample"] == 0

@@ -40,7 +40,8 @@ def test_an_examination_is_greedy_unless_samples_are_asked_for(policy, encoder):
         both = examiner(policy, encoder, grader, samples=2, batch=5)
         more = both.examine(policy.params)
     assert row.items() <= more.items()
-    assert more.keys() - row.keys() == {f"eval/{n}/{k}@2" for n in ("all", "two") for k in ("avg", "pass", "maj")}
+    at_k = ("avg", "pass", "maj", "distinct", "answer_entropy")
+    assert more.keys() - row.keys() == {f"eval/{n}/{k}@2" for n in ("all", "two") for k in at_k}
     sampled = decoding._replace(sampling=Sampling(0.7, 0.9))
     # 5 // 2 prompts at a time
     assert calls(both) == [

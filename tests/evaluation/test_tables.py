@@ -1,5 +1,7 @@
 """Accuracies, and accuracy by properties of the response, by hand."""
 
+import math
+
 import pytest
 from evaluations import answered
 
@@ -32,8 +34,19 @@ def test_rows_by_hand():
             "maj@2": (1 / 3 * 1 + 2 / 3 * 0.5) / 2,
             "pass@3": 1.0,  # the second problem has two that were scored
             "maj@3": 1.0,
+            "distinct@1": 1.0,
+            "distinct@2": (5 / 3 + 2) / 2,  # of three pairs two are {1, 2}; the second problem has 3 and 4
+            "distinct@3": 2.0,
+            "answer_entropy@3": (math.log(3) - 2 / 3 * math.log(2) + math.log(2)) / 2,
         }
     )
+
+
+def test_a_problem_without_an_answer_has_no_answer_entropy():
+    some = [[answered(0.0, 0, answer=None)] * 2, [answered(0.0, 1, answer="1")] * 2]
+    row = tables.sampled_row(some, (2,))
+    assert row["distinct@2"][0] == 0.5 and row["answer_entropy@2"][0] == 0.0
+    assert math.isnan(tables.sampled_row(some[:1], (2,))["answer_entropy@2"][0])
 
 
 def test_accuracy_by_groups():

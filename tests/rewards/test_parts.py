@@ -71,3 +71,19 @@ def test_a_weighted_sum_that_training_cannot_use_is_named(reward, weight):
     found = {"answer": np.array([0.0, np.nan, 1e14], np.float32)}
     with pytest.raises(ValueError, match=r"reward\.weights: the weighted sum: \S+ for response 2 of 3"):
         parts.total(reward, found)
+
+
+def test_a_control_has_the_weight_of_the_verdict_which_is_still_measured(reward):
+    reward.kind = "none"
+    assert parts.weights(reward) == {"format": 0.2, "length": -0.1, "overlong": 1.0, "half": 2.0, "control": 1.0}
+    reward.weights.update(format=0.0, length=0.0, overlong=0.0)
+    with reward.unlocked():
+        reward.own.half.weight = 0.0
+    with Grader() as grader:
+        graded = parts.verdicts(reward, grader, [("exact", text, "7") for text in ("7", "8")], local=True)
+    assert graded.keys() == {"answer"} and graded["answer"].tolist() == [1, 0]
+    graded["answer"][1] = np.nan  # what was not scored can still be rewarded
+    found = parts.with_lengths(reward, graded | {"control": np.array([0.25, 0.5], np.float32)}, np.array([1, 1]), 10)
+    assert list(found) == ["control", "answer"]
+    total, valid = parts.total(reward, found)
+    assert total.tolist() == [0.25, 0.5] and valid.all()

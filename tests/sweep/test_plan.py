@@ -24,6 +24,14 @@ def test_an_axis_makes_arms_and_each_is_compared_with_the_first_method_at_the_sa
     assert (c.optim.lr, c.train.steps, c.algo.chain) == (2e-4, 5, ("kl_cov",))
 
 
+def test_methods_by_rewards_are_one_command():
+    made = plan(QUICK, ["grpo", "entropy_minimise"], [0], [("reward.kind", "answer,random,none")])
+    kinds = [f"kind={kind}" for kind in ("answer", "random", "none")]
+    assert [arm.name for arm in made.arms] == [f"{m},{kind}" for m in ("grpo", "entropy_minimise") for kind in kinds]
+    assert [read_config(job.flags).reward.kind for job in made.jobs] == ["answer", "random", "none"] * 2
+    assert len(made.warm_ups) == 1
+
+
 def test_one_method_with_an_axis_is_compared_with_its_first_value():
     made = plan(QUICK, ["kl_cov"], [0], [("algo.transforms.kl_cov.fraction", "0.002,0.02")])
     assert [arm.base for arm in made.arms] == ["kl_cov,fraction=0.002"] * 2

@@ -32,6 +32,15 @@ def test_degenerate_groups():
     shaped = with_length_penalty(graded([RIGHT]))
     assert degenerate(shaped).tolist() == [True]
     assert degenerate(shaped._replace(parts={"own": shaped.parts["answer"]})).tolist() == [False]
+    # A control in the verdict's place decides: what is trained on, not what is right.
+    control = np.array([1.0, 0.0, 1.0, 1.0, *[0.0] * G], np.float32)
+    assert degenerate(groups._replace(parts=groups.parts | {"control": np.tile(control, 3)[: 5 * G]})).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_refill_replaces_degenerate_groups_in_order():
@@ -45,6 +54,7 @@ def test_refill_replaces_degenerate_groups_in_order():
         "refill/degenerate_frac": 0.0,
         "refill/tokens": 16 * 3 + 16 * 5,
     }
+    assert experience.answers == [str(s) if s is not None else None for s in (MIXED * 4)]
     assert whole(first) == [0, 1, 2, 3]  # the first rollout, whose metrics are reported, is not changed
     assert experience.reward_B[12:].tolist() == [1.0, 0.0, 0.0, 0.0] and np.isnan(experience.parts["answer"][15])
     assert experience.valid_B[12:].tolist() == [True, True, True, False]
@@ -87,6 +97,14 @@ def test_refill_takes_no_problem_twice():
         ),
         ({}, {"mean": {"function": "a:b", "weight": 1.0}}, r"reward\.own\.mean: choose a name without '/'"),
         ({}, {"mine": {"function": "a.b", "weight": 1.0}}, r'must be \{function: "module:function", weight: number\}'),
+        ({"reward.kind": "rnd"}, {}, r"reward\.kind='rnd' must be one of answer, format, random"),
+        ({"reward.kind": "none", "reward.weights.answer": 0.0, "reward.weights.format": 1.0}, {}, r"has that weight"),
+        ({"reward.kind": "none", "rollout.refills": 2}, {}, r"reward\.kind='none' with rollout\.refills=2"),
+        (
+            {"reward.kind": "random"},
+            {"control": {"function": "a:b", "weight": 1.0}},
+            r"reward\.own\.control: choose a name",
+        ),
         ({"eval.samples": -1}, {}, r"eval\.samples=-1 must be 0 or above"),
         ({"eval.temperature": 0.0}, {}, r"eval\.temperature=0\.0 must be above 0"),
     ],
@@ -114,7 +132,7 @@ def test_graders_are_broken_if_8_responses_cannot_be_scored_and_no_fewer(problem
             with pytest.raises(RuntimeError, match=r"0 of 8 scored, by cause \{'raised': 8\}"):
                 grading.finish()
         else:
-            assert np.isnan(grading.finish()["answer"]).all()
+            assert np.isnan(grading.finish()[0]["answer"]).all()
 
 
 def test_a_problem_twice_in_a_batch_draws_twice():

@@ -26,12 +26,20 @@ def test_a_rollout_row_describes_the_sampling_policy():
     # three tokens per response: entropy 2·(10·u + t), logp −(10·u + t)
     assert row["entropy/mean"] == row["entropy/response_mean"] == pytest.approx(2 * 16)
     assert row["entropy/sampled"] == pytest.approx(16) and row["entropy/frac_below_0.01"] == 0
+    # of the problems with an answer: two of MIXED, with shares 1/3 and 2/3
+    assert row["answers/distinct"] == 2
+    assert row["answers/entropy"] == pytest.approx(-(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3)
     assert row["length/mean"] == 3 and row["length/clipped_frac"] == 0 and row["group/degenerate_frac"] == 0.5
 
 
 def test_without_a_score_there_is_no_mean_reward():
     row = rows.reward_row(graded([UNSCORED]))
     assert row == {"reward/mean": None, "reward/std": None, "reward/unscored": G, "reward/answer": None}
+
+
+def test_without_an_answer_there_is_no_number_of_answers():
+    assert rows.answers_row(graded([UNSCORED])) == {"answers/distinct": None, "answers/entropy": None}
+    assert rows.answers_row(graded([RIGHT, MIXED]))["answers/distinct"] == 1.5
 
 
 def test_skipped_updates_are_only_counted():
