@@ -86,7 +86,7 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
                 begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
             )
             collector = Collector(
-                engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock
+                engine, setup.tokenizer, c.rollout, c.reward, sources.train, setup.encoder, grader, clock, c.seed
             )
             with Profiler(workdir, start + 3, profile) as profiler:
                 train(setup, desk, collector, state, start, profiler)
@@ -164,9 +164,13 @@ def row_uids(uid_N: np.ndarray, samples: int) -> np.ndarray:
 
 
 def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list[Batch]:
-    """The updates' batches with old and reference logp, where these are needed and the sampler's do not serve."""
+    """The updates' batches with the old and the reference policy's statistics, where they are needed.
+
+    The old ones are needed where the sampler's do not serve.
+    """
     if state.ref is not None:
-        parts = [part._replace(ref_logp=engine.score(state.ref, part)[0]) for part in parts]
+        scored = [engine.score(state.ref, part) for part in parts]
+        parts = [part._replace(ref_logp=r[0], ref_entropy=r[1]) for part, r in zip(parts, scored, strict=True)]
     if not engine.sampler.measures_entropy:  # these responses have been scored already
         return parts
     for i, part in enumerate(parts):

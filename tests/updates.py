@@ -57,7 +57,13 @@ def batch() -> Batch:
     def near(scale):  # off-policy: ratios from 0.5 to 2
         return (logp + rng.normal(0, scale, (B, T)) * mask).astype(np.float32)
 
-    return b._replace(old_logp=near(0.3), ref_logp=near(0.3), sampler_logp=near(1e-3), old_entropy=entropy * 1.02)
+    return b._replace(
+        old_logp=near(0.3),
+        ref_logp=near(0.3),
+        sampler_logp=near(1e-3),
+        old_entropy=entropy * 1.02,
+        ref_entropy=entropy * 0.9,
+    )
 
 
 def method(name: str) -> Method:

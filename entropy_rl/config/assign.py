@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from entropy_rl.config.checks import ALGO
+from entropy_rl.config.checks import ALGO, SCHEDULE
 from entropy_rl.config.defaults import FIELDS
 from entropy_rl.config.fields import ENTRIES, near
 from entropy_rl.config.recipes import PARTS, options_of, part
@@ -128,6 +128,13 @@ def _assign_algo(algo: ConfigDict, key: str, texts: list[str]) -> None:
         if name not in algo.transforms:
             algo.transforms[name] = _options(algo, name)
         _assign_option(algo.transforms[name], key, TRANSFORMS[name], path, texts)
+    elif head == "schedule" and len(path) == 3 and path[2] in SCHEDULE:
+        name, option, field = path
+        with algo.ignore_type():
+            moves = algo.schedule.get(name, ConfigDict()).get(option, ConfigDict())
+            moves[field] = _read(key, texts, SCHEDULE[field])
+            algo.schedule[name] = algo.schedule.get(name, ConfigDict())
+            algo.schedule[name][option] = moves
     else:
         raise _unknown(key)
 
@@ -161,5 +168,7 @@ def _unknown(key: str) -> ValueError:
     legal = [*FIELDS, *(f"algo.{name}" for name in ALGO)]
     for head, table in PARTS.items():
         legal += [f"algo.{head}.{option}" for factory in table.values() for option in ("name", *of_options(factory))]
-    legal += [f"algo.transforms.{name}.{option}" for name, f in TRANSFORMS.items() for option in of_options(f)]
+    options = [f"{name}.{option}" for name, f in TRANSFORMS.items() for option in of_options(f)]
+    legal += [f"algo.transforms.{option}" for option in options]
+    legal += [f"algo.schedule.{option}.{field}" for option in options for field in SCHEDULE]
     return ValueError(f"--config.{key}: no such field; near it: {near(key, dict.fromkeys(legal))}")

@@ -8,8 +8,10 @@ from entropy_rl import token_transforms
 from entropy_rl.config.fields import check_fields
 from entropy_rl.config.recipes import named, transforms_of
 from entropy_rl.objective import advantages, surrogates
-from entropy_rl.rules import TEXTS, number, one_of
+from entropy_rl.rewards.controls import PART
+from entropy_rl.rules import TEXTS, number, of_options, one_of, whole
 from entropy_rl.rules import check as check_value
+from entropy_rl.token_transforms.schedule import SHAPES
 
 # The fields of `algo` that are no part with a name and options.
 ALGO = {
@@ -18,6 +20,9 @@ ALGO = {
     "is_cap": number(least=0),
     "chain": TEXTS,
 }
+
+# The fields of `algo.schedule.<transform>.<option>`.
+SCHEDULE = {"to": number(), "steps": whole(least=1), "shape": one_of(*SHAPES)}
 
 
 def check(c: ConfigDict) -> None:
@@ -37,6 +42,7 @@ def check(c: ConfigDict) -> None:
     if c.optim.name == "sgd" and c.optim.weight_decay:
         raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or use adamw")
     check_reward(c.reward, c.rollout.max_tokens)
+    check_control(c.reward, c.rollout.refills)
     check_algo(c.algo, c.train, c.rollout)
     _check_eval(c.eval)
 
@@ -106,6 +112,7 @@ def check_algo(algo: ConfigDict, train: ConfigDict, rollout: ConfigDict) -> None
             f"algo.transforms describes {unused}, which algo.chain does not use; add them in their place, such as "
             f"--config.algo.chain={chain}, or leave them out"
         )
+    check_schedule(algo)
     advantage = named(algo.advantage)
     advantages.build(advantage)
     surrogates.build(named(algo.objective))
@@ -119,6 +126,32 @@ def check_algo(algo: ConfigDict, train: ConfigDict, rollout: ConfigDict) -> None
         )
     token_transforms.check_updates_per_rollout(transforms_of(algo), train.updates_per_rollout)
     _check_samples(rollout, advantage)
+
+
+def check_schedule(algo: ConfigDict) -> None:
+    """Refuses a schedule of what is no option of the chain, or that lacks a field; see `token_transforms.Schedule`.
+
+    Args:
+        algo: The config section `algo`.
+
+    Raises:
+        ValueError: Names the key, its value, and what would be right.
+    """
+    for name, options in algo.get("schedule", ConfigDict()).to_dict().items():
+        if name not in algo.chain:
+            raise ValueError(f"algo.schedule.{name}: algo.chain has no such transform, only {', '.join(algo.chain)}")
+        for option, moves in options.items():
+            key = f"algo.schedule.{name}.{option}"
+            if not isinstance(moves, dict) or not {"to", "steps"} <= moves.keys():
+                raise ValueError(f"{key}={moves!r} must be {{to, steps, shape}}; shape is 'linear' if it is left out")
+            if unknown := [k for k in moves if k not in SCHEDULE]:
+                raise ValueError(f"{key}.{unknown[0]} is no field of it; it may have {', '.join(SCHEDULE)}")
+            rule = of_options(token_transforms.TRANSFORMS[name]).get(option)
+            if rule is None or rule.kind != "number":
+                raise ValueError(f"{key}: {name} has no option of that name that is a number, and only these can move")
+            for field, value in moves.items():
+                check_value(f"{key}.{field}", value, SCHEDULE[field])
+            check_value(f"{key}.to", moves["to"], rule)
 
 
 def _check_samples(rollout: ConfigDict, advantage: tuple[str, dict[str, Any]]) -> None:
@@ -162,7 +195,7 @@ def check_reward(reward: ConfigDict, max_tokens: int) -> None:
         ValueError: Names the key, its value, and what would be right.
     """
     weights, own = reward.weights, reward.own.to_dict()
-    taken = (*weights, "mean", "std", "unscored")
+    taken = (*weights, *([PART] if reward.kind != "answer" else []), "mean", "std", "unscored")
     for name in own:
         if name in taken:
             raise ValueError(f"reward.own.{name}: choose a name without '/' that is none of {', '.join(taken)}")
@@ -176,6 +209,27 @@ def check_reward(reward: ConfigDict, max_tokens: int) -> None:
     if reward.overlong_cache > max_tokens:
         raise ValueError(
             f"reward.overlong_cache={reward.overlong_cache} must be at most rollout.max_tokens={max_tokens}"
+        )
+
+
+def check_control(reward: ConfigDict, refills: int) -> None:
+    """Refuses a control in the answer's place that would not count, or that dynamic sampling would reject.
+
+    Args:
+        reward: The config section `reward`.
+        refills: `rollout.refills`.
+
+    Raises:
+        ValueError: Names the key, its value, and what would be right.
+    """
+    if reward.kind != "answer" and not reward.weights.answer:
+        raise ValueError(
+            f"reward.kind={reward.kind!r} with reward.weights.answer=0.0: the control has that weight; set it to 1.0"
+        )
+    if reward.kind == "none" and refills:
+        raise ValueError(
+            f"reward.kind='none' with rollout.refills={refills}: all rewards of a group are 0, so each group would be "
+            "replaced; set rollout.refills to 0"
         )
 
 

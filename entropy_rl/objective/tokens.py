@@ -36,6 +36,7 @@ class TokenInfo(NamedTuple):
         clipped: bool, true if PPO's min() has already stopped this token's gradient.
         old_entropy: H_t of π_old, nats; filled in if a transform of the recipe needs it.
         ref_logp: log-probability under the reference policy, nats; filled in if a transform of the recipe needs it.
+        ref_entropy: H_t of the reference policy, nats; filled in if a transform of the recipe needs it.
         uid: u32[B], a hash of (prompt, sample); None: the row number.
         weight: the token's weight in the loss; None: mask / N, the token mean.
         turn: i32[B], which of the turns of a rollout's updates this is, from 0; filled in if a transform of the recipe
@@ -50,6 +51,7 @@ class TokenInfo(NamedTuple):
     clipped: Array
     old_entropy: Array | None = None
     ref_logp: Array | None = None
+    ref_entropy: Array | None = None
     uid: Array = None  # type: ignore[assignment]  # `prepare` fills in these two
     weight: Array = None  # type: ignore[assignment]
     turn: Array | None = None

@@ -20,6 +20,7 @@ from entropy_rl.model import head
 from entropy_rl.model.precision import on_mesh
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.sharding import MeshRules
+from entropy_rl.model.transformer import dtype_of_head
 from entropy_rl.runtime.mesh import row_shards
 from entropy_rl.sampling import room
 from entropy_rl.sampling import slots as slots_lib
@@ -191,6 +192,7 @@ def batch(run: Run) -> Batch:
         old_entropy=real,
         sampler_logp=real,
         ref_logp=real,
+        ref_entropy=real if run.engine.method.needs_ref else None,
         uid=array(jnp.uint32, B),
         packed=packed,
         turn=array(jnp.int32, B) if run.engine.method.turns > 1 else None,
@@ -203,7 +205,7 @@ def trips(run: Run) -> dict[str, float]:
     return {
         scoring.PIECES: run.pieces,
         slots_lib.STEPS: run.chunk,
-        head.CHUNKS: positions / head.chunk_of(run.engine.model.dtype),
+        head.CHUNKS: positions / head.chunk_of(dtype_of_head(run.engine.model)),
         head.REST: 1,
     }
 

@@ -30,13 +30,17 @@ def as_ratio(fraction: float) -> tuple[int, int]:
     return ratio.numerator, ratio.denominator
 
 
-def floor_product(fraction: float, n: Array | int) -> tuple[Array, Array]:
+def floor_product(fraction: float | Array, n: Array | int) -> tuple[Array, Array]:
     """floor(fraction * n) exactly, as int32[], and the remainder fraction * n - floor, as f32[].
 
     This is binary long division in uint32: a float32 product is off by whole tokens once n exceeds 2**24, and JAX
-    disables int64 by default. After each bit of n, p * (bits so far) = quotient * q + remainder.
+    disables int64 by default. After each bit of n, p * (bits so far) = quotient * q + remainder. A fraction that is
+    known only at run time, f32[], is taken as the nearest number of seven decimals.
     """
-    p, q = (jnp.uint32(x) for x in as_ratio(fraction))
+    if isinstance(fraction, Array):
+        p, q = jnp.round(jnp.clip(fraction, 0.0, 1.0) * 1e7).astype(jnp.uint32), jnp.uint32(10**7)
+    else:
+        p, q = (jnp.uint32(x) for x in as_ratio(fraction))
     n = jnp.asarray(n, jnp.uint32)
 
     def next_bit(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -49,7 +53,7 @@ def floor_product(fraction: float, n: Array | int) -> tuple[Array, Array]:
     return quotient.astype(jnp.int32), rest.astype(jnp.float32) / q.astype(jnp.float32)
 
 
-def count(fraction: float, n: Array | int, up: bool = False) -> Array:
+def count(fraction: float | Array, n: Array | int, up: bool = False) -> Array:
     """How many of n tokens a share means: max(1, floor(fraction * n)) if n > 0, and 0 if n = 0. int32[].
 
     Args:

@@ -27,6 +27,12 @@ from entropy_rl.token_transforms.entropy_bonus import entropy_bonus
 from entropy_rl.token_transforms.entropy_mask import keep_bottom_entropy, keep_top_entropy
 from entropy_rl.token_transforms.entropy_ratio import entropy_ratio_clip
 from entropy_rl.token_transforms.entropy_shaping import entropy_shaped_advantage
+from entropy_rl.token_transforms.fork_controls import (
+    keep_by_probability,
+    keep_entropy_positions,
+    keep_shuffled_entropy,
+    keep_top_ref_entropy,
+)
 from entropy_rl.token_transforms.kl_cov import kl_cov
 from entropy_rl.token_transforms.lopti import lopti
 from entropy_rl.token_transforms.low_probability_reweighting import low_probability_reweighting
@@ -38,6 +44,7 @@ from entropy_rl.token_transforms.random_mask import random_mask, random_positive
 from entropy_rl.token_transforms.reference_kl import reference_kl
 from entropy_rl.token_transforms.repo import repo
 from entropy_rl.token_transforms.rsi import rsi
+from entropy_rl.token_transforms.schedule import Schedule, Scheduled, scheduled
 from entropy_rl.token_transforms.stapo import stapo
 from entropy_rl.token_transforms.steer import steer
 
@@ -54,8 +61,12 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         entropy_ratio_clip,
         entropy_shaped_advantage,
         keep_bottom_entropy,
+        keep_by_probability,
+        keep_entropy_positions,
         keep_nonzero_advantage,
+        keep_shuffled_entropy,
         keep_top_entropy,
+        keep_top_ref_entropy,
         kl_cov,
         lopti,
         low_probability_reweighting,
@@ -72,7 +83,12 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
 }
 
 # The optional field of TokenInfo that a transform reads, which the train step must then fill in.
-NEEDS = {"archer": "ref_logp", "entropy_ratio_clip": "old_entropy", "reference_kl": "ref_logp"}
+NEEDS = {
+    "archer": "ref_logp",
+    "entropy_ratio_clip": "old_entropy",
+    "keep_top_ref_entropy": "ref_entropy",
+    "reference_kl": "ref_logp",
+}
 
 # How many turns a transform divides the tokens of a rollout among: the train loop then makes all updates that often.
 TURNS = {"lopti": 2}
@@ -85,6 +101,7 @@ __all__ = [
     "TURNS",
     "ChainState",
     "Masked",
+    "Schedule",
     "TokenGrads",
     "TokenInfo",
     "TokenMask",
@@ -101,8 +118,12 @@ __all__ = [
     "entropy_ratio_clip",
     "entropy_shaped_advantage",
     "keep_bottom_entropy",
+    "keep_by_probability",
+    "keep_entropy_positions",
     "keep_nonzero_advantage",
+    "keep_shuffled_entropy",
     "keep_top_entropy",
+    "keep_top_ref_entropy",
     "kept_fraction",
     "kl_cov",
     "lopti",
@@ -116,6 +137,7 @@ __all__ = [
     "reference_kl",
     "repo",
     "rsi",
+    "schedules",
     "stapo",
     "steer",
     "turns",
@@ -128,7 +150,8 @@ def build(
     """The chain that a config names.
 
     Args:
-        transforms: names, or pairs (name, options), in the order in which they act.
+        transforms: names, or pairs (name, options), in the order in which they act; an option that is a number may be
+            a `Schedule`.
         scope: "global" takes statistics over the whole update, "microbatch" over each micro-batch separately.
         micro_batches: number of micro-batches per update; read only with scope "microbatch".
         group_size: rows per prompt; read only with scope "microbatch".
@@ -147,13 +170,24 @@ def build(
     return chain(*made)
 
 
-def _make(spec: Spec, blocks: tuple[int, int] | None, key: str = KEY) -> optax.GradientTransformationExtraArgs:
+def _make(
+    spec: Spec, blocks: tuple[int, int] | None, key: str = KEY
+) -> optax.GradientTransformationExtraArgs | Scheduled:
     """The transform that `spec` names; `blocks` is (micro-batches, rows per prompt), None for the scope "global"."""
     name, options = split_spec(spec, key)
-    factory = check_spec(TRANSFORMS, name, options, key)
+    plain = {k: v.start if isinstance(v, Schedule) else v for k, v in options.items()}
+    factory = check_spec(TRANSFORMS, name, plain, key)
     if "inner" in options:  # the statistics are those of the inner transform, so only that gets the scope
-        return factory(**options | {"inner": _make(options["inner"], blocks, f"{key}.{name}.inner")})
-    return factory(**options) if blocks is None else micro_scope(factory(**options), *blocks)
+        inner = _make(options["inner"], blocks, f"{key}.{name}.inner")
+        if isinstance(inner, Scheduled):
+            raise ValueError(f"{key}.{name}.inner: the options of a transform within another cannot have a schedule")
+        return factory(**options | {"inner": inner})
+    made = scheduled(factory, options, f"{key}.{name}")
+    if blocks is None:
+        return made
+    if isinstance(made, Scheduled):
+        return Scheduled(lambda step: micro_scope(made.at(step), *blocks))
+    return micro_scope(made, *blocks)
 
 
 def _walk(transforms: Sequence[Spec]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -182,13 +216,23 @@ def _check_salts(transforms: Sequence[Spec]) -> None:
 
 
 def needs(transforms: Sequence[Spec]) -> frozenset[str]:
-    """The optional fields of TokenInfo ("old_entropy", "ref_logp") that these transforms read."""
+    """The optional fields of TokenInfo ("old_entropy", "ref_logp", "ref_entropy") that these transforms read."""
     return frozenset(NEEDS[name] for name, _ in _walk(transforms) if name in NEEDS)
 
 
 def turns(transforms: Sequence[Spec]) -> int:
     """How often the train loop makes all updates of a rollout, see `TURNS`; 1 if no transform divides the tokens."""
     return max((TURNS.get(name, 1) for name, _ in _walk(transforms)), default=1)
+
+
+def schedules(transforms: Sequence[Spec]) -> tuple[tuple[str, Schedule], ...]:
+    """The options that move with the steps, as ("transform.option", its schedule)."""
+    return tuple(
+        (f"{name}.{option}", value)
+        for name, options in _walk(transforms)
+        for option, value in options.items()
+        if isinstance(value, Schedule) and value.to != value.start
+    )
 
 
 def check_updates_per_rollout(transforms: Sequence[Spec], updates_per_rollout: int) -> None:

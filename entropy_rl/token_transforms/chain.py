@@ -9,6 +9,7 @@ from jax import Array
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
 from entropy_rl.token_transforms.base import Masked, TokenMask, apply_factor, check_shapes
+from entropy_rl.token_transforms.schedule import Scheduled
 
 
 class ChainState(NamedTuple):
@@ -24,24 +25,35 @@ class ChainState(NamedTuple):
     inner: tuple[Any, ...]
 
 
-def chain(*transforms: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+def chain(*transforms: optax.GradientTransformationExtraArgs | Scheduled) -> optax.GradientTransformationExtraArgs:
     """optax.chain for token transforms, which also counts the tokens that all masks together keep.
 
     The masks' own shares cannot be multiplied, because masks may overlap; and a zero gradient does not distinguish a
     masked token from one with A = 0. So the chain asks each mask for its factor and combines them. A mask does not act
-    on the transforms that follow it: to restrict `entropy_bonus` too, put it before `keep_top_entropy`.
+    on the transforms that follow it: to restrict `entropy_bonus` too, put it before `keep_top_entropy`. `update` takes
+    `step`, the run's steps done, for the transforms whose options move with it.
     """
 
+    def at(step: Array | int) -> list[optax.GradientTransformationExtraArgs]:
+        return [t.at(step) if isinstance(t, Scheduled) else t for t in transforms]
+
     def init(grads: TokenGrads) -> ChainState:
-        return ChainState(jnp.float32(1), tuple(t.init(grads) for t in transforms))
+        return ChainState(jnp.float32(1), tuple(t.init(grads) for t in at(0)))
 
     def update(
-        grads: TokenGrads, state: ChainState, params: Any = None, *, tokens: TokenInfo, key: Array, **extra: Any
+        grads: TokenGrads,
+        state: ChainState,
+        params: Any = None,
+        *,
+        tokens: TokenInfo,
+        key: Array,
+        step: Array | int = 0,
+        **extra: Any,
     ) -> tuple[TokenGrads, ChainState]:
         check_shapes(grads, tokens)
         alive_BxT = tokens.mask > 0
         inner = []
-        for transform, own in zip(transforms, state.inner, strict=True):
+        for transform, own in zip(at(step), state.inner, strict=True):
             if isinstance(transform, TokenMask):
                 factor_BxT = transform.factor(tokens, key)
                 grads, after = apply_factor(grads, factor_BxT), Masked(masked.mean(factor_BxT != 0, tokens.mask))

@@ -38,7 +38,7 @@ def clip_cov(
     Raises:
         ValueError: If an option is out of range or `pick` is unknown.
     """
-    if low >= high:
+    if not isinstance(low, Array) and not isinstance(high, Array) and low >= high:
         raise ValueError(f"algo.transforms.clip_cov.low={low!r} must be below high={high!r}: no covariance is between")
 
     def factor(tokens: TokenInfo, key: Array) -> Array:

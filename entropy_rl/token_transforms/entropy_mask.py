@@ -11,7 +11,7 @@ from entropy_rl.stats.selection import as_ratio, count, select
 from entropy_rl.token_transforms.base import Normalizer, TokenMask, checked, mask, normalised
 
 
-def _top(tokens: TokenInfo, fraction: float, up: bool = False) -> Array:
+def top_entropy(tokens: TokenInfo, fraction: float, up: bool = False) -> Array:
     """The count(fraction, N, up) valid tokens of highest entropy, bool[B, T]."""
     return select(tokens.entropy, tokens.uid, tokens.mask, count(fraction, masked.size(tokens.mask), up))
 
@@ -48,7 +48,7 @@ def keep_top_entropy(fraction: Share = 0.2, normalizer: Normalizer = "selected",
     """
 
     def factor(tokens: TokenInfo, key: Array) -> Array:
-        return normalised(_top(tokens, fraction, up), tokens, normalizer)
+        return normalised(top_entropy(tokens, fraction, up), tokens, normalizer)
 
     return mask(factor)
 
@@ -74,7 +74,7 @@ def keep_bottom_entropy(fraction: Share = 0.8, normalizer: Normalizer = "selecte
     def factor(tokens: TokenInfo, key: Array) -> Array:
         keep_BxT = tokens.mask > 0
         if rest > 0:  # the top 0% is nothing, but count() takes at least one token
-            keep_BxT &= ~_top(tokens, rest)
+            keep_BxT &= ~top_entropy(tokens, rest)
         return normalised(keep_BxT, tokens, normalizer)
 
     return mask(factor)

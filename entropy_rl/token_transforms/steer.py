@@ -36,7 +36,8 @@ def steer(
         ratio_BxT = jnp.exp(clamped(tokens.logp - tokens.old_logp))
         omega_BxT = ratio_BxT * tokens.advantage * (1 - jnp.exp(tokens.logp)) * (tokens.logp + tokens.entropy)
         omega_BxT = jnp.where(tokens.mask > 0, jnp.abs(omega_BxT), 0.0)
-        rate = -math.log(min_weight) / jnp.maximum(jnp.max(omega_BxT, initial=0.0), floor)
+        log = jnp.log if isinstance(min_weight, Array) else math.log
+        rate = -log(min_weight) / jnp.maximum(jnp.max(omega_BxT, initial=0.0), floor)
         return grads._replace(logp=grads.logp * jnp.exp(-rate * omega_BxT))
 
     return stateless(edit)

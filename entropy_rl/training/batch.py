@@ -32,6 +32,7 @@ class Batch(NamedTuple):
         sampler_logp: f32[B, T], nats, as the sampler reported it; read if the method corrects for the gap.
         ref_logp: f32[B, T], nats, under the reference policy; zeros if the method does not need it.
         uid: u32[B], the hash that random draws and ties depend on.
+        ref_entropy: f32[B, T], nats, under the reference policy; None if the method does not need that policy.
         packed: the same sequences in rows without padding, if that is cheaper.
         turn: i32[B], which of the method's turns this update belongs to; None if it has one.
     """
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     sampler_logp: jax.Array
     ref_logp: jax.Array
     uid: jax.Array
+    ref_entropy: jax.Array | None = None
     packed: Packed | None = None
     turn: jax.Array | None = None
 

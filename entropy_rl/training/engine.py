@@ -18,7 +18,7 @@ from entropy_rl import config as config_lib
 from entropy_rl import token_transforms
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model import attention, sharding
-from entropy_rl.model.precision import compiler_options, compute_dtype, on_mesh
+from entropy_rl.model.precision import compiler_options, compute_dtype, head_dtype, on_mesh
 from entropy_rl.model.sharding import MeshRules
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, abstract_params, init_params
@@ -92,8 +92,9 @@ def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Metho
         algo.aggregation,
         rollout.temperature,
         corrections.build(("token_truncate", {"cap": algo.is_cap}) if algo.is_cap else named_correction),
-        needs_ref="ref_logp" in token_transforms.needs(transforms),
+        needs_ref=bool({"ref_logp", "ref_entropy"} & token_transforms.needs(transforms)),
         turns=token_transforms.turns(transforms),
+        schedules=token_transforms.schedules(transforms),
     )
 
 
@@ -143,7 +144,14 @@ class Engine:
         dtype = compute_dtype(c.model.dtype, device)
         kernel = attention.kernel_for(device, dtype, model_config.head_dim)
         self.model_config, self.method, self.samples = model_config, method, samples
-        self.model = Transformer(model_config, dtype, c.model.remat, unroll=device.platform == "cpu", kernel=kernel)
+        self.model = Transformer(
+            model_config,
+            dtype,
+            c.model.remat,
+            unroll=device.platform == "cpu",
+            kernel=kernel,
+            head_dtype=head_dtype(c.model.dtype, device),
+        )
         self.training, self.sampling = layouts(model_config, mesh, c.rollout.tensor)
         self.params_sharding = sharding.param_shardings(model_config, *self.training)
         self.sampler = sampler_of(c.rollout, self.model, tokenizer, self.training, self.sampling)

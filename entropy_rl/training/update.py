@@ -16,6 +16,7 @@ from entropy_rl.objective import corrections
 from entropy_rl.objective.surrogates import Objective, token_gradient, token_weight
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
+from entropy_rl.token_transforms.schedule import Schedule
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.scoring import pieces, pull, pull_back, score, token_stats
 
@@ -32,8 +33,9 @@ class Method(NamedTuple):
         aggregation: how per-token losses are averaged, see `objective/surrogates.py: token_weight`.
         temperature: the sampling temperature.
         correction: weights of the tokens by the gap between sampler and trainer; None: all 1.
-        needs_ref: a transform reads `ref_logp`.
+        needs_ref: a transform reads `ref_logp` or `ref_entropy`.
         turns: how often all updates of a rollout are made; above 1 a transform divides the tokens among the turns.
+        schedules: the options of transforms that move with the steps, by "transform.option".
     """
 
     objective: Objective
@@ -43,10 +45,18 @@ class Method(NamedTuple):
     correction: corrections.Correction | None = None
     needs_ref: bool = False
     turns: int = 1
+    schedules: tuple[tuple[str, Schedule], ...] = ()
 
 
 def edit(
-    method: Method, logp: Array, entropy: Array, batch: Batch, token_state: Any, key: Array, on_policy: Array | bool
+    method: Method,
+    logp: Array,
+    entropy: Array,
+    batch: Batch,
+    token_state: Any,
+    key: Array,
+    on_policy: Array | bool,
+    step: Array | int = 0,
 ) -> tuple[TokenGrads, Any, Metrics]:
     """The token gradient of one update after the chain, the chain's new state, and the update's metrics.
 
@@ -58,6 +68,7 @@ def edit(
         token_state: the chain's state.
         key: of the chain's random draws.
         on_policy: no update of this rollout has been made yet.
+        step: the run's steps done, which options with a schedule move with.
     """
     mask = (batch.mask * batch.valid[:, None]).astype(jnp.float32)
     # Before the first update the policy is the one that sampled: the ratio is 1 to the last bit.
@@ -71,6 +82,7 @@ def edit(
         clipped=jnp.zeros(mask.shape, bool),
         old_entropy=jnp.where(on_policy, entropy, batch.old_entropy),
         ref_logp=batch.ref_logp,
+        ref_entropy=batch.ref_entropy,
         uid=batch.uid,
         weight=token_weight(mask, method.aggregation, mask.shape[1]),
         turn=batch.turn,
@@ -81,7 +93,8 @@ def edit(
         weight = corrections.weights(method.correction, old_logp, batch.sampler_logp, mask)
     loss, grads, clipped = token_gradient(method.objective, tokens, weight)
     tokens = tokens._replace(clipped=clipped)
-    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, key=key, on_policy=on_policy)
+    moment = {"key": key, "on_policy": on_policy, "step": step}
+    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, **moment)
     cov = covariance.token_covariance(logp, batch.advantage, mask)
     tail = covariance.heavy_tail(cov, mask)
     metrics = {
@@ -93,6 +106,7 @@ def edit(
         "kl/old": masked.mean(old_logp - logp, mask),
         **{f"sampler/gap_{k}": v for k, v in corrections.sampler_gap(old_logp, batch.sampler_logp, mask).items()},
     }
+    metrics |= {f"schedule/{name}": schedule.at(step) for name, schedule in method.schedules}
     if weight is not None:
         metrics |= {f"correction/{k}": v for k, v in corrections.stopped(weight, mask).items()}
     return grads, token_state, metrics
@@ -106,6 +120,7 @@ def loss_fn(
     key: Array,
     token_state: Any = None,
     on_policy: Array | bool = False,
+    step: Array | int = 0,
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """The update as a loss: `functools.partial(loss_fn, model, method)` is a function of (params, batch, key).
 
@@ -120,6 +135,7 @@ def loss_fn(
         key: of the chain's random draws.
         token_state: the chain's state; None: a fresh one.
         on_policy: no update of this rollout has been made yet.
+        step: the run's steps done.
 
     Returns:
         (loss f32[], (the chain's new state, metrics)), for `has_aux=True`.
@@ -128,7 +144,7 @@ def loss_fn(
     if token_state is None:
         token_state = method.chain.init(TokenGrads(jnp.zeros_like(logp), jnp.zeros_like(entropy)))
     detached = jax.lax.stop_gradient((logp, entropy))
-    g, token_state, metrics = edit(method, *detached, batch, token_state, key, on_policy)
+    g, token_state, metrics = edit(method, *detached, batch, token_state, key, on_policy, step)
     surrogate = pull(g, logp, entropy)
     return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)
 
@@ -150,7 +166,7 @@ def gradients(
     """
     if micro_batches == 1 and batch.packed is None:
         differentiated = jax.value_and_grad(loss_fn, argnums=2, has_aux=True)
-        out = differentiated(model, method, state.params, batch, key, state.token_state, on_policy)
+        out = differentiated(model, method, state.params, batch, key, state.token_state, on_policy, state.step)
         (_, (token_state, metrics)), grads = out
         return grads, token_state, metrics
 
@@ -161,7 +177,7 @@ def gradients(
         return score(model, method.temperature, micro_batches, state.params, batch)
 
     logp, entropy = jax.lax.cond(on_policy, known, forward)
-    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, on_policy)
+    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, on_policy, state.step)
     grads = pull_back(pieces(model, method.temperature, micro_batches, batch), state.params, g)
     return grads, token_state, metrics
 

@@ -14,6 +14,7 @@ from entropy_rl.config.command_line import load_file, split
 from entropy_rl.config.defaults import FIELDS
 from entropy_rl.config.recipes import RECIPES
 from entropy_rl.rules import Rule
+from entropy_rl.token_transforms import Schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -106,6 +107,16 @@ def test_a_method_can_be_put_together():
     assert c.algo.transforms.matched_norm.inner.coef == 1.0
 
 
+def test_an_option_gets_a_schedule():
+    moves = ("algo.schedule.kl_cov.coef.to=0", "algo.schedule.kl_cov.coef.steps=500")
+    c = made(*moves, "algo.transforms.kl_cov.coef=0.5", "algo.schedule.kl_cov.coef.shape=cosine", method="kl_cov")
+    ((_, options),) = config.transforms_of(c.algo)
+    assert options["coef"] == Schedule(0.5, 0.0, 500, "cosine") and options["fraction"] == 2e-3
+    again = config.apply_recipe(config.default(), "kl_cov")
+    again.algo.schedule.kl_cov = {"coef": {"to": 0.0, "steps": 500, "shape": "cosine"}}  # as in a file
+    assert again.lock().algo.schedule.to_dict() == c.algo.schedule.to_dict()
+
+
 def test_lists_and_flags():
     assert made("rollout.stop=###").rollout.stop == ("###",)
     assert made("rollout.stop=###", "rollout.stop=a").rollout.stop == ("###", "a")
@@ -132,6 +143,8 @@ def test_lists_and_flags():
             "algo.transforms.kl_cov.cof=2",
             r"algo\.transforms\.kl_cov\.cof: no such field; near it: algo\.transforms\.kl_cov\.c",
         ),
+        ("algo.schedule.kl_cov.coef.end=0", r"coef\.end: no such field; near it: .*algo\.schedule\.kl_cov\.coef\.to"),
+        ("algo.schedule.kl_cov.coef.steps=half", r"algo\.schedule\.kl_cov\.coef\.steps='half' must be a whole number"),
         ("algo.objective.eps=2", r"--config\.algo\.objective\.eps: no such field; near it: .*algo\.objective\."),
         ("algo.objective.name=gpso", r"algo\.objective: unknown name 'gpso' \(did you mean 'gspo'\?\)"),
         ("algo.chain=kl_cv", r"algo\.chain names \['kl_cv'\].*the transforms are .*kl_cov"),

@@ -29,6 +29,7 @@ def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tup
     advantage_BxT[rng.integers(B)] = 0.0
     entropy_BxT = np.abs(draw(1.0))
     moved_BxT = rng.choice([0.9, 0.97, 1.0, 1.03, 1.2], (B, T))
+    of_ref = np.random.default_rng(seed + 2**32).normal(size=(B, T))  # draws of its own: the others keep theirs
     tokens = TokenInfo(
         logp=logp_BxT,
         old_logp=-np.abs(logp_BxT + draw(0.4)),
@@ -38,6 +39,7 @@ def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tup
         clipped=rng.random((B, T)) < 0.1,
         old_entropy=(entropy_BxT * moved_BxT).astype(np.float32),
         ref_logp=-np.abs(logp_BxT + draw(0.3)),
+        ref_entropy=np.abs(np.round(of_ref) if ties else of_ref).astype(np.float32),
         uid=rng.integers(0, 2**32, B, dtype=np.uint32),
         weight=mask_BxT / mask_BxT.sum(),
     )

@@ -84,6 +84,34 @@ def keep_nonzero_advantage(grads, tokens, state, draws, normalizer="selected") -
     return *kept_only(grads, (tokens.mask > 0) & (tokens.advantage != 0), tokens, normalizer), state
 
 
+def keep_shuffled_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+    valid, k = valid_and_count(tokens, fraction)
+    forks, keep = first_by(tokens.entropy, tokens, valid, k), np.zeros(valid.shape, bool)
+    for b in range(len(valid)):
+        own = valid & (np.arange(len(valid)) == b)[:, None]
+        keep |= first_by(draws, tokens, own, forks[b].sum())
+    return *kept_only(grads, keep, tokens, normalizer), state
+
+
+def keep_entropy_positions(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+    valid, k = valid_and_count(tokens, fraction)
+    forks, keep = first_by(tokens.entropy, tokens, valid, k), np.zeros(valid.shape, bool)
+    for t in range(valid.shape[1]):
+        own = valid & (np.arange(valid.shape[1]) == t)
+        keep |= first_by(draws, tokens, own, forks[:, t].sum())
+    return *kept_only(grads, keep, tokens, normalizer), state
+
+
+def keep_top_ref_entropy(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+    return keep_top_entropy(grads, tokens._replace(entropy=tokens.ref_entropy), state, draws, fraction, normalizer)
+
+
+def keep_by_probability(grads, tokens, state, draws, fraction=0.2, normalizer="selected", lowest=False) -> Edited:
+    valid, k = valid_and_count(tokens, fraction)
+    p = tokens.logp.astype(np.float64)
+    return *kept_only(grads, first_by(-p if lowest else p, tokens, valid, k), tokens, normalizer), state
+
+
 def random_mask(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
     valid, k = valid_and_count(tokens, fraction)
     return *kept_only(grads, first_by(draws, tokens, valid, k), tokens, normalizer), state

@@ -100,6 +100,7 @@ def test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them(name):
         weight=spoil(tokens.weight),
         old_entropy=spoil(tokens.old_entropy),
         ref_logp=spoil(tokens.ref_logp),
+        ref_entropy=spoil(tokens.ref_entropy),
     )
     assert not np.any(out.logp[hidden]) and not np.any(out.entropy[hidden])
     jax.tree.map(np.testing.assert_array_equal, (out, state), run(name, grads, spoilt))

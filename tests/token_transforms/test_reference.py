@@ -1,5 +1,7 @@
 """Every token transform against an independent NumPy version, over random shapes, masks and ties."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,12 @@ CASES = [
     ("keep_nonzero_advantage", {"normalizer": "all"}),
     ("keep_bottom_entropy", {}),
     ("keep_bottom_entropy", {"fraction": 1.0, "normalizer": "all"}),
+    ("keep_shuffled_entropy", {}),
+    ("keep_shuffled_entropy", {"fraction": 0.5, "normalizer": "all"}),
+    ("keep_entropy_positions", {"fraction": 0.3}),
+    ("keep_top_ref_entropy", {}),
+    ("keep_by_probability", {}),
+    ("keep_by_probability", {"fraction": 0.4, "lowest": True, "normalizer": "all"}),
     ("random_mask", {"fraction": 0.3}),
     ("random_positive_clip", {"fraction": 0.1}),
     ("entropy_bonus", {"coef": 0.01}),
@@ -65,7 +73,8 @@ def test_every_transform_has_a_case():
 def test_it_equals_numpy(name, options):
     made, key = tt.build([(name, options)]), jax.random.key(11)
     update = jax.jit(made.update)
-    salt = {"random_mask": 1, "random_positive_clip": 2}.get(name, 0)
+    salted = inspect.signature(tt.TRANSFORMS[name]).parameters.get("salt")
+    salt = salted.default if salted else 0
     plain = {k: v for k, v in options.items() if k != "initial"}
     if "inner" in plain:
         plain["inner"] = (getattr(ref, options["inner"][0]), options["inner"][1])

@@ -7,7 +7,7 @@ import pytest
 from samplers import Recorder
 from updates import CFG, G, N, P, T, batch, distance, method, packed, params
 
-from entropy_rl import config
+from entropy_rl import config, loop
 from entropy_rl.data import tiny_tokenizer
 from entropy_rl.model.transformer import ModelConfig
 from entropy_rl.runtime.mesh import make_mesh
@@ -85,3 +85,28 @@ def test_the_configuration_determines_the_sampler():
     remote = engine_of(cfg, tokenizer, **{"rollout.server": "http://here:8000", "rollout.slots": 3}).sampler
     assert isinstance(remote, ServerSampler) and (remote.slots, remote.measures_entropy) == (3, False)
     assert (remote.server.url, remote.model_config, remote.tokenizer) == ("http://here:8000", cfg, tokenizer)
+
+
+def test_the_base_models_forks_are_scored_by_the_reference_policy():
+    """Before the first update it is the policy itself, so the update is the one on its own forks, bit for bit."""
+    found = {}
+    for name in ("forking", "forking_base", "reference_kl"):
+        c = config.apply_recipe(config.default(), name)
+        c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = N, G, T
+        c.data.max_prompt_len, c.train.updates_per_rollout, c.train.micro_batches = P, 1, 2
+        engine = Engine.of(c, CFG, None, make_mesh(devices=jax.devices()[:1]))
+        with engine.on_mesh():
+            state = engine.init(jax.device_put(params(), engine.params_sharding))
+            (first,) = loop.with_old_logp(engine, state, [batch()._replace(ref_entropy=None)])
+            moved = state._replace(params=jax.tree.map(lambda x: x * 1.1, state.params))
+            (later,) = loop.with_old_logp(engine, moved, [first])
+            if name == "forking":
+                assert first.ref_entropy is None
+            else:
+                assert np.array_equal(first.ref_entropy, first.old_entropy)
+                assert np.array_equal(later.ref_entropy, first.ref_entropy)
+                assert not np.array_equal(later.old_entropy, first.old_entropy)
+            new, metrics = engine.update(state, first, jax.random.key(1), True)
+            found[name] = jax.device_get((new.params, metrics))
+    jax.tree.map(np.testing.assert_array_equal, found["forking"], found["forking_base"])
+    assert found["forking"][1]["tokens/kept_frac"] == pytest.approx(0.2, abs=0.02)
