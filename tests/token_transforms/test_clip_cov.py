@@ -53,6 +53,15 @@ def test_it_stops_at_least_one_token():
     assert float(tt.kept_fraction(state)) == pytest.approx(1 - 1 / float(tokens.mask.sum()))
 
 
+def test_the_highest_are_those_of_the_interval_and_not_of_the_batch():
+    _, tokens = random_tokens(0, 16, 30)
+    made = tt.clip_cov(fraction=0.05, low=0.1, high=2.0, pick="highest")
+    kept_BxT, cov = np.asarray(made.factor(tokens, None)), covariance(jax.tree.map(np.asarray, tokens))
+    stop, may = (kept_BxT == 0) & (np.asarray(tokens.mask) > 0), candidates(tokens)
+    assert stop.sum() == int(0.05 * tokens.mask.sum()) < may.sum() and not np.any(stop & ~may)
+    assert cov[stop].min() > cov[may & ~stop].max() and cov.max() > 2.0
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1])
 def test_a_fraction_out_of_range_is_an_error(fraction):
     with pytest.raises(ValueError, match=r"algo.transforms.clip_cov.fraction=.* must be above 0 and at most 1"):
