@@ -46,4 +46,5 @@ def test_it_equals_the_recipe_that_it_extends(name, knob, extended):
     assert np.any(gradient_of(acting, tokens).logp != gradient_of(recipe(extended), tokens).logp)
 
 
-ACTS = {"clip_cov_top": {"fraction": 0.1, "low": 0.1}, "stapo": {"probability": 0.3}}  # options at which it acts on so small a batch
+# Options at which a method acts on so small a batch.
+ACTS = {"clip_cov_top": {"fraction": 0.1, "low": 0.1}, "stapo": {"probability": 0.3}}
