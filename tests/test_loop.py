@@ -297,6 +297,19 @@ def test_a_warm_up_that_was_killed_continues_from_its_last_save(whole, tmp_path,
     assert rows(whole)[:1] == rows(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({}, r"it has no checkpoint of step 0, the end of its warm-up"),  # it kept those of steps 4 and 6
+        ({"warmup.updates": 0}, r"this run has no warm-up \(warmup\.updates=0\)"),
+        ({"warmup.lr": 0.5}, r"that run's warm-up is another one, by warmup"),
+    ],
+)
+def test_another_runs_warm_up_that_cannot_serve_is_refused(whole, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"--warm_up_of={re.escape(str(whole))}: {message}"):
+        loop.run(tiny(**changes), str(tmp_path), warm_up_of=str(whole))
+
+
 def test_a_directory_in_use_is_refused_before_anything_in_it_is_changed(whole):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
     with Lock(whole), pytest.raises(ValueError, match=rf"in use by another run, process {os.getpid()}"):

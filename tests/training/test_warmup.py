@@ -92,3 +92,10 @@ def test_pieces_of_a_warm_up_batch_are_whole():
         config.check(tiny(**{"warmup.micro_batches": 3}))
     with pytest.raises(ValueError, match=r"warmup\.batch / warmup\.micro_batches = 1 must be a multiple of"):
         engine.mesh_of(tiny(**{"warmup.micro_batches": 32}))
+
+
+def test_a_warm_up_whose_gradient_stays_not_finite_ends_with_what_to_lower(tmp_path):
+    c = tiny("grpo", **{"warmup.lr": 1e30, "optim.max_skipped": 2, "mesh.data": 1})
+    message = r"warm-up update \d+: the gradient was not finite in 3 updates in a row .*; lower warmup\.lr=1e\+30"
+    with pytest.raises(RuntimeError, match=message):
+        loop.run(c, str(tmp_path))
