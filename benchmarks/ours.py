@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl import config
+from entropy_rl import config, token_transforms
 from entropy_rl.model import head, hf_config
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.precision import compute_dtype
@@ -31,6 +31,7 @@ from entropy_rl.sampling.base import Decoding, Prompts, Rollout, Sampling
 from entropy_rl.training import engine as engine_lib
 from entropy_rl.training.batch import Batch
 from entropy_rl.training.engine import Engine, Loaded
+from entropy_rl.training.optimizer import optimizer_of
 
 
 def open_shape(name: str) -> Loaded:
@@ -50,7 +51,12 @@ def build(options: argparse.Namespace) -> tuple[Engine, Params]:
     c.model.remat, c.model.dtype = options.remat, options.dtype
     config.apply_recipe(c, options.method)
     model_config, tokenizer, weights = open_shape(options.shape)
-    engine = Engine.of(c, model_config, tokenizer, engine_lib.mesh_of(c))
+    method = engine_lib.method_of(c.algo, c.rollout, c.train)
+    if options.transforms:
+        specs = json.loads(options.transforms)
+        method = method._replace(chain=token_transforms.build(specs), extras=token_transforms.extras(specs))
+    mesh = engine_lib.mesh_of(c)
+    engine = Engine(c, model_config, tokenizer, mesh, method, optimizer_of(c.optim), options.samples)
     return engine, jax.block_until_ready(weights(engine.params_sharding))
 
 
@@ -222,7 +228,7 @@ def train(options: argparse.Namespace) -> common.Result:
         def run() -> object:
             nonlocal state
             part = batch
-            if options.micro > 1:  # as in the loop: the statistics of the whole update come first
+            if options.micro > 1 and not engine.method.extras.names:  # as in the loop: its statistics come first
                 logp, entropy = engine.score(state.params, batch)
                 part = batch._replace(old_logp=logp, old_entropy=entropy)
             state, metrics = engine.update(state, part, jax.random.key(0), True)
@@ -262,6 +268,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=common.T, help="tokens per response; positions in `head`")
     parser.add_argument("--dtype", default="auto", help="as model.dtype")
     parser.add_argument("--method", default="grpo")
+    parser.add_argument(
+        "--transforms", help='in place of the method\'s, as JSON: [["clip_cov", {"fraction": 1e-3}], …]'
+    )
     parser.add_argument("--micro", type=int, default=1)
     parser.add_argument("--remat", default="dots", choices=("none", "full", "dots"))
     parser.add_argument("--fixed", action="store_true", help="rollouts in one batch until its last response ends")

@@ -24,6 +24,7 @@ Rows = Sequence[Mapping[str, Any]]  # of a run's metrics.jsonl: one per step, va
 
 _TABLE_ROWS = 10
 _PREDICTIONS = {"exact first order": "predicted", "Theorem 1": "thm1", "Theorem 2": "thm2"}  # name -> entropy/delta_…
+_LATER_PREDICTIONS = {"entropy score": "score"}  # which runs of an earlier version lack
 _QUADRANT_FIELDS = ("share", "covariance", "entropy_change")
 _COLORS = [f"C{i}" for i in range(10)]  # of the runs, in turn
 _STYLES = ("-", "--", ":", "-.")  # of the evaluation sets, in turn
@@ -121,7 +122,8 @@ def entropy_changes(rows: Rows) -> str:
         f"{np.abs(measured).mean():.2e}",
         f"{'':>18}  {'mean':>9}  {'median |error| / |change|':>25}  {'correlation':>11}  {'same sign':>9}",
     ]
-    for name, key in _PREDICTIONS.items():
+    later = {name: key for name, key in _LATER_PREDICTIONS.items() if all(f"entropy/delta_{key}" in r for r in rows)}
+    for name, key in (_PREDICTIONS | later).items():
         guess = np.array([r[f"entropy/delta_{key}"] for r in rows])
         error = np.median(np.abs(guess - measured) / np.maximum(np.abs(measured), 1e-30))
         flat = min(guess.std(), measured.std()) == 0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from entropy_rl.entropy import entropy_score
 from entropy_rl.stats import masked
 
 TOP_SHARES = {"top_0.02pct": 2e-4, "top_0.2pct": 2e-3, "top_2pct": 0.02, "top_20pct": 0.2, "top_50pct": 0.5, "all": 1.0}
@@ -126,3 +127,24 @@ def predicted_entropy_change(logp: Array, advantage: Array, mask: Array, step_si
         centred_BxT = advantage - masked.exact_mean(advantage, mask)
         return -step_size * batch_covariance(logp, jnp.exp(logp) * centred_BxT, mask)
     raise ValueError(f"theorem: got {theorem!r}, choose 1 or 2")
+
+
+def entropy_change_by_score(
+    logp: Array, entropy: Array, score_mean: Array, advantage: Array, mask: Array, step_size: Array | float
+) -> Array:
+    """The first-order change of mean entropy after one update, by each token's own entropy score, nats, f32[].
+
+    −η · mean of A (S − E_π S), S = π(y) (H + log π(y)) (arXiv 2602.03392, Theorem 3.3). It is Theorem 1 of
+    `predicted_entropy_change` without its approximation that all tokens were one state's actions: if tokens are drawn
+    from π, its expectation is −η · mean over positions of Cov_π(log π, π · A). Like the theorems it takes the logits of
+    positions to be independent, and the step to be plain gradient ascent. 0 on an empty mask.
+
+    Args:
+        logp: f32[B, T], nats, log π(y_t).
+        entropy: f32[B, T], nats.
+        score_mean: f32[B, T], nats, E_π S.
+        advantage: f32[B, T].
+        mask: f32 or bool[B, T].
+        step_size: η.
+    """
+    return -step_size * masked.mean(advantage * (entropy_score(logp, entropy) - score_mean), mask)

@@ -17,6 +17,7 @@ from entropy_rl.stats.masked import fraction_below, quantile, response_mean
 __all__ = [
     "cross_entropy",
     "entropy",
+    "entropy_score",
     "fraction_below",
     "kl_divergence",
     "logp_and_entropy",
@@ -71,6 +72,22 @@ def kl_divergence(logits_p: Array, logits_q: Array) -> Array:
     logq, inside_q = _log_probs(logits_q)
     outside = jnp.any(inside & ~inside_q, axis=-1)
     return jnp.where(outside, jnp.inf, _expected(logp, inside & inside_q, logp - logq))
+
+
+def entropy_score(logp: Array, entropy: Array) -> Array:
+    """S = π(y) (H + log π(y)): how reinforcing a token moves the entropy of its position (arXiv 2602.03392).
+
+    To first order, the logit step ε (e_y − π) changes H by −ε (S − E_π S). E_π S = Σ π² (H + log π) is
+    `TokenInfo.score_mean`.
+
+    Args:
+        logp: f32[...], nats, log π(y).
+        entropy: f32[...], nats, H(π).
+
+    Returns:
+        f32[...], nats; 0 where both arguments are 0, such as at masked tokens.
+    """
+    return jnp.exp(logp) * (entropy + logp)
 
 
 def token_mean(entropy_BxT: Array, mask_BxT: Array) -> Array:

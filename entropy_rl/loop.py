@@ -174,8 +174,10 @@ def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list
     if not engine.sampler.measures_entropy:  # these responses have been scored already
         return parts
     for i, part in enumerate(parts):
-        # The first update is on-policy: in one piece it computes its own statistics, in several it takes these.
-        if i or engine.micro_batches > 1 or part.packed is not None or engine.method.turns > 1:
+        # The first update is on-policy. It computes its own statistics if it is one piece or its method reads more than
+        # these; otherwise it takes these.
+        takes_these = (engine.micro_batches > 1 or part.packed is not None) and not engine.method.extras.names
+        if i or takes_these or engine.method.turns > 1:
             logp, entropy = engine.score(state.params, part)
             parts[i] = part._replace(old_logp=logp, old_entropy=entropy)
     return parts

@@ -60,6 +60,10 @@ def test_entropy_changes_and_their_predictions():
     assert lines[3].split() == ["Theorem", "1", "1.00e-02", "200.0%", "-1.000", "0%"]
     assert lines[4].split()[-3:] == ["200.0%", "1.000", "100%"]
     assert "high_prob_positive      25.0%" in lines[6]
+    for row in rows[2:]:
+        row["entropy/delta_score"] = 2 * row["entropy/delta"]
+    lines = analyze.entropy_changes(rows).splitlines()
+    assert lines[5].split() == ["entropy", "score", "-2.00e-02", "100.0%", "1.000", "100%"]
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):

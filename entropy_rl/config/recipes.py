@@ -35,6 +35,7 @@ _GRPO: dict[str, Any] = {
     "correction": ("none", {}),
     "is_cap": 0.0,
 }
+_DR_GRPO = _GRPO | {"advantage": ("dr_grpo", {}), "aggregation": "sequence-mean-token-sum-norm"}  # 2503.20783
 _DAPO = _GRPO | {"objective": ("ppo_clip", {"low": 0.2, "high": 0.28})}
 _WIDE_CLIP = _GRPO | {"objective": ("ppo_clip", {"low": 1.0, "high": 1.0})}  # how the official runs turn the clip off
 _NO_CLIP = _GRPO | {"objective": ("policy_gradient", {})}
@@ -96,7 +97,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "aggregation": "sequence-mean-token-mean",
     },  # 2511.20347
     "dppo": _GRPO | {"objective": ("dppo", {"low": 0.15, "high": 0.15})},  # 2602.04879
-    "dr_grpo": _GRPO | {"advantage": ("dr_grpo", {}), "aggregation": "sequence-mean-token-sum-norm"},  # 2503.20783
+    "dr_grpo": _DR_GRPO,
     "rloo": _GRPO | {"advantage": ("rloo", {})},  # 2402.14740
     "reinforce_pp": _GRPO | {"advantage": ("reinforce_pp", {})},  # 2501.03262
     "quantile": _GRPO | {"advantage": ("quantile", {"k": 0.4})},  # 2509.22611
@@ -114,6 +115,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "forking_base": _with(("keep_top_ref_entropy", {"fraction": 0.2}), base=_DAPO),
     "forking_likely": _with(("keep_by_probability", {"fraction": 0.2}), base=_DAPO),
     "forking_unlikely": _with(("keep_by_probability", {"fraction": 0.2, "lowest": True}), base=_DAPO),
+    # What they read beside logp and entropy comes from the head's pass, for them alone
+    "gmts": _with(("keep_top_gradient", {"fraction": 0.2}), base=_DAPO),  # 2608.30632, with the exact norm
+    "gmts_estimate": _with(("keep_top_gradient_estimate", {"fraction": 0.2}), base=_DAPO),  # as the paper has it
+    "entropy_score_clip_b": _with(("entropy_score_clip_b", {"bound": 2.5})),  # 2602.03392
+    "entropy_score_clip_v": _with(("entropy_score_clip_v", {"bound": 8.5})),
+    "siren": _with(("siren", {"coef": 0.005, "top_p": 0.8, "fraction": 0.2}), base=_DR_GRPO),  # 2509.25133
     # Controls: as many tokens as Clip-Cov and forking select, at random; the gradient norm that Clip-Cov leaves, with
     # no token selected
     "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_WIDE_CLIP),

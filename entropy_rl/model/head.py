@@ -12,6 +12,7 @@ tensor axis, which costs a few sums of C numbers per chunk. The head is gathered
 gradient is summed after them, once each.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from entropy_rl.model import head_extras
+from entropy_rl.model.head_extras import NONE, Extras, Nucleus
 from entropy_rl.runtime.mesh import DATA, FSDP, ROWS, TENSOR
 
 Array = jax.Array
@@ -54,11 +57,42 @@ def logp_and_entropy(
     Raises:
         ValueError: If the temperature is not above 0.
     """
+    logp, entropy = token_statistics(hidden_BxTxD, head_DxV, targets_BxT, temperature, mask_BxT, chunk)
+    return logp, entropy
+
+
+def token_statistics(
+    hidden_BxTxD: Array,
+    head_DxV: Array,
+    targets_BxT: Array,
+    temperature: float = 1.0,
+    mask_BxT: Array | None = None,
+    chunk: int | None = None,
+    extras: Extras = NONE,
+) -> tuple[Array, ...]:
+    """`logp_and_entropy` with further statistics of the same pass.
+
+    Args:
+        hidden_BxTxD: as for `logp_and_entropy`, like all arguments but the last.
+        head_DxV: see there.
+        targets_BxT: see there.
+        temperature: see there.
+        mask_BxT: see there.
+        chunk: see there.
+        extras: the further statistics; what is not asked for costs nothing.
+
+    Returns:
+        (logp, entropy, then those that `extras.names` lists), f32[B, T] each. Only the nucleus entropy is
+        differentiable beside the first two; the others are detached.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
+    """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     mask = jnp.ones(targets_BxT.shape, bool) if mask_BxT is None else mask_BxT.astype(bool)
     chunk = chunk or chunk_of(hidden_BxTxD.dtype)
-    return _head(float(temperature), chunk, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
+    return _head(float(temperature), chunk, extras, hidden_BxTxD, jnp.transpose(head_DxV), targets_BxT, mask)
 
 
 def chunk_of(dtype: np.dtype) -> int:
@@ -148,16 +182,31 @@ def _on_mesh(f: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[.
     return jax.shard_map(partial(f, axis=VOCAB), in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _head(
-    temperature: float, chunk: int, hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array
-) -> tuple[Array, Array]:
-    return _head_fwd(temperature, chunk, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)[0]
+    temperature: float,
+    chunk: int,
+    extras: Extras,
+    hidden_BxTxD: Array,
+    head_VxD: Array,
+    targets_BxT: Array,
+    mask_BxT: Array,
+) -> tuple[Array, ...]:
+    return _head_fwd(temperature, chunk, extras, hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)[0]
 
 
 def _head_fwd(
-    temperature: float, chunk: int, hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array
-) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    temperature: float,
+    chunk: int,
+    extras: Extras,
+    hidden_BxTxD: Array,
+    head_VxD: Array,
+    targets_BxT: Array,
+    mask_BxT: Array,
+) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    first = 2 + len(extras.names) - (extras.top_p > 0)  # of the nucleus among the results, whose last is lse
+    number = first + (3 if extras.top_p else 0) + 1
+
     def local(
         hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array, axis: str | None
     ) -> tuple[Array, ...]:
@@ -167,53 +216,57 @@ def _head_fwd(
             z = _logits(temperature, _take(hidden_NxD, at), head_VxD)
             top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
             top = jax.lax.pmax(top, axis) if axis else top
-            logp, entropy, log_total = _statistics(z - top, jnp.exp(z - top), _take(targets_N, at), axis)
-            stats = logp, entropy, log_total + top[:, 0]
+            d, e = z - top, jnp.exp(z - top)
+            logp, entropy, log_total = _statistics(d, e, _take(targets_N, at), axis)
+            stats = [logp, entropy, *head_extras.detached(extras, d, e, entropy, log_total, axis)]
+            stats += head_extras.nucleus(extras.top_p, d, e, log_total, axis) if extras.top_p else ()
+            stats += [log_total + top[:, 0]]
             return tuple(o.at[at].set(s, mode="drop") for o, s in zip(out, stats, strict=True))
 
         zeros = jnp.zeros(targets_N.shape, jnp.float32)
-        out = _over_chunks(mask_BxT.ravel(), chunk, body, (zeros, zeros, zeros))
+        out = _over_chunks(mask_BxT.ravel(), chunk, body, (zeros,) * number)
         return tuple(x.reshape(targets_BxT.shape) for x in out)
 
-    run = _on_mesh(local, (P(ROWS), P(VOCAB), P(ROWS), P(ROWS)), (P(ROWS),) * 3)
-    logp, entropy, lse = run(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)
-    return (logp, entropy), (hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, entropy, lse)
+    run = _on_mesh(local, (P(ROWS), P(VOCAB), P(ROWS), P(ROWS)), (P(ROWS),) * number)
+    out = run(hidden_BxTxD, head_VxD, targets_BxT, mask_BxT)
+    nucleus = out[first:-1]  # (entropy, cut, log mass), or nothing
+    return (*out[:first], *nucleus[:1]), (hidden_BxTxD, head_VxD, targets_BxT, mask_BxT, out[1], out[-1], nucleus)
 
 
 def _head_bwd(
-    temperature: float, chunk: int, residuals: tuple[Array, ...], cotangents: tuple[Array, Array]
+    temperature: float, chunk: int, extras: Extras, residuals: tuple[Any, ...], cotangents: tuple[Array, ...]
 ) -> tuple[Array, Array, None, None]:
+    *inputs, entropy_BxT, lse_BxT, nucleus = residuals
+    # of logp, entropy and the nucleus entropy; the other statistics are detached
+    cotangents = cotangents[:2] + (cotangents[-1:] if extras.top_p else ())
+
     def local(
-        hidden_BxTxD: Array,
-        head_VxD: Array,
-        targets_BxT: Array,
-        mask_BxT: Array,
-        entropy_BxT: Array,
-        lse_BxT: Array,
-        g_logp: Array,
-        g_entropy: Array,
-        axis: str | None,
+        hidden_BxTxD: Array, head_VxD: Array, targets_BxT: Array, mask_BxT: Array, *of_tokens: Array, axis: str | None
     ) -> tuple[Array, Array]:
         hidden_NxD = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])
-        flat = [x.ravel() for x in (targets_BxT, entropy_BxT, lse_BxT, g_logp, g_entropy)]
+        flat = [x.ravel() for x in (targets_BxT, *of_tokens)]
         first = jax.lax.axis_index(axis) * head_VxD.shape[0] if axis else 0
 
         def body(at: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             d_hidden, d_head = carry
-            h, (y, entropy, lse, gl, ge) = _take(hidden_NxD, at), (_take(x, at) for x in flat)
+            h, (y, entropy, lse, gl, ge, *rest) = _take(hidden_NxD, at), (_take(x, at) for x in flat)
             logp_CxV = _logits(temperature, h, head_VxD) - lse[:, None]
             p = jnp.exp(logp_CxV)
             # finite even if a logit is −inf: p·log p is 0 then
             slope = jnp.where(p > 0, p * (logp_CxV + entropy[:, None]), 0.0)
             is_target = jax.lax.broadcasted_iota(jnp.int32, p.shape, 1) + first == y[:, None]
-            dz = (jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope) / temperature
-            dz = dz.astype(head_VxD.dtype)
+            dz = jnp.where(is_target, gl[:, None], 0.0) - gl[:, None] * p - ge[:, None] * slope
+            if rest:
+                gn, *found = rest
+                dz -= gn[:, None] * head_extras.nucleus_slope(Nucleus(*found), logp_CxV)
+            dz = (dz / temperature).astype(head_VxD.dtype)
             exact = exactly(head_VxD.dtype)
             dh = jnp.dot(dz, head_VxD, precision=exact, preferred_element_type=jnp.float32)
             dw = jax.lax.dot_general(dz, h, (((0,), (0,)), ((), ())), exact, preferred_element_type=jnp.float32)
             return d_hidden.at[at].set(dh.astype(d_hidden.dtype), mode="drop"), d_head + dw
 
-        active = (mask_BxT & ((g_logp != 0) | (g_entropy != 0))).ravel()
+        pushed = [g != 0 for g in of_tokens[2 : 2 + len(cotangents)]]
+        active = (mask_BxT & functools.reduce(jnp.logical_or, pushed)).ravel()
         start = jnp.zeros(hidden_NxD.shape, jnp.float32), jnp.zeros(head_VxD.shape, jnp.float32)
         d_hidden, d_head = _over_chunks(active, chunk, body, start)
         if axis:
@@ -222,9 +275,9 @@ def _head_bwd(
             d_head = jax.lax.psum_scatter(d_head, WIDTH, scatter_dimension=1, tiled=True)
         return d_hidden.reshape(hidden_BxTxD.shape).astype(hidden_BxTxD.dtype), d_head.astype(head_VxD.dtype)
 
-    rows = P(ROWS)
-    run = _on_mesh(local, (rows, P(VOCAB), *(rows,) * 6), (rows, P(VOCAB, WIDTH)))
-    return *run(*residuals, *cotangents), None, None
+    rows, of_tokens = P(ROWS), (entropy_BxT, lse_BxT, *cotangents, *nucleus)
+    run = _on_mesh(local, (rows, P(VOCAB), rows, rows, *(rows,) * len(of_tokens)), (rows, P(VOCAB, WIDTH)))
+    return *run(*inputs, *of_tokens), None, None
 
 
 _head.defvjp(_head_fwd, _head_bwd)

@@ -292,7 +292,7 @@ def token_gradient(
         correction_BxT: f32[B, T] factor on each token's loss, detached (`corrections.weights`); None: 1.
 
     Returns:
-        The loss f32[], TokenGrads (with entropy gradient 0), and clipped bool[B, T]; zeros on an empty mask.
+        The loss f32[], TokenGrads (with entropy gradients 0), and clipped bool[B, T]; zeros on an empty mask.
     """
     valid_BxT = tokens.mask > 0
     tokens = prepare(tokens)
@@ -305,4 +305,5 @@ def token_gradient(
         return jnp.sum(weight_BxT * jnp.where(valid_BxT, loss_BxT, 0.0)), clipped_BxT & valid_BxT
 
     (loss, clipped_BxT), grad_BxT = jax.value_and_grad(loss_and_clipped, has_aux=True)(tokens.logp)
-    return loss, TokenGrads(grad_BxT, jnp.zeros_like(grad_BxT)), clipped_BxT
+    nucleus_BxT = None if tokens.nucleus_entropy is None else jnp.zeros_like(grad_BxT)
+    return loss, TokenGrads(grad_BxT, jnp.zeros_like(grad_BxT), nucleus_BxT), clipped_BxT

@@ -18,10 +18,12 @@ class TokenGrads(NamedTuple):
     Attributes:
         logp: d loss / d logp, f32[B, T].
         entropy: d loss / d entropy, f32[B, T].
+        nucleus_entropy: d loss / d nucleus entropy, f32[B, T]; None unless `TokenInfo` has a nucleus entropy.
     """
 
     logp: Array
     entropy: Array
+    nucleus_entropy: Array | None = None
 
 
 class TokenInfo(NamedTuple):
@@ -41,6 +43,9 @@ class TokenInfo(NamedTuple):
         weight: the token's weight in the loss; None: mask / N, the token mean.
         turn: i32[B], which of the turns of a rollout's updates this is, from 0; filled in if a transform of the recipe
             divides the tokens among several.
+        prob_square: Σ π² over the vocabulary; like the next two, of π_θ, and filled in if a transform needs it.
+        score_mean: E_π S, the mean over the vocabulary of the entropy score S = π (H + log π), nats.
+        nucleus_entropy: the entropy of the most likely tokens alone, nats (`model/head_extras.py: Extras`).
     """
 
     logp: Array
@@ -55,6 +60,9 @@ class TokenInfo(NamedTuple):
     uid: Array = None  # type: ignore[assignment]  # `prepare` fills in these two
     weight: Array = None  # type: ignore[assignment]
     turn: Array | None = None
+    prob_square: Array | None = None
+    score_mean: Array | None = None
+    nucleus_entropy: Array | None = None
 
 
 def prepare(tokens: TokenInfo) -> TokenInfo:

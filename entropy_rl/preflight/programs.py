@@ -76,9 +76,10 @@ class Run(NamedTuple):
 
         See `loop.py: with_old_logp`; what a server sampled is always scored.
         """
-        train, needed = self.config.train, self.engine.method.needs_ref or bool(self.config.rollout.server)
-        again = train.updates_per_rollout > 1 or self.engine.method.turns > 1
-        return needed or again or train.layout == "packed" or train.micro_batches > 1
+        train, method = self.config.train, self.engine.method
+        again = train.updates_per_rollout > 1 or method.turns > 1
+        takes_these = (train.layout == "packed" or train.micro_batches > 1) and not method.extras.names
+        return method.needs_ref or bool(self.config.rollout.server) or again or takes_these
 
 
 class Phase(NamedTuple):

@@ -48,6 +48,7 @@ METRIC_KEYS = (
     "entropy/delta_predicted",  # exact to first order
     "entropy/delta_thm1",
     "entropy/delta_thm2",
+    "entropy/delta_score",
     "tokens/kept_frac",
     "ratio/clip_frac",
     "kl/old",

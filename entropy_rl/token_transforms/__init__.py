@@ -13,6 +13,7 @@ from typing import Any
 
 import optax
 
+from entropy_rl.model.head_extras import Extras
 from entropy_rl.objective.registry import Spec, check_spec, split_spec
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.token_transforms.adapo import adapo
@@ -26,6 +27,7 @@ from entropy_rl.token_transforms.entropic import entropic
 from entropy_rl.token_transforms.entropy_bonus import entropy_bonus
 from entropy_rl.token_transforms.entropy_mask import keep_bottom_entropy, keep_top_entropy
 from entropy_rl.token_transforms.entropy_ratio import entropy_ratio_clip
+from entropy_rl.token_transforms.entropy_score_clip import entropy_score_clip_b, entropy_score_clip_v
 from entropy_rl.token_transforms.entropy_shaping import entropy_shaped_advantage
 from entropy_rl.token_transforms.fork_controls import (
     keep_by_probability,
@@ -33,6 +35,7 @@ from entropy_rl.token_transforms.fork_controls import (
     keep_shuffled_entropy,
     keep_top_ref_entropy,
 )
+from entropy_rl.token_transforms.gradient_mask import keep_top_gradient, keep_top_gradient_estimate
 from entropy_rl.token_transforms.kl_cov import kl_cov
 from entropy_rl.token_transforms.lopti import lopti
 from entropy_rl.token_transforms.low_probability_reweighting import low_probability_reweighting
@@ -45,6 +48,7 @@ from entropy_rl.token_transforms.reference_kl import reference_kl
 from entropy_rl.token_transforms.repo import repo
 from entropy_rl.token_transforms.rsi import rsi
 from entropy_rl.token_transforms.schedule import Schedule, Scheduled, scheduled
+from entropy_rl.token_transforms.siren import siren
 from entropy_rl.token_transforms.stapo import stapo
 from entropy_rl.token_transforms.steer import steer
 
@@ -59,6 +63,8 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         entropic,
         entropy_bonus,
         entropy_ratio_clip,
+        entropy_score_clip_b,
+        entropy_score_clip_v,
         entropy_shaped_advantage,
         keep_bottom_entropy,
         keep_by_probability,
@@ -67,6 +73,8 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         keep_shuffled_entropy,
         keep_top_entropy,
         keep_top_ref_entropy,
+        keep_top_gradient,
+        keep_top_gradient_estimate,
         kl_cov,
         lopti,
         low_probability_reweighting,
@@ -78,6 +86,7 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         repo,
         rsi,
         stapo,
+        siren,
         steer,
     )
 }
@@ -86,8 +95,11 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
 NEEDS = {
     "archer": "ref_logp",
     "entropy_ratio_clip": "old_entropy",
+    "entropy_score_clip_v": "score_mean",
+    "keep_top_gradient": "prob_square",
     "keep_top_ref_entropy": "ref_entropy",
     "reference_kl": "ref_logp",
+    "siren": "nucleus_entropy",
 }
 
 # How many turns a transform divides the tokens of a rollout among: the train loop then makes all updates that often.
@@ -116,7 +128,10 @@ __all__ = [
     "entropic",
     "entropy_bonus",
     "entropy_ratio_clip",
+    "entropy_score_clip_b",
+    "entropy_score_clip_v",
     "entropy_shaped_advantage",
+    "extras",
     "keep_bottom_entropy",
     "keep_by_probability",
     "keep_entropy_positions",
@@ -124,6 +139,8 @@ __all__ = [
     "keep_shuffled_entropy",
     "keep_top_entropy",
     "keep_top_ref_entropy",
+    "keep_top_gradient",
+    "keep_top_gradient_estimate",
     "kept_fraction",
     "kl_cov",
     "lopti",
@@ -139,6 +156,7 @@ __all__ = [
     "rsi",
     "schedules",
     "stapo",
+    "siren",
     "steer",
     "turns",
 ]
@@ -216,7 +234,7 @@ def _check_salts(transforms: Sequence[Spec]) -> None:
 
 
 def needs(transforms: Sequence[Spec]) -> frozenset[str]:
-    """The optional fields of TokenInfo ("old_entropy", "ref_logp", "ref_entropy") that these transforms read."""
+    """The optional fields of TokenInfo, such as "ref_logp", that these transforms read."""
     return frozenset(NEEDS[name] for name, _ in _walk(transforms) if name in NEEDS)
 
 
@@ -233,6 +251,25 @@ def schedules(transforms: Sequence[Spec]) -> tuple[tuple[str, Schedule], ...]:
         for option, value in options.items()
         if isinstance(value, Schedule) and value.to != value.start
     )
+
+
+def extras(transforms: Sequence[Spec]) -> Extras:
+    """The statistics beside logp and entropy that the head must compute for these transforms.
+
+    Raises:
+        ValueError: If two transforms want the entropy of different nuclei.
+    """
+    fields = needs(transforms)
+    nuclei = {
+        options.get("top_p", inspect.signature(TRANSFORMS[name]).parameters["top_p"].default)
+        for name, options in _walk(transforms)
+        if NEEDS.get(name) == "nucleus_entropy"
+    }
+    if len(nuclei) > 1:
+        raise ValueError(
+            f"{KEY}: top_p={sorted(nuclei)}, but a recipe has one nucleus; give all of them the same top_p"
+        )
+    return Extras("prob_square" in fields, "score_mean" in fields, *nuclei)
 
 
 def check_updates_per_rollout(transforms: Sequence[Spec], updates_per_rollout: int) -> None:

@@ -11,13 +11,14 @@ from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 
 
 def _norm(grads: TokenGrads) -> Array:
-    return jnp.sqrt(jnp.sum(grads.logp**2) + jnp.sum(grads.entropy**2))
+    total = jnp.sum(grads.logp**2) + jnp.sum(grads.entropy**2)
+    return jnp.sqrt(total if grads.nucleus_entropy is None else total + jnp.sum(grads.nucleus_entropy**2))
 
 
 def matched_norm(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Scales the gradients of all tokens alike, to the norm that they would have after `inner`.
 
-    The norm is taken over both [B, T] arrays. In a config `inner` is written as a pair (name, options).
+    The norm is taken over all [B, T] arrays. In a config `inner` is written as a pair (name, options).
 
     Args:
         inner: the transform that this one is the control for.

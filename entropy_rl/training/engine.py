@@ -95,6 +95,7 @@ def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Metho
         needs_ref=bool({"ref_logp", "ref_entropy"} & token_transforms.needs(transforms)),
         turns=token_transforms.turns(transforms),
         schedules=token_transforms.schedules(transforms),
+        extras=token_transforms.extras(transforms),
     )
 
 

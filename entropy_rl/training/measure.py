@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from entropy_rl import covariance
+from entropy_rl.model.head_extras import Extras
 from entropy_rl.model.transformer import Transformer
 from entropy_rl.objective.tokens import TokenGrads
 from entropy_rl.stats import masked
@@ -32,12 +33,14 @@ def measured_step(
 
     `entropy/delta` is the change of their mean entropy. `entropy/delta_predicted` is the same, exact to first order:
     ⟨∇H, Δθ⟩ with the Δθ of the optimiser. `entropy/delta_thm1` and `entropy/delta_thm2` are the covariance proxies
-    of arXiv 2505.22617 with η = `rate_of(opt_state)`, the rate of this update. `quadrant/*` splits the change by
+    of arXiv 2505.22617 with η = `rate_of(opt_state)`, the rate of this update. `entropy/delta_score` is that of arXiv
+    2602.03392, by entropy scores (`covariance.py: entropy_change_by_score`). `quadrant/*` splits the change by
     probability and sign of the advantage. The cost is two forward passes, one pass forward and back, and, in memory,
     the parameters from before the update beside those after it.
     """
     mask = batch.mask * batch.valid[:, None]
-    logp, before = score(model, method.temperature, micro_batches, state.params, batch)
+    asked = Extras(score_mean=True)
+    logp, before, score_mean = score(model, method.temperature, micro_batches, state.params, batch, asked)
     step_size = rate_of(state.opt_state)
     new, metrics = train_step(model, method, optimizer, micro_batches, state, batch, key, on_policy)
     # After the update, piece by piece: no gradient of the entropy is in memory beside the update's own.
@@ -56,5 +59,8 @@ def measured_step(
         "entropy/delta_predicted": moved / jnp.maximum(masked.size(mask), 1),
         "entropy/delta_thm1": theorem(1),
         "entropy/delta_thm2": theorem(2),
+        "entropy/delta_score": covariance.entropy_change_by_score(
+            logp, before, score_mean, batch.advantage, mask, step_size
+        ),
         **{f"quadrant/{name}/{field}": x for name, row in table.items() for field, x in row.items()},
     }

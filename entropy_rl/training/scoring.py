@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.model import head
+from entropy_rl.model.head_extras import NONE, Extras
 from entropy_rl.model.transformer import Group, Params, Transformer, head_inputs, positions
 from entropy_rl.objective.tokens import TokenGrads
 from entropy_rl.stats import blocks
@@ -20,8 +21,10 @@ Array = jax.Array
 PIECES = "update_pieces"  # the name of a loop over an update's pieces: preflight counts how often it runs
 
 
-def token_stats(model: Transformer, params: Params, batch: Batch, temperature: float) -> tuple[Array, Array]:
-    """(logp, entropy), f32[B, T] in nats, of the responses; 0 at masked tokens.
+def token_stats(
+    model: Transformer, params: Params, batch: Batch, temperature: float, extras: Extras = NONE
+) -> tuple[Array, ...]:
+    """(logp, entropy, then those that `extras` asks for), f32[B, T] in nats, of the responses; 0 at masked tokens.
 
     The prompt of a group is computed once: its responses attend to it and each to itself, and the first token of
     each is predicted from the prompt's last position.
@@ -39,7 +42,8 @@ def token_stats(model: Transformer, params: Params, batch: Batch, temperature: f
     )
     prompt, inner = group.cut(hidden)
     hidden_BxTxD = jnp.concatenate([jnp.repeat(prompt[:, -1:], group.samples, axis=0), inner], axis=1)
-    return head.logp_and_entropy(*head_inputs(model, params, hidden_BxTxD), batch.tokens, temperature, batch.mask)
+    inputs = head_inputs(model, params, hidden_BxTxD)
+    return head.token_statistics(*inputs, batch.tokens, temperature, batch.mask, extras=extras)
 
 
 class Pieces(NamedTuple):
@@ -47,21 +51,21 @@ class Pieces(NamedTuple):
 
     Attributes:
         number: how many,  known at compile time or an i32[].
-        stats: (params, i) -> (logp, entropy) of piece i, in the piece's own shape.
+        stats: (params, i) -> (logp, entropy, …) of piece i, in the piece's own shape.
         take: (x_BxT, i) -> x in that shape, 0 where piece i has no token of x.
         put: (x_BxT, i, piece) -> x with the tokens of piece i replaced.
     """
 
     number: int | Array
-    stats: Callable[[Params, int | Array], tuple[Array, Array]]
+    stats: Callable[[Params, int | Array], tuple[Array, ...]]
     take: Callable[[Array, int | Array], Array]
     put: Callable[[Array, int | Array, Array], Array]
 
 
-def pieces(model: Transformer, temperature: float, micro_batches: int, batch: Batch) -> Pieces:
+def pieces(model: Transformer, temperature: float, micro_batches: int, batch: Batch, extras: Extras = NONE) -> Pieces:
     """The batch as whole groups in `micro_batches` pieces, or as packed rows if it holds them."""
     if batch.packed is not None:
-        return _packed_pieces(model, temperature, batch.packed, batch.tokens.size)
+        return _packed_pieces(model, temperature, batch.packed, batch.tokens.size, extras)
     n = batch.prompt.shape[0]
     if n % micro_batches:
         raise ValueError(f"train.micro_batches={micro_batches} must divide the {n} prompts of an update")
@@ -72,23 +76,24 @@ def pieces(model: Transformer, temperature: float, micro_batches: int, batch: Ba
     def put(x: Array, i: int | Array, piece: Array) -> Array:
         return blocks.put(x, i, piece, micro_batches, n)
 
-    def stats(params: Params, i: int | Array) -> tuple[Array, Array]:
+    def stats(params: Params, i: int | Array) -> tuple[Array, ...]:
         part = batch if micro_batches == 1 else jax.tree.map(lambda x: take(x, i), batch)
-        return token_stats(model, params, part, temperature)
+        return token_stats(model, params, part, temperature, extras)
 
     return Pieces(micro_batches, stats, take, put)
 
 
-def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size: int) -> Pieces:
+def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size: int, extras: Extras) -> Pieces:
     """Packed rows as pieces; `size` is B·T, the slot of positions that predict nothing."""
 
     def at(x: Array, i: int | Array) -> Array:
         return jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False)
 
-    def stats(params: Params, i: int | Array) -> tuple[Array, Array]:
+    def stats(params: Params, i: int | Array) -> tuple[Array, ...]:
         tokens, position, segment, target, slot = (at(x, i) for x in packed)
         hidden, _ = model.apply({"params": params}, tokens, position, segment)
-        return head.logp_and_entropy(*head_inputs(model, params, hidden), target, temperature, slot < size)
+        inputs = head_inputs(model, params, hidden)
+        return head.token_statistics(*inputs, target, temperature, slot < size, extras=extras)
 
     def take(x: Array, i: int | Array) -> Array:
         return jnp.take(x.ravel(), at(packed.slot, i), mode="fill", fill_value=0)
@@ -100,24 +105,33 @@ def _packed_pieces(model: Transformer, temperature: float, packed: Packed, size:
 
 
 def score(
-    model: Transformer, temperature: float, micro_batches: int, params: Params, batch: Batch
-) -> tuple[Array, Array]:
-    """(logp, entropy), f32[B, T], of an update, piece by piece and without a gradient."""
-    p = pieces(model, temperature, micro_batches, batch)
+    model: Transformer, temperature: float, micro_batches: int, params: Params, batch: Batch, extras: Extras = NONE
+) -> tuple[Array, ...]:
+    """(logp, entropy, then `extras`), f32[B, T], of an update, piece by piece and without a gradient."""
+    p = pieces(model, temperature, micro_batches, batch, extras)
     if isinstance(p.number, int) and p.number == 1:
         return p.stats(params, 0)
 
-    def put(i: Array, out: tuple[Array, Array]) -> tuple[Array, ...]:
+    def put(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(p.put(x, i, piece) for x, piece in zip(out, p.stats(params, i), strict=True))
 
     zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
     with jax.named_scope(PIECES):
-        return jax.lax.fori_loop(0, p.number, put, (zeros, zeros))
+        return jax.lax.fori_loop(0, p.number, put, (zeros,) * (2 + len(extras.names)))
 
 
-def pull(g: TokenGrads, logp: Array, entropy: Array) -> Array:
-    """Σ g·statistics, f32[]: the function whose gradient is the pull-back of g."""
-    return jnp.sum(jax.lax.stop_gradient(g.logp) * logp) + jnp.sum(jax.lax.stop_gradient(g.entropy) * entropy)
+def pull(g: TokenGrads, logp: Array, entropy: Array, *extras: Array) -> Array:
+    """Σ g·statistics, f32[]: the function whose gradient is the pull-back of g.
+
+    Args:
+        g: a token gradient.
+        logp: f32[B, T].
+        entropy: f32[B, T].
+        extras: the statistics after these; the last one is the nucleus entropy if g has a gradient of it.
+    """
+    g = jax.lax.stop_gradient(g)
+    pulled = jnp.sum(g.logp * logp) + jnp.sum(g.entropy * entropy)
+    return pulled if g.nucleus_entropy is None else pulled + jnp.sum(g.nucleus_entropy * extras[-1])
 
 
 def pull_back(p: Pieces, params: Params, g: TokenGrads) -> Params:
@@ -155,7 +169,7 @@ def _over_pieces(
     """The sum over the pieces of a function of each one's pull-back of g."""
 
     def piece(i: int | Array) -> Summed:
-        part = TokenGrads(*(p.take(x, i) for x in g))
+        part = jax.tree.map(lambda x: p.take(x, i), g)
         return of(jax.grad(lambda params: pull(part, *p.stats(params, i)))(params))
 
     if isinstance(p.number, int) and p.number == 1:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from entropy_rl import covariance, token_transforms
+from entropy_rl.model.head_extras import NONE, Extras
 from entropy_rl.model.transformer import Params, Transformer
 from entropy_rl.objective import corrections
 from entropy_rl.objective.surrogates import Objective, token_gradient, token_weight
@@ -36,6 +37,7 @@ class Method(NamedTuple):
         needs_ref: a transform reads `ref_logp` or `ref_entropy`.
         turns: how often all updates of a rollout are made; above 1 a transform divides the tokens among the turns.
         schedules: the options of transforms that move with the steps, by "transform.option".
+        extras: the statistics beside logp and entropy that the transforms read.
     """
 
     objective: Objective
@@ -46,6 +48,7 @@ class Method(NamedTuple):
     needs_ref: bool = False
     turns: int = 1
     schedules: tuple[tuple[str, Schedule], ...] = ()
+    extras: Extras = NONE
 
 
 def edit(
@@ -57,6 +60,7 @@ def edit(
     key: Array,
     on_policy: Array | bool,
     step: Array | int = 0,
+    *extras: Array,
 ) -> tuple[TokenGrads, Any, Metrics]:
     """The token gradient of one update after the chain, the chain's new state, and the update's metrics.
 
@@ -69,6 +73,7 @@ def edit(
         key: of the chain's random draws.
         on_policy: no update of this rollout has been made yet.
         step: the run's steps done, which options with a schedule move with.
+        extras: f32[B, T] each, the statistics that `method.extras` names, under the current parameters.
     """
     mask = (batch.mask * batch.valid[:, None]).astype(jnp.float32)
     # Before the first update the policy is the one that sampled: the ratio is 1 to the last bit.
@@ -86,6 +91,7 @@ def edit(
         uid=batch.uid,
         weight=token_weight(mask, method.aggregation, mask.shape[1]),
         turn=batch.turn,
+        **dict(zip(method.extras.names, extras, strict=True)),
     )
     # at the parameters that sampled, the trainer's logp is old_logp
     weight = None
@@ -140,12 +146,12 @@ def loss_fn(
     Returns:
         (loss f32[], (the chain's new state, metrics)), for `has_aux=True`.
     """
-    logp, entropy = token_stats(model, params, batch, method.temperature)
+    stats = token_stats(model, params, batch, method.temperature, method.extras)
     if token_state is None:
-        token_state = method.chain.init(TokenGrads(jnp.zeros_like(logp), jnp.zeros_like(entropy)))
-    detached = jax.lax.stop_gradient((logp, entropy))
-    g, token_state, metrics = edit(method, *detached, batch, token_state, key, on_policy, step)
-    surrogate = pull(g, logp, entropy)
+        token_state = method.chain.init(TokenGrads(*map(jnp.zeros_like, stats[:2])))
+    logp, entropy, *extras = jax.lax.stop_gradient(stats)
+    g, token_state, metrics = edit(method, logp, entropy, batch, token_state, key, on_policy, step, *extras)
+    surrogate = pull(g, *stats)
     return surrogate + jax.lax.stop_gradient(metrics["loss"] - surrogate), (token_state, metrics)
 
 
@@ -162,7 +168,7 @@ def gradients(
 
     With one micro-batch the chain runs between the forward and the backward pass. With several, and in packed rows,
     a forward-only pass gathers the statistics of the whole update first. The first update of a rollout does not need
-    that pass: its statistics are the batch's `old_logp` and `old_entropy`.
+    that pass, unless the recipe reads more: its logp and entropy are the batch's `old_logp` and `old_entropy`.
     """
     if micro_batches == 1 and batch.packed is None:
         differentiated = jax.value_and_grad(loss_fn, argnums=2, has_aux=True)
@@ -173,13 +179,14 @@ def gradients(
     def known() -> tuple[Array, Array]:
         return batch.old_logp, batch.old_entropy
 
-    def forward() -> tuple[Array, Array]:
-        return score(model, method.temperature, micro_batches, state.params, batch)
+    def forward() -> tuple[Array, ...]:
+        return score(model, method.temperature, micro_batches, state.params, batch, method.extras)
 
-    logp, entropy = jax.lax.cond(on_policy, known, forward)
-    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, on_policy, state.step)
-    grads = pull_back(pieces(model, method.temperature, micro_batches, batch), state.params, g)
-    return grads, token_state, metrics
+    stats = forward() if method.extras.names else jax.lax.cond(on_policy, known, forward)
+    logp, entropy, *extras = stats
+    g, token_state, metrics = edit(method, logp, entropy, batch, state.token_state, key, on_policy, state.step, *extras)
+    pulled = pieces(model, method.temperature, micro_batches, batch, method.extras.differentiable)
+    return pull_back(pulled, state.params, g), token_state, metrics
 
 
 def train_step(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl.covariance import predicted_entropy_change
+from entropy_rl.covariance import entropy_change_by_score, predicted_entropy_change
 
 S, A = 3, 6
 
@@ -103,3 +103,42 @@ def test_the_package_predicts_the_change_from_samples():
         predicted = predicted_entropy_change(*tokens, mask, eta, theorem)
         change = entropy(np.log(p) + eta * step) - entropy(np.log(p))
         assert float(predicted) == pytest.approx(float(change), rel=0.05)
+
+
+def score_statistics(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy and E_π S of each state, [S, 1]."""
+    h = -(p * np.log(p)).sum(-1, keepdims=True)
+    return h, (p**2 * (h + np.log(p))).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_entropy_score_predicts_a_step_on_one_action_per_state(seed):
+    """The logit step η A (e_k − p) of a sampled action k in each state; A differs from state to state."""
+    z, p, _ = policy_and_advantage(seed)
+    rng = np.random.default_rng(seed)
+    k, advantage = rng.integers(0, A, (S, 1)), rng.normal(size=(S, 1))
+    direction = advantage * (np.eye(A)[k[:, 0]] - p)
+    h, mean = score_statistics(p)
+    logp = np.log(np.take_along_axis(p, k, 1))
+    errors = []
+    for eta in (1e-2, 1e-3):
+        predicted = entropy_change_by_score(*map(jnp.asarray, (logp, h, mean, advantage, np.ones((S, 1)))), eta)
+        change = (entropy(z + eta * direction) - entropy(z)).mean()
+        errors.append(abs(float(predicted) - change))
+    assert errors[1] < errors[0] / 50 or errors[1] < 1e-8
+    assert errors[1] < 0.05 * abs(change)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_over_all_actions_it_is_theorem_1_of_each_state(seed):
+    _, p, advantage = policy_and_advantage(seed)
+    h, mean = score_statistics(p)
+    whole = np.ones((S, A))
+    weighted = A * p * advantage  # the mean over the actions of A p f is the expectation of f
+    predicted = entropy_change_by_score(*map(jnp.asarray, (np.log(p), h * whole, mean * whole, weighted, whole)), 0.1)
+    np.testing.assert_allclose(predicted, theorem_1(p, None, advantage, 0.1).mean(), rtol=1e-4, atol=1e-7)
+
+
+def test_it_is_0_on_an_empty_mask_and_does_not_read_masked_tokens():
+    full = jnp.full((1, 2), jnp.nan)
+    assert float(entropy_change_by_score(full, full, full, full, jnp.zeros((1, 2)), 0.1)) == 0

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from entropy_rl import config
-from entropy_rl.preflight import chips, programs
+from entropy_rl.preflight import chips, collectives, hlo, programs, traffic
 from entropy_rl.preflight.estimate import estimate
 from entropy_rl.preflight.programs import Run
 
@@ -83,6 +83,30 @@ def test_evaluations_that_are_larger_than_a_rollout_are_looked_at(changes, sizes
 )
 def test_scoring_is_looked_at_if_a_run_scores(changes, scored):
     assert prepared(**changes).is_scored == scored
+
+
+@pytest.mark.parametrize("changes, scored", [({}, True), ({"train.updates_per_rollout": 1}, False)])
+def test_a_method_that_reads_more_makes_its_own_pass_for_the_first_update(changes, scored):
+    c = tiny(**{"train.micro_batches": 2} | changes)
+    config.apply_recipe(c, "siren")
+    run = programs.prepare(c, jax.devices()[:1])
+    assert run.is_scored == scored
+    # statistics, forward again and a backward pass of twice that: 4 forward passes, and with remat 5
+    flops = [estimate(x, chips.parse("h100:1")).programs["update"]["flops"] for x in (c, tiny(**changes))]
+    assert 1 < flops[0] / flops[1] < 2
+
+
+def test_the_text_of_a_method_that_reads_more_can_be_read():
+    """The bisection of a nucleus is a loop with a constant bound, so its rounds over the vocabulary are counted."""
+    moved = {}
+    for name in ("dr_grpo", "siren"):
+        c = tiny(**{"train.updates_per_rollout": 1, "model.tiny.n_layers": 1})
+        config.apply_recipe(c, name)
+        run = programs.prepare(c, jax.devices()[:1])
+        program = hlo.read(programs.update(run).compile()[1].as_text())
+        assert not collectives.find(program, programs.trips(run))
+        moved[name] = traffic.bytes_moved(program, programs.trips(run))
+    assert moved["siren"] > moved["dr_grpo"]
 
 
 @pytest.mark.parametrize("method", ["reference_kl", "lopti"])

@@ -43,6 +43,13 @@ def random_tokens(seed: int, B: int = 8, T: int = 33, ties: bool = False) -> tup
         uid=rng.integers(0, 2**32, B, dtype=np.uint32),
         weight=mask_BxT / mask_BxT.sum(),
     )
-    grads = TokenGrads(draw(1.0) * mask_BxT, draw(1.0) * mask_BxT)
+    grads = TokenGrads(draw(1.0) * mask_BxT, draw(1.0) * mask_BxT, np.zeros_like(mask_BxT))
     tokens = tokens._replace(turn=rng.integers(0, 2, B, dtype=np.int32))  # a real update has one
+    # drawn last, so that everything else is the same with and without them
+    square_BxT = np.exp(logp_BxT) ** 2
+    tokens = tokens._replace(
+        prob_square=square_BxT + np.abs(draw(0.2)) * (1 - np.exp(logp_BxT)) ** 2,
+        score_mean=draw(0.2),
+        nucleus_entropy=np.abs(draw(1.0)) * entropy_BxT / (1 + entropy_BxT),
+    )
     return (TokenGrads(*map(jnp.asarray, grads)), TokenInfo(*map(jnp.asarray, tokens)))

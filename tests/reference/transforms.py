@@ -80,6 +80,59 @@ def keep_bottom_entropy(grads, tokens, state, draws, fraction=0.8, normalizer="s
     return *kept_only(grads, valid & ~first_by(tokens.entropy, tokens, valid, k), tokens, normalizer), state
 
 
+def gradient_of_logp(tokens: TokenInfo) -> np.ndarray:
+    """|ω|: the size of the PPO-clipped gradient with respect to logp."""
+    ratio = np.exp(tokens.logp.astype(np.float64) - tokens.old_logp)
+    return np.where(tokens.clipped, 0.0, np.abs(ratio * tokens.advantage))
+
+
+def keep_top_gradient(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+    valid, k = valid_and_count(tokens, fraction)
+    norm = np.sqrt(1 - 2 * np.exp(tokens.logp.astype(np.float64)) + tokens.prob_square)
+    # ranked in float32, so that sizes that tie in the code tie here too
+    keep = first_by((gradient_of_logp(tokens) * norm).astype(np.float32), tokens, valid, k)
+    return *kept_only(grads, keep, tokens, normalizer), state
+
+
+def keep_top_gradient_estimate(grads, tokens, state, draws, fraction=0.2, normalizer="selected") -> Edited:
+    valid, k = valid_and_count(tokens, fraction)
+    keep = first_by((gradient_of_logp(tokens) * tokens.entropy).astype(np.float32), tokens, valid, k)
+    return *kept_only(grads, keep, tokens, normalizer), state
+
+
+def entropy_score(tokens: TokenInfo) -> np.ndarray:
+    logp = tokens.logp.astype(np.float64)
+    return np.exp(logp) * (tokens.entropy + logp)
+
+
+def entropy_score_clip_b(grads, tokens, state, draws, bound=2.5, normalizer="selected") -> Edited:
+    valid, score = tokens.mask > 0, entropy_score(tokens)
+    low = score - score[valid].mean() < -bound * max(score[valid].std(), 1e-12)
+    return *kept_only(grads, valid & ~(low & (tokens.advantage < 0)), tokens, normalizer), state
+
+
+def entropy_score_clip_v(grads, tokens, state, draws, bound=8.5, max_fraction=1e-4, normalizer="selected") -> Edited:
+    valid, most = valid_and_count(tokens, max_fraction)
+    centred = entropy_score(tokens) - tokens.score_mean
+    low = centred < -bound * max(centred[valid].std(), 1e-12)
+    stop = first_by(-centred.astype(np.float32), tokens, valid & low & (tokens.advantage < 0), most)
+    return *kept_only(grads, valid & ~stop, tokens, normalizer), state
+
+
+def siren(grads, tokens, state, draws, coef=0.005, fraction=0.2, anchor=0.0) -> tuple[np.ndarray, ...]:
+    """The fourth result is the gradient of the nucleus entropy."""
+    means, where = [], []
+    for h, mask in zip(tokens.nucleus_entropy.astype(np.float64), tokens.mask, strict=True):
+        if not mask.any():
+            where.append(np.zeros(len(h)))
+            continue
+        high = (h > np.quantile(h[mask > 0], 1 - fraction)) & (mask > 0)
+        means.append(h[high].mean() if high.any() else 0.0)
+        where.append(high / max(high.sum(), 1))
+    pull = 2 * coef * (np.mean(means) - anchor) * np.stack(where) / len(means)
+    return grads.logp, grads.entropy, np.float32(anchor), grads.nucleus_entropy + pull
+
+
 def keep_nonzero_advantage(grads, tokens, state, draws, normalizer="selected") -> Edited:
     return *kept_only(grads, (tokens.mask > 0) & (tokens.advantage != 0), tokens, normalizer), state
 

@@ -22,12 +22,15 @@ OPTIONS = {
     "clip_cov": {"fraction": 0.1, "low": -1.0},
     "entropic": {"bound": 0.3},
     "entropy_bonus": {"coef": 0.01},
+    "entropy_score_clip_b": {"bound": 0.5},
+    "entropy_score_clip_v": {"bound": 0.5, "max_fraction": 0.1},
     "kl_cov": {"fraction": 0.1},
     "matched_norm": {"inner": ("clip_cov", {"fraction": 0.1, "low": -1.0})},
     "positive_reweighting": {"initial": 0.5},
     "random_positive_clip": {"fraction": 0.1},
     "reference_kl": {"coef": 0.1},
     "stapo": {"probability": 0.3},
+    "siren": {"anchor": 0.0},
 }
 B, T, KEY = 8, 24, jax.random.key(7)
 
@@ -101,8 +104,11 @@ def test_it_is_exactly_zero_at_masked_tokens_and_does_not_read_them(name):
         old_entropy=spoil(tokens.old_entropy),
         ref_logp=spoil(tokens.ref_logp),
         ref_entropy=spoil(tokens.ref_entropy),
+        prob_square=spoil(tokens.prob_square),
+        score_mean=spoil(tokens.score_mean),
+        nucleus_entropy=spoil(tokens.nucleus_entropy),
     )
-    assert not np.any(out.logp[hidden]) and not np.any(out.entropy[hidden])
+    assert not any(np.any(g[hidden]) for g in out)
     jax.tree.map(np.testing.assert_array_equal, (out, state), run(name, grads, spoilt))
 
 
@@ -172,6 +178,7 @@ def test_a_mask_keeps_its_share_in_its_state(name):
     assert kept == pytest.approx(share if is_mask else 1.0)
     if is_mask:
         np.testing.assert_array_equal(out.logp != 0, out.entropy != 0)
+        np.testing.assert_array_equal(out.logp != 0, out.nucleus_entropy != 0)
         assert kept == float(state.inner[0].kept)
 
 

@@ -20,6 +20,15 @@ CASES = [
     ("keep_top_entropy", {}),
     ("keep_top_entropy", {"fraction": 0.5, "normalizer": "all"}),
     ("keep_top_entropy", {"fraction": 0.21, "up": True}),
+    ("keep_top_gradient", {}),
+    ("keep_top_gradient", {"fraction": 0.6, "normalizer": "all"}),
+    ("keep_top_gradient_estimate", {}),
+    ("entropy_score_clip_b", {"bound": 0.5}),
+    ("entropy_score_clip_b", {"bound": 1.5, "normalizer": "all"}),
+    ("entropy_score_clip_v", {"bound": 0.5, "max_fraction": 1.0}),
+    ("entropy_score_clip_v", {"bound": 0.2, "max_fraction": 0.05}),
+    ("siren", {"anchor": 0.3}),
+    ("siren", {"anchor": 0.0, "fraction": 0.5, "coef": 0.1}),
     ("keep_nonzero_advantage", {}),
     ("keep_nonzero_advantage", {"normalizer": "all"}),
     ("keep_bottom_entropy", {}),
@@ -83,10 +92,12 @@ def test_it_equals_numpy(name, options):
         grads, tokens = batches.random_tokens(seed, *shape, ties=seed % 2 == 1)
         out, state = update(grads, made.init(grads), tokens=tokens, key=key)
         draws = np.asarray(draw(key, salt, tokens.uid, shape[1]))
-        logp, entropy, after = getattr(ref, name)(
+        logp, entropy, after, *nucleus = getattr(ref, name)(
             *jax.tree.map(np.asarray, (grads, tokens)), options.get("initial"), draws, **plain
         )
         np.testing.assert_allclose(out.logp, logp, rtol=2e-5, atol=1e-6)
         np.testing.assert_allclose(out.entropy, entropy, rtol=2e-5, atol=1e-6)
+        for expected in nucleus:
+            np.testing.assert_allclose(out.nucleus_entropy, expected, rtol=2e-5, atol=1e-6)
         if after is not None:
             np.testing.assert_allclose(state.inner[0][0], after, rtol=1e-5)

@@ -8,9 +8,11 @@ import pytest
 import updates
 
 from entropy_rl import config, covariance
+from entropy_rl.model.head_extras import Extras
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import Transformer
 from entropy_rl.sampling.base import Prompts
+from entropy_rl.training import scoring
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.engine import Engine, mesh_of
 from entropy_rl.training.measure import measured_step
@@ -88,6 +90,22 @@ def test_the_theorems_step_size_is_the_rate_of_the_update():
     assert abs(float(m["cov/mean"])) > 1e-4
     predicted, measured = float(m["entropy/delta_predicted"]), float(m["entropy/delta"])
     assert predicted == pytest.approx(measured, rel=0.2) and measured != 0
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_the_prediction_by_entropy_scores_is_that_of_the_batchs_distributions(micro):
+    """−η · mean of A (S − E_π S), in NumPy from the statistics of the whole batch."""
+    engine = small_engine(**{"optim.name": "sgd", "optim.lr": 0.05, "train.micro_batches": micro})
+    b = updates.batch()
+    model = Transformer(updates.CFG)
+    stats = scoring.token_stats(model, updates.params(), b, 1.0, Extras(score_mean=True))
+    logp, entropy, mean = (np.asarray(x, np.float64) for x in stats)
+    mask = (b.mask * b.valid[:, None]) > 0
+    want = -0.05 * (b.advantage * (np.exp(logp) * (entropy + logp) - mean))[mask].mean()
+    with engine.on_mesh():
+        state = engine.init(jax.device_put(updates.params(), engine.params_sharding))
+        _, m = engine.measured_update(state, b, jax.random.key(1), True)
+    assert float(m["entropy/delta_score"]) == pytest.approx(want, rel=1e-3) and abs(want) > 1e-6
 
 
 def test_a_measured_update_holds_one_more_tree_of_parameters_and_no_more():
