@@ -82,8 +82,8 @@ def dense_logits():
     b = batch()
     tokens = np.concatenate([np.repeat(b.prompt, G, axis=0), b.tokens], axis=1)
     mask = np.concatenate([np.repeat(b.prompt_mask, G, axis=0), b.mask], axis=1)
-    hidden, _ = Transformer(CFG).apply({"params": params()}, tokens, positions(jnp.asarray(mask)), mask)
-    return np.asarray(hidden[:, P - 1 : -1] @ head_weight(params()).T, np.float64)
+    forward = jax.jit(lambda p: Transformer(CFG).apply({"params": p}, tokens, positions(jnp.asarray(mask)), mask)[0])
+    return np.asarray(forward(params())[:, P - 1 : -1] @ head_weight(params()).T, np.float64)
 
 
 @pytest.mark.parametrize("micro, data", [(1, batch), (4, batch), (1, packed)])
@@ -197,10 +197,10 @@ def test_a_recipe_that_asks_for_nothing_computes_nothing_more(micro):
 
 def test_a_token_gradient_has_a_third_field_only_for_recipes_that_ask():
     def edited(name):
-        how = method(name)
-        stats = scoring.token_stats(Transformer(CFG), params(), batch(), 1.0, how.extras)
-        return update.edit(how, *stats[:2], batch(), token_state(how), jax.random.key(1), False, *stats[2:])[0]
+        how, some = method(name), np.full((B, T), -0.5, np.float32)
+        extras = [-some] * len(how.extras.names)
+        return update.edit(how, some, -some, batch(), token_state(how), jax.random.key(1), False, *extras)[0]
 
     assert edited("grpo").nucleus_entropy is None and edited("gmts").nucleus_entropy is None
-    assert np.any(edited("siren").nucleus_entropy)
+    assert edited("siren").nucleus_entropy.shape == (B, T)
     assert len(jax.tree.leaves(tt.TokenGrads(jnp.zeros(1), jnp.zeros(1)))) == 2
