@@ -260,11 +260,12 @@ def extras(transforms: Sequence[Spec]) -> Extras:
         ValueError: If two transforms want the entropy of different nuclei.
     """
     fields = needs(transforms)
-    nuclei = {
+    asked = [
         options.get("top_p", inspect.signature(TRANSFORMS[name]).parameters["top_p"].default)
         for name, options in _walk(transforms)
         if NEEDS.get(name) == "nucleus_entropy"
-    }
+    ]
+    nuclei = {p.start if isinstance(p, Schedule) else p for p in asked}  # one that moves is refused by `build`
     if len(nuclei) > 1:
         raise ValueError(
             f"{KEY}: top_p={sorted(nuclei)}, but a recipe has one nucleus; give all of them the same top_p"
