@@ -199,7 +199,7 @@ def test_a_token_gradient_has_a_third_field_only_for_recipes_that_ask():
     def edited(name):
         how, some = method(name), np.full((B, T), -0.5, np.float32)
         extras = [-some] * len(how.extras.names)
-        return update.edit(how, some, -some, batch(), token_state(how), jax.random.key(1), False, *extras)[0]
+        return update.edit(how, some, -some, batch(), token_state(how), jax.random.key(1), False, 0, *extras)[0]
 
     assert edited("grpo").nucleus_entropy is None and edited("gmts").nucleus_entropy is None
     assert edited("siren").nucleus_entropy.shape == (B, T)
