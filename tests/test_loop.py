@@ -331,6 +331,7 @@ def test_a_run_that_lost_its_lock_writes_nothing_more(whole, tmp_path, signalled
     with pytest.raises(RuntimeError, match="process 7 on far, .*has taken this directory over"):
         loop.run(tiny(**{"train.steps": 9}), str(tmp_path))
     assert rows(tmp_path)[-1]["step"] == 7 and Checkpoints(tmp_path / "checkpoints").latest() == 6
+    assert jsonl.read(tmp_path / "samples.jsonl")[-1]["step"] == 7
     assert (tmp_path / "lock.json").read_text() == taken
 
 
