@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from reference.batches import random_tokens
 from token_transforms.test_matrix import OPTIONS
@@ -18,6 +19,7 @@ from entropy_rl.model.transformer import Transformer
 from entropy_rl.stats.selection import count
 from entropy_rl.training import engine as engine_lib
 from entropy_rl.training import update
+from entropy_rl.training.batch import TrainState
 
 FIXED = {  # read when the run starts, or by Python's own arithmetic
     "adaptive_entropy_bonus.initial",
@@ -124,6 +126,16 @@ def test_the_update_takes_the_step_and_reports_the_value():
         _, (_, metrics) = f(params(), batch(), jax.random.key(1), token_state(how), False, step)
         found = {k: float(v) for k, v in metrics.items() if k.startswith("schedule/")}
         assert found == pytest.approx({"schedule/kl_cov.coef": coef, "schedule/kl_cov.fraction": fraction})
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_train_step_is_at_the_step_of_its_state(micro):
+    how = method(kl_cov={"coef": {"to": 0.0, "steps": 4}})
+    optimizer = optax.sgd(1.0)
+    state = TrainState(jnp.int32(3), params(), optimizer.init(params()), token_state(how), jnp.int32(0))
+    f = jax.jit(functools.partial(update.gradients, Transformer(CFG), how, micro))
+    _, _, metrics = f(state, batch(), jax.random.key(1), False)
+    assert float(metrics["schedule/kl_cov.coef"]) == 0.25
 
 
 @pytest.mark.parametrize(

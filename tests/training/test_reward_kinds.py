@@ -10,9 +10,10 @@ from entropy_rl.record import jsonl
 UNTIMED = ("time", "throughput")
 
 
-def run(folder, kind, method="grpo", **changes):
-    """The rows of a run of a few steps without a warm-up's evaluation, times aside."""
+def run(folder, kind, method="grpo", schedule=None, **changes):
+    """The rows of a run of a few steps without evaluations, times aside."""
     c = get_config(method)
+    c.algo.schedule.update(schedule or {})
     c.reward.kind, c.reward.weights.length, c.train.steps, c.eval.every = kind, 0.0, 4, 0
     c.update_from_flattened_dict(changes)
     loop.run(c, str(folder))
@@ -37,11 +38,13 @@ def test_the_accuracy_is_the_true_one_under_every_reward(tmp_path):
 
 
 @pytest.mark.slow
-def test_random_rewards_resume_bit_for_bit(tmp_path):
-    whole = run(tmp_path / "whole", "random")
-    run(tmp_path / "cut", "random", **{"train.steps": 2})
-    assert run(tmp_path / "cut", "random") == whole
+def test_random_rewards_and_schedules_resume_bit_for_bit(tmp_path):
+    moves = {"kl_cov": {"coef": {"to": 0.0, "steps": 4}}}
+    whole = run(tmp_path / "whole", "random", "kl_cov", moves)
+    run(tmp_path / "cut", "random", "kl_cov", moves, **{"train.steps": 2})
+    assert run(tmp_path / "cut", "random", "kl_cov", moves) == whole
     assert len({row["reward/control"] for row in whole[1:]}) > 1
+    assert [row["schedule/kl_cov.coef"] for row in whole[1:]] == [1.0, 0.75, 0.5, 0.25]
 
 
 @pytest.mark.slow
