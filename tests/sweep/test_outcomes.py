@@ -15,7 +15,13 @@ def run_of(steps: int):
     rows = [row(0, **{"eval/a/accuracy": 0.2, "eval/b/accuracy": 0.4})]
     for step in range(1, steps + 1):
         rows.append(row(step, reward=step / steps, entropy=1.0 / step, kept=0.5, length=10 + step))
-        rows[-1] |= {"time/rollout_s": 2.0, "time/train_s": 1.0, "time/eval_s": 100.0, "eval/a/accuracy": None}
+        rows[-1] |= {
+            "reward/answer": step / steps / 2,
+            "time/rollout_s": 2.0,
+            "time/train_s": 1.0,
+            "time/eval_s": 100.0,
+            "eval/a/accuracy": None,
+        }
     rows[-1] |= {"eval/a/accuracy": 0.6, "eval/b/accuracy": 0.8, "eval/a/pass@4": 0.7, "eval/b/pass@4": 0.9}
     return rows
 
@@ -25,6 +31,7 @@ def test_outcomes_are_taken_from_the_ends_that_they_name():
     assert found["accuracy"] == pytest.approx(0.7)
     assert found["accuracy_gain"] == pytest.approx(0.4)
     assert found["reward"] == pytest.approx(np.mean(np.arange(91, 101) / 100))
+    assert found["train_accuracy"] == pytest.approx(found["reward"] / 2)
     assert found["entropy"] == pytest.approx(np.mean(1 / np.arange(91, 101)))
     assert found["entropy_kept"] == pytest.approx(np.mean(1 / np.arange(91, 101)) / np.mean([1, 1 / 2]))
     assert found["accuracy/a"] == pytest.approx(0.6) and found["accuracy/b"] == pytest.approx(0.8)
