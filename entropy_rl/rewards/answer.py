@@ -9,15 +9,24 @@ MAX_RESPONSE_CHARS = 200_000
 MAX_ANSWER_CHARS = 20_000
 _MAX_BARE_CHARS = 64
 
-_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+_BRACES = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
 # Without braces, TeX boxes the next character; a model means the number or the letter.
-_UNBRACED = re.compile(r"\\boxed\s*(-?\d[\d.,/]*|[A-Za-z](?=\s*(?:\$|\\[)\]])))(?![\w{])")
+_UNBRACED = re.compile(r"\\boxed\s*(-?\d[\d.,/]*|[A-Za-z](?=\s*(?:\$|\\[)\]]|\.?\s*$)))(?![\w{])")
+# What an instruction that is repeated after the answer has in its box.
+_PLACEHOLDER = re.compile(
+    r"(?:\s|~|\\[,;:! ]|\.{2,}(?!\.)|…|\\[lc]?dots(?![a-z])|_{2,}(?!_)|\\q?quad(?![a-z])|"
+    r"\\(?:text|mathrm|textbf)\s*\{\s*(?:(?:your|the|final)\s+)*(?:answer(?:\s+here)?)?\s*\}|"
+    r"[<\[]?(?:(?:your|the|final)\s+)*answer(?:\s+here)?[>\]]?)*",
+    re.IGNORECASE,
+)
+_MAX_PLACEHOLDER = 80  # characters
 
 
 def extract_answer(response: str) -> str | None:
     r"""The answer in a response, without white space around it, or None if there is none.
 
-    It is the content of the last balanced `\boxed{…}` that is not empty, or the number or letter of a `\boxed 5`;
+    It is the content of the last balanced `\boxed{…}` that is not empty (or `...`, or the word "answer", as in an
+    instruction that is repeated), or the number or letter of a `\boxed 5`;
     without one, of the last `<answer>…</answer>`; without either, the whole response if this is one line of at most 64
     characters. Only the last 200,000 characters are searched, and an answer of more than 20,000 characters counts as
     none. If all boxes are empty, so is the answer.
@@ -53,9 +62,9 @@ def _boxed(text: str) -> str | None:
             start = open_braces.pop() if open_braces else None
             if start is not None and start > last_start:
                 content = text[start : match.start()]
-                if content.strip():
+                if not _is_placeholder(content):
                     last_start, last_content = start, content
-                elif last_content is None:  # an instruction that is repeated after the answer has an empty box
+                elif last_content is None:
                     last_content = content
         elif token == "{":
             open_braces.append(None)
@@ -64,6 +73,10 @@ def _boxed(text: str) -> str | None:
     for match in _UNBRACED.finditer(text, max(last_start, 0)):
         last_content = match[1].rstrip(".,")
     return last_content
+
+
+def _is_placeholder(content: str) -> bool:
+    return len(content) <= _MAX_PLACEHOLDER and _PLACEHOLDER.fullmatch(content) is not None
 
 
 def _tagged(text: str) -> str | None:

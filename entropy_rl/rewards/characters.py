@@ -33,6 +33,11 @@ _SIGNS = {
     "‘’": "'",
     "“”": '"',
     "′": "'",
+    "″": "''",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
     "∠": r"\angle ",
     "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}",
@@ -53,7 +58,7 @@ _GREEK = {
     )
 }
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff\u00ad\ufe0e\ufe0f"
-_KEPT = "€£¥₹₽₩"  # currencies, which `units` reads
+_KEPT = "€£¥₹₽₩¢"  # currencies, which `units` reads
 _TABLE = str.maketrans(
     {sign: latex for signs, latex in _SIGNS.items() for sign in signs} | _GREEK | dict.fromkeys(_INVISIBLE, "")
 )

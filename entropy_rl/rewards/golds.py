@@ -9,7 +9,7 @@ from entropy_rl.rewards.grader import Grader
 from entropy_rl.rewards.verify import REASONING_GYM, is_own
 
 # What an empty cell or a division by zero becomes on its way through pandas or str().
-_NO_ANSWER = re.compile(r"\s*(?:nan|<na>|nat|[+-]?inf|)\s*", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"\s*(?:nan|<na>|nat|[+-]?inf(?:inity)?|)\s*", re.IGNORECASE)
 _SHOWN = 60  # characters of an answer in a message
 
 

@@ -15,7 +15,6 @@ math-verify's maintainers mean an inequality to be right for an interval only if
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,14 +24,13 @@ from latex2sympy2_extended.sets import FiniteSet as ParsedSet
 from math_verify import grader as math_verify
 from sympy.core.relational import Relational
 
+from entropy_rl.rewards.sizes import TooLarge, check_size
+
 _DIGITS = 6  # significant, of decimals
 _INTEGER_NOISE = 5e-7
+_BOUNDS = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
+_ROUGHLY = 0.02  # of a step of the working, which may be rounded
 _POINTS = ((0.731, 0.519, 1.137), (1.913, 0.277, 2.371))  # of the variables, in turn; powers of them are irrational
-_MAX_LOG10 = 1e5  # a larger number takes minutes to write out
-
-
-class TooLarge(ValueError):
-    """A number in an answer has too many digits to be computed."""
 
 
 def same(gold: Any, given: Any, bare: bool = False) -> bool:
@@ -43,10 +41,13 @@ def same(gold: Any, given: Any, bare: bool = False) -> bool:
         given: the answer to judge.
         bare: one of the two is a list without brackets, which also agrees with a tuple in the same order.
     """
+    if _is_untrue(given):
+        return False
     gold, given = _without_left_sides(gold, given)
     gold, given = _elements_alone(gold, given)
-    if math_verify.is_relation(gold) and isinstance(given, sympy.Set):
-        gold = math_verify.unwrap_fcs(gold).as_set()
+    if isinstance(given, sympy.Set) and not isinstance(given, sympy.FiniteSet):
+        found = solutions(gold) if isinstance(gold, (Relational, And, sympy.FiniteSet)) else None
+        gold = gold if found is None else found
     if isinstance(gold, (sympy.FiniteSet, sympy.Tuple, sympy.Interval)) and isinstance(
         given, (sympy.FiniteSet, sympy.Tuple, sympy.Interval)
     ):
@@ -62,7 +63,20 @@ def same(gold: Any, given: Any, bare: bool = False) -> bool:
         return same_number(gold, given)
     if _has_decimals(gold, given) and (coefficients := _coefficients(gold, given)):
         return all(itertools.starmap(same_number, coefficients))
-    return _verified(gold, given) and _agree_in_numbers(gold, given)
+    return _agree_in_numbers(gold, given) and _verified(gold, given)  # in this order: the second may take minutes
+
+
+def solutions(relations: Any) -> Any:
+    """The set of numbers for which an inequality, or one of several that exclude each other, holds; None for others.
+
+    x<2, x>3 can only mean "or". Of x>2, x<3 the comma may mean "and".
+    """
+    parts = relations.args if isinstance(relations, sympy.FiniteSet) else (relations,)
+    if not all(map(math_verify.is_relation, parts)) or len(relations.free_symbols) != 1:
+        return None
+    sets = [math_verify.unwrap_fcs(relation).as_set() for relation in parts]
+    disjoint = all(a.intersect(b) is sympy.S.EmptySet for a, b in itertools.combinations(sets, 2))
+    return sympy.Union(*sets) if disjoint else None
 
 
 def same_number(gold: Any, given: Any) -> bool:
@@ -72,12 +86,13 @@ def same_number(gold: Any, given: Any) -> bool:
         return bool(gold == given)
     if not (_is_finite(gold) and _is_finite(given)):
         return bool(gold == given) and gold is not sympy.nan and gold is not sympy.zoo
-    difference = sympy.Abs(sympy.Add(gold, -given)).evalf(20)
-    if not difference.is_Float and not difference.is_zero:
+    parts = [part.evalf(20) for part in _real_and_imaginary(sympy.Add(gold, -given))]
+    if not all(part.is_Float or part.is_zero for part in parts):
         return False
     if not _has_decimals(gold, given):
         # A difference that cannot be told from 0 with 100 digits comes back with a precision of 1 bit.
-        return bool(difference.is_zero) or difference._prec == 1
+        return all(part.is_zero or part._prec == 1 for part in parts)
+    difference = sympy.sqrt(sum(part**2 for part in parts))
     size = sympy.Abs(gold).evalf(20)
     if size.is_zero:
         return bool(difference.is_zero)
@@ -87,34 +102,13 @@ def same_number(gold: Any, given: Any) -> bool:
     return bool(difference <= tolerance)
 
 
-def check_size(expression: Any) -> None:
-    """Raises `TooLarge` if computing the expression would take minutes: 10^{10^{10}}, (10^9)!."""
-    if isinstance(expression, (sympy.Basic, sympy.MatrixBase)):
-        for part in sympy.preorder_traversal(expression):
-            if isinstance(part, (sympy.Pow, sympy.exp, sympy.factorial)) and _log10(part) > _MAX_LOG10:
-                raise TooLarge(f"a number of more than {_MAX_LOG10:.0e} digits")
+def _real_and_imaginary(number: Any) -> Sequence[Any]:
+    return (number,) if number.is_extended_real else number.expand(complex=True).as_real_imag()
 
 
-def _log10(part: Any) -> float:
-    """About log10 |part|; infinite for what is too large, 0 for what has variables or cannot be computed."""
-    if part.free_symbols:
-        return 0.0
-    try:
-        if part.is_Number:
-            return abs(math.log10(abs(part))) if part.is_finite and part != 0 else 0.0
-        if isinstance(part, sympy.exp):
-            part = sympy.Pow(sympy.Integer(3), part.args[0], evaluate=False)
-        if isinstance(part, sympy.Pow):
-            exponent = _log10(part.exp)
-            if exponent > 12:
-                return math.inf
-            return max(_log10(part.base), 0.1) * 10**exponent if part.base not in (0, 1, -1) else 0.0
-        if isinstance(part, sympy.factorial):
-            argument = _log10(part.args[0])
-            return 10**argument * max(argument, 1.0) if argument < 12 else math.inf
-        return sum(map(_log10, part.args))
-    except (OverflowError, ValueError, TypeError):
-        return math.inf
+def is_undefined(expression: Any) -> bool:
+    """Whether an expression without variables has no value: 1/0, infinity minus infinity."""
+    return _is_number(expression) and _computed(expression).has(sympy.zoo, sympy.nan)
 
 
 def _imaginary(expression: Any) -> Any:
@@ -145,6 +139,21 @@ def _without_left_sides(gold: Any, given: Any) -> tuple[Any, Any]:
     elif gold_equal and not given_equal and math_verify.is_assignment_relation(gold):
         gold = math_verify.take_last_relation(gold).rhs
     return gold, given
+
+
+def _is_untrue(given: Any) -> bool:
+    """Whether one of the equations of an answer, such as the first of A = 2·4 = 10, is between different numbers."""
+    parts = _parts(given) if isinstance(given, (sympy.Eq, And)) else []
+    sides = [(p.lhs, p.rhs) for p in parts if isinstance(p, sympy.Eq) and _is_number(p.lhs) and _is_number(p.rhs)]
+    for left, right in sides:
+        if not same_number(left, right) and not (_has_decimals(left, right) and _nearly(left, right)):
+            return True
+    return False
+
+
+def _nearly(left: Any, right: Any) -> bool:
+    """Whether two numbers differ by rounding, as in 1/3 = 0.33."""
+    return bool(sympy.Abs((left - right).evalf(20)) <= _ROUGHLY * sympy.Abs(left.evalf(20)))
 
 
 def _elements_alone(gold: Any, given: Any) -> tuple[Any, Any]:
@@ -202,6 +211,8 @@ def _matched(gold: Sequence[Any], given: Sequence[Any]) -> bool:
 def _same_relation(gold: Any, given: Any) -> bool:
     if isinstance(gold, And) or isinstance(given, And):
         ours, theirs = _parts(gold), _parts(given)
+        if len(ours) == 1 and isinstance(theirs[0], _BOUNDS) and theirs[0].free_symbols == gold.free_symbols:
+            return bool((found := solutions(given)) is not None and found == solutions(gold))  # -1<x<1 for |x|<1
         if len(ours) != len(theirs):
             # a = b = 5 is an assignment with a step between
             return (

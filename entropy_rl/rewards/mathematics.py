@@ -13,9 +13,10 @@ from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 
-from entropy_rl.rewards import guard
+from entropy_rl.rewards import guard, units
 from entropy_rl.rewards.answer import extract_boxed
 from entropy_rl.rewards.normalise import Written, normalise
+from entropy_rl.rewards.sizes import TooLarge, check_size
 
 # The library's limits use SIGALRM, which works only on the main thread; the grader has its own limits, so the library's
 # warnings that they are turned off would only alarm.
@@ -26,12 +27,19 @@ _GRAMMAR_FIXES = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 _TWO_NUMBERS = re.compile(r"(?<![_^\d])\d+\s+\d")  # the grammar reads 1 2 as 1+2
+_NUMERAL_SUBSCRIPT = re.compile(r"\d\s*_")  # 12_b is in base b; the grammar drops it
 _SPACE = re.compile(r"\s+(?!\d)|(?<!\d)\s+")  # but not the one of 1 2
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_\s\-'.,;]*(?:[\s\-'.,;]+[^\W\d_][^\W\d_\s\-'.,;]*)*")
 _SHORT_WORDS = frozenset(["no", "on", "yes", "true", "even", "odd", "none", "east", "west"])
+_ARTICLE = re.compile(r"^(?:an?|the) (?=\w{2})")
+_LAYOUT = re.compile(r"\\(?:ldots|text|frac|sqrt)(?![A-Za-z])")
+_GREEK = re.compile(r"\\(gamma|delta|theta|lambda|xi|pi|sigma|upsilon|phi|psi|omega)(?![A-Za-z])", re.IGNORECASE)
 _LONG = 5  # letters: fewer in a row may be a product of variables
+_MAX_BRACKETS, _MAX_BRACES = 12, 60  # nested in each other
+_BRACKET = re.compile(r"\\[{}]|[{}()\[\]]")
+_TOWER = re.compile(r"(?:\^\s*\{?\s*[A-Za-z\d]{1,3}){13}")
 _ENDS = 60  # characters of an answer in a message
 
 
@@ -48,8 +56,8 @@ def judge(given: str, answer: Any) -> float:
     right = str(answer)
     boxed = extract_boxed(right)
     gold = _gold(right if boxed is None else boxed)
-    written = normalise(given)
-    if not written.text or not _marks_agree(gold, written):
+    written = normalise(given) if not _is_endless(given) else Written("")
+    if not written.text or _is_endless(written.text) or not _marks_agree(gold, written):
         return 0.0
     if gold.label and gold.label == written.label and _is_letter(gold, written):
         return 1.0
@@ -60,31 +68,41 @@ def judge(given: str, answer: Any) -> float:
 @functools.lru_cache(maxsize=4096)
 def _gold(answer: str) -> Written:
     """A right answer, parsed and with its numbers computed: a bad one is found whatever it is compared to."""
-    written = normalise(answer)
     shown = answer if len(answer) <= _ENDS else f"{answer[:_ENDS]}…"
-    if not any(character.isalnum() for character in written.text) and written.text.replace(" ", "") != "\\{\\}":
+    if _is_endless(answer):
+        raise ValueError(f"the right answer {shown!r} cannot be read: its brackets are nested too deeply")
+    written = normalise(answer)
+    if (
+        not any(character.isalnum() for character in _LAYOUT.sub("", written.text))
+        and written.text.replace(" ", "") != "\\{\\}"
+    ):
         raise ValueError(f"the right answer {shown!r} cannot be read: it has neither a digit nor a letter")
-    if written.text.count("{") != written.text.count("}"):
-        raise ValueError(f"the right answer {shown!r} cannot be read: its braces do not match")
-    parsed = _parse(written.text, True, True)
+    for left, right in (("{", "}"), ("\\begin", "\\end")):
+        if written.text.count(left) != written.text.count(right):
+            raise ValueError(f"the right answer {shown!r} cannot be read: its {left} and {right} do not match")
+    parsed, undefined = _parse(written.text, True, True), False
     try:
-        guard.check_size(parsed)
+        check_size(parsed)
         if parsed is not None:
             with contextlib.suppress(AttributeError, TypeError, NotImplementedError):  # what sympy cannot compute
+                undefined = ":" not in written.text and guard.is_undefined(parsed)  # 12:00 is parsed as 12/0
                 guard.same(parsed, parsed)
-    except guard.TooLarge as error:
+    except TooLarge as error:
         raise ValueError(f"the right answer {shown!r} cannot be computed: {error}") from error
+    if undefined:
+        raise ValueError(f"the right answer {shown!r} cannot be computed: it is undefined, as 1/0 is")
     return written
 
 
 def _marks_agree(gold: Written, given: Written) -> bool:
-    """Whether labels, known units, bases and primes do not contradict each other."""
+    """Whether labels, known units, Greek letters, bases and primes do not contradict each other."""
     if gold.label and given.label and gold.label != given.label:
         return False
-    if gold.units and given.units and gold.units != given.units:
-        degrees = {"degree", "celsius"}, {"degree", "fahrenheit"}  # 20° may be 20 °C
-        if gold.units | given.units not in degrees:
-            return False
+    if units.contradict(gold.units, given.units):
+        return False
+    ours, theirs = set(_GREEK.findall(gold.text)), set(_GREEK.findall(given.text))
+    if {letter.lower() for letter in ours - theirs} & {letter.lower() for letter in theirs - ours}:
+        return False  # \Delta is not \delta
     return gold.bases == given.bases and gold.text.count("'") == given.text.count("'")
 
 
@@ -107,6 +125,8 @@ def _same_meaning(gold: str, given: str, gold_written: Written, written: Written
     clocks = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(given)
     if clocks[0] and clocks[1]:  # as a ratio, 12:00 would be 1:05
         return all(int(a) == int(b) for a, b in zip(clocks[0].groups(), clocks[1].groups()))
+    if gold.count(":") > 1 or given.count(":") > 1:  # the grammar reads a:b:c as (a/b)/c
+        return _same_ratio(gold.split(":"), given.split(":"))
     if "\\angle" in gold or "\\angle" in given:  # the order of its points counts, but for the direction
         ours, theirs = _letters(gold), _letters(given)
         return theirs in (ours, ours[:-3] + ours[:-4:-1])
@@ -119,7 +139,9 @@ def _same_meaning(gold: str, given: str, gold_written: Written, written: Written
     if ours is None or theirs is None:
         return False
     try:
-        guard.check_size(theirs)
+        check_size(theirs)
+        if written.is_set and isinstance(ours, sympy.Set):  # {x | x>3} for (3,∞)
+            theirs = guard.solutions(theirs)
         if guard.same(ours, theirs, _is_bare(gold, ours) or _is_bare(given, theirs)):
             return True
         if gold_written.percent != written.percent:
@@ -130,6 +152,14 @@ def _same_meaning(gold: str, given: str, gold_written: Written, written: Written
     except Exception:  # of any kind, from sympy; the right answer alone can be compared
         return False
     return False
+
+
+def _same_ratio(gold: list[str], given: list[str]) -> bool:
+    """Whether all the parts of two ratios differ by the same factor."""
+    ours, theirs = ([_parse(part, True, True) for part in side] for side in (gold, given))
+    if len(ours) != len(theirs) or not all(isinstance(part, sympy.Expr) for part in ours + theirs):
+        return False
+    return all(guard.same(a * theirs[0], b * ours[0]) for a, b in zip(ours, theirs)) and ours[0] != 0
 
 
 def _same_around_dots(gold: str, given: str) -> bool:
@@ -153,7 +183,21 @@ def _words(text: str) -> list[str] | None:
     if bare == text.lower() and not any(len(run) >= _LONG or run in _SHORT_WORDS for run in runs):
         return None
     parts = [" ".join(re.split(r"[\s\-'.]+", part.strip())) for part in re.split(r"[,;]|\band\b|\bor\b", bare)]
-    return sorted(part for part in parts if part)
+    return sorted(_ARTICLE.sub("", part) for part in parts if part)
+
+
+def _is_endless(text: str) -> bool:
+    """Whether brackets or powers are nested so deeply that the grammar, exponential in them, needs seconds."""
+    brackets = braces = 0
+    for match in _BRACKET.finditer(text):
+        step = 1 if match.group()[-1] in "({[" else -1
+        if match.group() in "{}":
+            braces = max(braces + step, 0)
+        else:
+            brackets = max(brackets + step, 0)
+        if brackets > _MAX_BRACKETS or braces > _MAX_BRACES:
+            return True
+    return _TOWER.search(text) is not None
 
 
 def _letters(text: str) -> str:
@@ -175,7 +219,7 @@ def _is_bare(text: str, parsed: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str, real: bool, lower: bool) -> Any:
     """A sympy object, or None if the text is no mathematics that the grammar knows."""
-    if _TWO_NUMBERS.search(text):
+    if _TWO_NUMBERS.search(text) or _NUMERAL_SUBSCRIPT.search(text):
         return None
     latex = normalize_latex(text, _GRAMMAR_FIXES)
     for attempt in dict.fromkeys((latex, get_last_eq(latex))):

@@ -1,7 +1,7 @@
 r"""The one normaliser of mathematical answers: the right answer and the given one both go through it before parsing."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from entropy_rl.rewards import characters, numerals, units
 from entropy_rl.rewards.wrappers import MAX_LAYERS, closing, plain
@@ -18,6 +18,7 @@ class Written:
         percent: whether a percent sign was taken off.
         listed: the text as a list if it is one number with commas, such as 100,200; "" otherwise.
         bases: (numeral, base) of the numerals with a base other than 10, sorted.
+        is_set: the text is the condition x>3 of a set {x | x>3}.
     """
 
     text: str
@@ -26,8 +27,10 @@ class Written:
     percent: bool = False
     listed: str = ""
     bases: tuple[tuple[str, int], ...] = ()
+    is_set: bool = False
 
 
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}%$])")  # as in a text of JSON that was not read as such
 _TAGS = re.compile(r"</?(?:b|i|em|strong|sub|sup|p|br|span)\s*/?>", re.IGNORECASE)
 _SIZES = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|"
@@ -45,8 +48,16 @@ _TEXTS = re.compile(r"\\(?:text(?:bf|it|rm|tt|sf|sc|normal|up)|emph|mathrm|mbox|
 _ROMAN_LETTER = re.compile(r"\\(?:mathrm|text|mathbf|mathit)\s*\{\s*([eid])\s*\}")
 _SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:nice|s)frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
-    (re.compile(r"\\(?:l|c|h|)dots[cbmio]?(?![A-Za-z])|\.{3,}|(?:\. ){2,}\."), r"\\ldots "),
+    (re.compile(r"\\var(phi|epsilon|theta)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"\\mathbb\s*([A-Z])(?![A-Za-z])|\\([RZNQ])(?![A-Za-z])"), r"\\mathbb{\1\2}"),
+    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10}"),
+    (re.compile(r"\\log\s*_\s*e(?![A-Za-z])"), r"\\ln"),
+    (re.compile(r"\\bmod(?![A-Za-z])"), r"\\mod"),
+    (re.compile(r"\\hat\s*(?:\{\s*)?(?:\\(?=[ij]math))?([ijk])(?:math)?(?![A-Za-z])(?:\s*\})?"), r"\1"),
     (re.compile(r"\\(?:lbrace)(?![A-Za-z])"), r"\\{"),
     (re.compile(r"\\(?:rbrace)(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\(?:lbrack)(?![A-Za-z])"), "["),
@@ -84,11 +95,21 @@ _CHOICE = re.compile(
 )
 
 
+# Three dots or more: a sequence goes on. They are no punctuation, so they are read first.
+_DOTS = re.compile(r"\\(?:l|c|h|)dots[cbmio]?(?![A-Za-z])|\.{3,}|(?:\. ){2,}\.")
+_OUTWARD = re.compile(
+    r"(?:(?<=^)|(?<=\\cup)|(?<=\\cap))(\s*)([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])(?=\s*(?:$|\\c[ua]p))"
+)
+_SET_BUILDER = re.compile(
+    r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\(?:mid|vert)(?![A-Za-z])|\\?\||:)\s*(.*)\\\}$"
+)
+
+
 def normalise(answer: str) -> Written:
     r"""Reads an answer's writing.
 
     >>> normalise(r"\textbf{(B)}\ ½ €.")
-    Written(text='\\frac{1}{2}', label='B', units=frozenset({'euro'}), percent=False, listed='', bases=())
+    Written(text='\\frac{1}{2}', label='B', units=frozenset({'euro'}), percent=False, listed='', bases=(), is_set=False)
     """
     text = _tidied(characters.latex(answer))
     label = ""
@@ -98,6 +119,8 @@ def normalise(answer: str) -> Written:
     elif match := _CHOICE.match(text):
         label = match[1].upper() if match[1].isupper() or match.group() != match[1] else ""
         return Written(match[1], label)
+    if (builder := _SET_BUILDER.match(text)) and re.search(rf"(?<![A-Za-z\\]){builder[1]}(?![A-Za-z])", builder[2]):
+        return replace(normalise(builder[2]), is_set=True)
     text, bases = numerals.bases(text)
     text, found, percent = units.take_off(text)
     text = _bare(text)
@@ -108,7 +131,9 @@ def normalise(answer: str) -> Written:
 
 def _tidied(text: str) -> str:
     """Without markup anywhere in the text and around it."""
-    text = _TAGS.sub("", text).replace("\\!", "")
+    if "\\begin" not in text:  # there, two backslashes end a row
+        text = _DOUBLED.sub(r"\\", text)
+    text = _DOTS.sub(r"\\ldots ", _TAGS.sub("", text).replace("\\!", ""))
     text = _SIZES.sub(" ", _COLOUR.sub("", text))
     text = _bare(text)
     text = _SPACES.sub(" ", text)
@@ -116,7 +141,15 @@ def _tidied(text: str) -> str:
     text = _TEXTS.sub(r"\\text", _FONTS.sub("", text))
     for pattern, latex in _SYNONYMS:
         text = pattern.sub(latex, text)
-    return _bare(text)
+    return _OUTWARD.sub(_french, _bare(text))
+
+
+def _french(match: re.Match[str]) -> str:
+    """]0,1[ as (0,1): a bracket that faces away leaves the end out."""
+    space, left, ends, right = match.groups()
+    if (left, right) == ("[", "]"):
+        return match.group()
+    return space + ("(" if left == "]" else "[") + ends + (")" if right == "[" else "]")
 
 
 def _bare(text: str) -> str:

@@ -3,6 +3,7 @@ r"""Numbers as people write them, as LaTeX that can only be read in one way.
 12 345, 12\,345 and 10{,}000 (thousands), 2 1/3 (mixed), 0.\overline{3} (repeating), 4.5e33, 1011_2 (another base).
 """
 
+import math
 import re
 from decimal import Decimal
 
@@ -27,6 +28,7 @@ _ELLIPSIS = re.compile(r"(?<![\d.])(\d*)\.(\d*?)(\d{1,6}?)\3{2,}\s*\\ldots")
 _ROUNDED = re.compile(r"(?<=\d)(\.\d+)\s*\\ldots(?!\s*[,\d])")
 _MIXED = re.compile(r"(?<![\w.^_}/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])")
 _MIXED_LATEX = re.compile(r"(?<![\w.^_}/])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})!!(?!!)")  # 7!! is 7·5·3·1, not (7!)!
 _DIGIT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _WORDS = _NAMES.split()
@@ -63,13 +65,15 @@ def rewrite(text: str) -> str:
     text = _PARENTHESIS.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
     text = _ELLIPSIS.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
     text = _ROUNDED.sub(r"\1", text)
+    text = _DOUBLE_FACTORIAL.sub(lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
     text = _DIGIT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     return _MIXED_LATEX.sub(_mixed, _MIXED.sub(_mixed, text))
 
 
 def as_list(text: str) -> str:
-    """A number such as 100,200 read as a list; "" if the text is anything else."""
-    return text.replace(",", ", ") if _COMMAS.fullmatch(text) else ""
+    """A number such as 100,200 read as a list; "" if the text is anything else, such as 1,000: no element is 000."""
+    is_list = _COMMAS.fullmatch(text) and not any(part.startswith("0") for part in text.split(","))
+    return text.replace(",", ", ") if is_list else ""
 
 
 def bases(text: str) -> tuple[str, tuple[tuple[str, int], ...]]:

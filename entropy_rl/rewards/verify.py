@@ -9,6 +9,7 @@ import functools
 import importlib
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from entropy_rl.rewards.answer import extract_answer, extract_boxed
 from entropy_rl.rewards.wrappers import plain
 
 REASONING_GYM = "reasoning_gym:"
+_ESCAPED = re.compile(r"\\([%$#&_{}])")
 OWN_KIND = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 
 
@@ -83,7 +85,12 @@ def _any_answer(given: str, answer: Any) -> float:
 
 def _same_text(given: str, answer: Any) -> float:
     right = str(answer).strip()
-    return given == right or plain(given) == plain(right)
+    return given == right or _written(given) == _written(right)
+
+
+def _written(answer: str) -> str:
+    r"""The answer without markup, and without the backslashes that TeX needs: 50\% is 50%."""
+    return _ESCAPED.sub(r"\1", unicodedata.normalize("NFC", plain(answer)))
 
 
 def _own(kind: str) -> Callable[[str, Any], float]:

@@ -6,6 +6,7 @@ r"""The meaning of mathematical answers: rows of inputs with their verdicts, and
 import json
 import pathlib
 import random
+import time
 
 import pytest
 
@@ -110,14 +111,56 @@ def test_signs_that_change_nothing_are_right(number):
         assert (given, math(given, number), math(number, given)) == (given, 1, 1)
 
 
-@pytest.mark.parametrize("gold", ["", "$$", "?", "...", r"\frac{1}{", "10^{10^{10}}", "(10^9)!"])
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "",
+        "$$",
+        "?",
+        "...",
+        r"\text{}",
+        "1/0",
+        r"\frac{1}{0}",
+        r"\begin{pmatrix}1\\2",
+        r"\frac{1}{",
+        "10^{10^{10}}",
+        "(10^9)!",
+    ],
+)
 def test_a_right_answer_that_cannot_be_read_or_computed_raises(gold):
     with pytest.raises(ValueError, match=r"the right answer .* cannot be (read|computed)"):
         math("5", gold)
 
 
 @pytest.mark.parametrize(
-    "given", ["10^{10^{10}}", "9**9**9**9", "(10^9)!", "e^{10^{9}}", "2^{-10^{10}}", "(1, 9^{9^9})"]
+    "given",
+    [
+        *(left * n + "5" + right * n for n in (40, 2000) for left, right in [("(", ")"), ("[", "]"), (r"\{", r"\}")]),
+        *("x^" * n + "x" for n in (30, 300)),
+        "x^{" * 30 + "x" + "}" * 30,
+        r"\sqrt{" * 300 + "5" + "}" * 300,
+    ],
+)
+def test_an_answer_that_is_nested_too_deeply_is_not_parsed(given):
+    start = time.process_time()  # the grammar takes minutes for 20 brackets
+    assert math(given, "5") == 0
+    assert time.process_time() - start < 5
+    with pytest.raises(ValueError, match="its brackets are nested too deeply"):
+        math("5", given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "10^{10^{10}}",
+        "9**9**9**9",
+        "(10^9)!",
+        "e^{10^{9}}",
+        "2^{-10^{10}}",
+        "(1, 9^{9^9})",
+        r"\binom{10^9}{10^8}",
+        r"\prod_{k=1}^{10^8} k",
+    ],
 )
 def test_a_given_answer_that_is_too_large_to_compute_is_wrong(given):
     assert math(given, "5") == math(given, r"\{1, 2\}") == 0

@@ -30,6 +30,15 @@ THREE = {"question": "1 + 2 =", "answer": "3", "metadata": {}}
         ("\\boxed{}", ""),
         ("\\boxed{7}, as asked in \\boxed{}", "7"),
         ("\\boxed{} and then \\boxed{7 \\boxed{ }}", "7 \\boxed{ }"),
+        ("\\boxed{7}, as asked in \\boxed{...}", "7"),
+        ("\\boxed{7}, as asked in \\boxed{\\ldots}", "7"),
+        ("\\boxed{7}, as asked in \\boxed{\\text{your answer}}", "7"),
+        ("\\boxed{7}, as asked in \\boxed{answer}", "7"),
+        ("\\boxed{7}, as asked in \\boxed{~\\,\\text{}}", "7"),
+        ("\\boxed{...}", "..."),
+        ("\\boxed{7\\\\} }", "7\\\\"),
+        ("\\boxed{7} and \\boxed{1,2,...}", "1,2,..."),
+        ("so \\boxed B.", "B"),
         ("so $\\boxed 5$", "5"),
         ("so \\boxed -12.5.", "-12.5"),
         ("\\boxed{5}. No, $\\boxed 6$", "6"),
@@ -68,7 +77,10 @@ def test_long_responses_and_answers():
     assert extract_answer("\\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}") is None
 
 
-@pytest.mark.parametrize("piece", ["\\boxed{", "<answer>", "</answer>", "{", "}", "\\boxed{}", "\\"])
+@pytest.mark.parametrize(
+    "piece",
+    ["\\boxed{", "<answer>", "</answer>", "{", "}", "\\boxed{}", "\\", *("\\boxed{" + c * 70 + "x}" for c in "._ ~")],
+)
 def test_extraction_is_linear(piece):
     # In CPU time, with a bound that is two orders of magnitude above the time it takes: quadratic code takes minutes.
     start = time.process_time()
@@ -88,6 +100,10 @@ def test_extraction_is_linear(piece):
         ("exact", "\\boxed{$}", "$", 1.0),
         ("exact", "\\boxed{\\text{Par}is}", "Paris", 0.0),
         ("exact", "", "", 0.0),
+        ("exact", "\\boxed{50\\%}", "50%", 1.0),
+        ("exact", "\\boxed{a\\_b}", "a_b", 1.0),
+        ("exact", "\\boxed{50}", "50%", 0.0),
+        ("exact", "\\boxed{e\u0301}", "\u00e9", 1.0),
         ("exact", "\\boxed{7}", 7, 1.0),
         ("reasoning_gym:chain_sum", "1+2=3 \\boxed{3}", THREE, 1.0),
         ("reasoning_gym:chain_sum", "3.0", THREE, 1.0),
