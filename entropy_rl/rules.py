@@ -18,6 +18,9 @@ P = ParamSpec("P")
 Made = TypeVar("Made")
 
 
+_INT32 = 2**31
+
+
 class Rule(NamedTuple):
     """What one value may be.
 
@@ -53,7 +56,11 @@ class Rule(NamedTuple):
             return f"must be a finite number{self._range(', ')}"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
-        return "" if self._in_range(value) else f"must be{self._range(' ')}"
+        if not self._in_range(value):
+            return f"must be{self._range(' ')}"
+        if self.kind == "whole number" and self.most is None and not -_INT32 <= value < _INT32:
+            return f"must be below {_INT32}, since arrays count in 32 bits"
+        return ""
 
     def parse(self, text: str) -> Any:
         """The value that a text on the command line stands for, or the text itself if it is not of this kind.

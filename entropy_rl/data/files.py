@@ -15,8 +15,16 @@ from entropy_rl.data.source import Problem, hash_text
 from entropy_rl.runtime.files import expand, refuse_url
 
 _ABSENT = object()
-_EMPTY_CELLS = ("nan", "null", "<na>")  # as pandas and others write a cell without a value
+_EMPTY_CELLS = re.compile(
+    r"(?i:nan|null|<na>|nat|#?n/a|#div/0!|#value!|#ref!)|None"
+)  # as pandas, Excel, Python write one
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# \f, \b, \t and \r with the rest of a command of LaTeX: \frac, \binom, \text{, \right.
+_HALF_ESCAPED = re.compile(
+    r"\x08[a-z]+|\x0c(?:rac|orall|loor|box)|\t(?:ext(?:bf|it|rm)?\{|imes\b|heta\b|frac\{|riangle\b)|\r(?:ight\b|ho\b|angle\b)"
+)
+_GSM8K = re.compile(r"(?m)\S\s*^####\s")
+_MESSAGES = re.compile(r"\[\s*\{\s*['\"](?:role|content|from)['\"]\s*:")
 _SHOWN = 3  # bad rows in an error message
 _READ = ("question", "answer", "solution", "difficulty")  # attributes of `Fields` that name a field of a row
 _ENTRY_KINDS = re.compile(r"reasoning_gym:\w+|[\w.]+:\w+")
@@ -193,17 +201,26 @@ def _problem(row: dict[str, Any], fields: Fields) -> tuple[Problem | None, str]:
             return None, f"field {path!r} ({part}) {error}"
     question = found["question"].removeprefix(fields.before).removesuffix(fields.after).strip()
     answer, solution = found["answer"].strip(), found["solution"].strip()
+    if fields.answer_after and fields.answer_after not in answer:
+        return None, f"field {fields.answer!r} (answer) has no {fields.answer_after!r} (data.settings.answer_after)"
+    if fields.kind == "math" and not fields.answer_after and _GSM8K.search(answer):
+        return None, f"field {fields.answer!r} (answer) is a worked solution; set data.settings.answer_after to '####'"
     if fields.answer_after:
         answer = answer.rpartition(fields.answer_after)[2].strip()
     if not question:
         return None, f"field {fields.question!r} contains no question"
     if not answer:
         return None, f"field {fields.answer!r} contains no answer"
-    if fields.kind == "math" and answer.lower() in _EMPTY_CELLS:
+    if fields.kind == "math" and _EMPTY_CELLS.fullmatch(answer):
         return None, f"field {fields.answer!r} (answer) is the text {answer!r}, as an empty cell is often written"
     for part, text in (("question", question), ("answer", answer), ("solution", solution)):
         if _SURROGATE.search(text):
             return None, f"field {getattr(fields, part)!r} holds a lone surrogate, which no tokenizer takes"
+        if half := _HALF_ESCAPED.search(found[part]):
+            return None, (
+                f"field {getattr(fields, part)!r} holds {half.group()!r}: a backslash of LaTeX was read as part of an "
+                r"escape; in JSON it is written twice, such as \\frac"
+            )
     entry: Any = row if _ENTRY_KINDS.fullmatch(fields.kind) else answer
     return Problem(hash_text(question, 4), question, entry, fields.kind, found["difficulty"], solution, answer), ""
 
@@ -230,4 +247,7 @@ def _single(value: Any, path: str) -> str:
                 "data.settings, and data.chat=True with data.system_prompt for a system's message"
             )
         raise ValueError(f"is a list, not text; name one entry, such as '{path}.0'")
-    return text_of(value)
+    text = text_of(value)
+    if _MESSAGES.match(text):
+        raise ValueError("is a list of messages written as one text; store it as a list, or its content as a field")
+    return text

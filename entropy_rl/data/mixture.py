@@ -1,8 +1,11 @@
 """Several sources as one, with exact shares."""
 
+import math
 from collections.abc import Mapping
 
 from entropy_rl.data.source import Fault, Problem, Source, check_step
+
+_MOST = 1_000_000  # sum of the weights: the part of each place is kept
 
 
 class Mixture:
@@ -15,7 +18,8 @@ class Mixture:
         parts: name -> (source, weight); weights are whole numbers above 0.
 
     Raises:
-        ValueError: If there is no part, or a weight is not a whole number above 0.
+        ValueError: If there is no part, a weight is not a whole number above 0, or they add up to more than a million
+            after they are divided by what they have in common.
     """
 
     name, kind = "mixture", ""
@@ -27,7 +31,10 @@ class Mixture:
             if not isinstance(weight, int) or weight < 1:
                 raise ValueError(f"data.mixture.{name}.weight={weight!r} must be a whole number above 0")
         self.parts = {name: source for name, (source, _) in parts.items()}
-        self._weights = {name: weight for name, (_, weight) in parts.items()}
+        common = math.gcd(*(weight for _, weight in parts.values()))
+        self._weights = {name: weight // common for name, (_, weight) in parts.items()}
+        if (total := sum(self._weights.values())) > _MOST:
+            raise ValueError(f"data.mixture: the weights add up to {total}, more than {_MOST}; round them")
         self._pattern = _spread(self._weights)
 
     def train(self, step: int, n: int, refill_round: int = 0, start: int | None = None) -> list[Problem]:
@@ -75,7 +82,10 @@ def _spread(weights: Mapping[str, int]) -> list[str]:
     """W part names: each place goes to the part that is furthest below its share so far."""
     pattern: list[str] = []
     total = sum(weights.values())
-    for place in range(1, total + 1):
-        lag = {name: weight * place - total * pattern.count(name) for name, weight in weights.items()}
+    lag = dict.fromkeys(weights, 0)
+    for _ in range(total):
+        for name, weight in weights.items():
+            lag[name] += weight
         pattern.append(max(lag, key=lag.__getitem__))
+        lag[pattern[-1]] -= total
     return pattern

@@ -172,7 +172,10 @@ class PromptEncoder:
             if examples is None:
                 raise ValueError(f"data.few_shot={data.few_shot} needs problems to take worked examples from")
             rng = random.Random(0)
-            shown = examples(_EXAMPLES_STEP, data.few_shot)
+            try:
+                shown = examples(_EXAMPLES_STEP, data.few_shot)
+            except ValueError as error:
+                raise ValueError(f"data.few_shot={data.few_shot}: {error}") from error
             self._few_shot = tuple(
                 (quote(tokenizer, p.question), quote(tokenizer, worked_solution(p, rng, 0.0))) for p in shown
             )

@@ -19,6 +19,8 @@ from entropy_rl.runtime.files import expand, refuse_pointer
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 SUFFIXES = (*FORMATS, ".jsonl.gz", ".json.gz", ".csv.gz")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_MAX_CELL = 2**31 - 1  # characters of a cell; the csv module's own limit, 131072, is less than a long solution
+_GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 Row = tuple[str, Any, str]  # (the place, the row, the reason why it cannot be used or "")
@@ -111,7 +113,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, list | tuple):  # several answers, all of which are required
         if any(isinstance(one, list | tuple | dict) for one in value):
             raise ValueError(f"is a list of lists or objects: {value!r:.80}; it must hold text or numbers")
-        return ", ".join(text_of(one) for one in value)
+        texts = [text_of(one) for one in value]
+        if any(not text.strip() for text in texts):
+            raise ValueError(f"is a list with an empty text: {value!r:.80}")
+        return ", ".join(texts)
     if isinstance(value, dict):
         raise ValueError(f"is an object with {', '.join(map(str, value))}; name the field inside it: 'name.inner'")
     if isinstance(value, bytes | bytearray):
@@ -148,9 +153,18 @@ def _decoded(raw: bytes) -> str:
 def _parsed(text: str) -> Any:
     """A JSON value, with numbers that remember how they were written; raises ValueError."""
     try:
-        return json.loads(text, parse_float=Number)
+        return json.loads(text, parse_float=Number, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file; raises ValueError for a key that is there twice, of which Python drops the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in names if names.count(key) > 1)!r} twice")
+    return found
 
 
 def _jsonl_rows(path: epath.Path, file: IO[bytes]) -> Iterator[Row]:
@@ -158,6 +172,8 @@ def _jsonl_rows(path: epath.Path, file: IO[bytes]) -> Iterator[Row]:
         where = f"{path}, line {number}"
         if number == 1 and line.startswith(_UTF16):
             raise ValueError(f"data.task: {path} is UTF-16; save it as UTF-8")
+        if number == 1 and line.startswith(_GZIP):
+            raise ValueError(f"data.task: {path} is compressed; add .gz to its name")
         if not line.strip():
             continue
         try:
@@ -192,6 +208,7 @@ def _csv_rows(path: epath.Path, file: IO[bytes]) -> Iterator[Row]:
         text = _decoded(file.read())
     except ValueError as error:
         raise ValueError(f"data.task: {path} is {error}; save it as UTF-8") from None
+    csv.field_size_limit(_MAX_CELL)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = list(reader.fieldnames or ())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.transformer import ModelConfig, Params
@@ -181,6 +182,8 @@ class Server:
                 why, self._has = str(error), None  # a restarted server may have its first weights again
             if away >= self._patience:
                 raise ValueError(f"rollout.server={self.url!r} has been away for {away:.0f} s ({why}); is it running?")
+            if not away:
+                logging.warning("%s does not answer (%s); it is asked for %.0f s more", self.url, why, self._patience)
             time.sleep(pause)
             away, pause = away + pause, min(2 * pause, 10.0)
 

@@ -48,6 +48,11 @@ def test_a_whole_number_has_no_fraction_and_is_no_truth_value(key: str):
     refused(key, True, "must be a whole number")
 
 
+@pytest.mark.parametrize("key", [k for k, rule in RULES.items() if rule.kind == "whole number" and rule.most is None])
+def test_a_count_fits_into_32_bits(key: str):
+    refused(key, 2**31, "must be below 2147483648")
+
+
 @pytest.mark.parametrize("key", [k for k, rule in RULES.items() if "text" in rule.kind])
 @pytest.mark.parametrize("value", [None, 5])
 def test_a_text_is_a_text(key: str, value: Any):

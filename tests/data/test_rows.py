@@ -91,6 +91,15 @@ def test_numbers_keep_their_written_form(tmp_path, written, answer):
         ("[[1], [2]]", "is a list of lists or objects"),
         ('{"value": 3}', r"is an object with value; name the field inside it: 'name\.inner'"),
         ('"NaN"', "is the text 'NaN', as an empty cell is often written"),
+        ('"None"', "is the text 'None', as an empty cell is often written"),
+        ('"#N/A"', "is the text '#N/A', as an empty cell is often written"),
+        ('["", " "]', "is a list with an empty text"),
+        ('"2\\\\times 3", "answer": "5"', "not JSON .*the key 'answer' twice"),
+        ('"\\frac{1}{2}"', "holds '.x0crac': a backslash of LaTeX was read as part of an escape"),
+        ('"2\\times 3"', "holds '.times': a backslash of LaTeX"),
+        ('"\\text{no}"', "holds '.text{': a backslash of LaTeX"),
+        ('"\\binom{4}{2}"', "holds '.x08inom': a backslash of LaTeX"),
+        ('"2 + 2 = 4\\n#### 4"', "is a worked solution; set data.settings.answer_after to '####'"),
         ('"\\ud800"', "holds a lone surrogate"),
         ("9" * 5000, "not JSON"),
     ],
@@ -171,11 +180,28 @@ def test_every_format_gives_the_same_problems(tmp_path, name, text):
             r"field 'question' \(question\) is a list, not text; .*'question\.0'",
         ),
         ("x.jsonl", "[" * 100_000, r"x\.jsonl, line 1: not JSON"),
+        ("x.jsonl", gzip.compress(LINES.encode()), r"x\.jsonl is compressed; add \.gz to its name"),
+        (
+            "x.jsonl",
+            json.dumps({"question": "[{'role': 'user', 'content': 'a?'}]", "answer": "1"}),
+            r"field 'question' \(question\) is a list of messages written as one text",
+        ),
     ],
 )
 def test_files_that_are_refused(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         open_rows(put(tmp_path, name, text))
+
+
+def test_a_cell_may_be_longer_than_pythons_limit(tmp_path):
+    (problem,) = open_rows(put(tmp_path, "x.csv", f"question,answer\n{'a' * 200_000},1\n")).held_out(1)
+    assert len(problem.question) == 200_000
+
+
+def test_a_row_without_the_mark_before_its_answer_is_bad(tmp_path):
+    path = put(tmp_path, "x.jsonl", '{"question": "a?", "answer": "4 #### 4"}\n{"question": "b?", "answer": "5"}\n')
+    with pytest.raises(ValueError, match=r"line 2: field 'answer' \(answer\) has no '####'"):
+        open_rows(path, {"answer_after": "####"})
 
 
 def test_a_gz_file_that_is_none(tmp_path):

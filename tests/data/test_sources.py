@@ -133,6 +133,17 @@ def test_a_mixtures_shares_are_exact_in_every_window(file):
         Mixture({"a": (task, 0.5)})
 
 
+def test_a_mixtures_weights_may_be_the_sizes_of_its_parts():
+    task = Task("chain_sum", {}, 0)
+    mixed = Mixture({"a": (task, 60_000), "b": (task, 30_001)})  # quadratic code takes minutes
+    assert mixed.train(1, 3)
+    assert Mixture({"a": (task, 2_000_000), "b": (task, 1_000_000)}).train(1, 3)  # two to one
+    with pytest.raises(
+        ValueError, match=r"data\.mixture: the weights add up to 2000001, more than 1000000; round them"
+    ):
+        Mixture({"a": (task, 2_000_000), "b": (task, 1)})
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
