@@ -13,7 +13,7 @@ from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 
-from entropy_rl.rewards import guard, units
+from entropy_rl.rewards import guard, measures
 from entropy_rl.rewards.answer import extract_boxed
 from entropy_rl.rewards.normalise import Written, normalise
 from entropy_rl.rewards.sizes import TooLarge, check_size
@@ -98,7 +98,7 @@ def _marks_agree(gold: Written, given: Written) -> bool:
     """Whether labels, known units, Greek letters, bases and primes do not contradict each other."""
     if gold.label and given.label and gold.label != given.label:
         return False
-    if units.contradict(gold.units, given.units):
+    if measures.contradict(gold.units, given.units):
         return False
     ours, theirs = set(_GREEK.findall(gold.text)), set(_GREEK.findall(given.text))
     if {letter.lower() for letter in ours - theirs} & {letter.lower() for letter in theirs - ours}:

@@ -1,4 +1,4 @@
-r"""Markup around an answer that changes nothing about it: $…$, \text{…}, **…**, quotes, an "Answer:" in front."""
+r"""Markup around an answer that changes nothing about it: $…$, \text{…}, **…**."""
 
 import re
 
