@@ -69,6 +69,8 @@ def initialize() -> None:
     if found is None:
         return
     name, how = found
+    # It would put a SIGTERM handler of its own in the place of ours (preemption.py), and the run would not stop.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(**how, heartbeat_timeout_seconds=int(os.environ.get("ENTROPY_RL_HEARTBEAT", "100")))
     logging.info("%s: process %d of %d, %d devices", name, jax.process_index(), jax.process_count(), jax.device_count())
 
