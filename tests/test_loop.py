@@ -310,6 +310,13 @@ def test_another_runs_warm_up_that_cannot_serve_is_refused(whole, tmp_path, chan
         loop.run(tiny(**changes), str(tmp_path), warm_up_of=str(whole))
 
 
+def test_a_file_where_checkpoints_go_is_named_before_any_work(tmp_path):
+    (tmp_path / "checkpoints").write_text("mine")
+    with pytest.raises(ValueError, match="checkpoints is a file, but checkpoints go into a folder there; move it away"):
+        loop.run(tiny(**{"warmup.updates": 10**6}), str(tmp_path))
+    assert (tmp_path / "checkpoints").read_text() == "mine"
+
+
 def test_a_directory_in_use_is_refused_before_anything_in_it_is_changed(whole):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
     with Lock(whole), pytest.raises(ValueError, match=rf"in use by another run, process {os.getpid()}"):
