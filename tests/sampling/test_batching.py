@@ -65,7 +65,7 @@ def test_the_same_responses_whatever_the_slots(slots, chunk, unroll):
     same(sample(slots=slots, chunk=chunk, unroll=unroll), want)
 
 
-@pytest.mark.parametrize("slots, chunk", [(0, 8), (3, 5)])
+@pytest.mark.parametrize("slots, chunk", [(0, 8), pytest.param(3, 5, marks=pytest.mark.slow)])
 def test_the_cache_grows_and_goes_round(slots, chunk, monkeypatch):
     monkeypatch.setattr(room, "FIRST_CACHE", 4)
     same(sample(T=50, eos=tuple(range(5, 9)), slots=slots, chunk=chunk), together(T=50, eos=tuple(range(5, 9))))

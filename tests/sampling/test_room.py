@@ -90,6 +90,7 @@ def steps(monkeypatch, slots=0, widths=None, N=4):
     return seen, out
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_width_that_it_was_given_back(monkeypatch):
     free, all_at_once = steps(monkeypatch)
     kept, out = steps(monkeypatch, widths={"4x8 responses of 6+60 tokens, float32, 1 of cpu": 8})

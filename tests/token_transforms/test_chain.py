@@ -71,7 +71,7 @@ def test_different_shapes_are_an_error():
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adaptive"),
+        ("clip_cv", r"algo.transforms: unknown name 'clip_cv' \(did you mean 'clip_cov'\?\); legal names: adap"),
         (
             ("clip_cov", {"ratio": 1}),
             "algo.transforms: clip_cov has no option 'ratio'; legal options: fraction, low, high",

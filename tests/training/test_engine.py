@@ -18,7 +18,13 @@ from entropy_rl.training.engine import Engine
 
 
 @pytest.mark.parametrize(
-    "mesh, layout", [((1, 8, 1), "group"), ((1, 1, 8), "group"), ((2, 2, 2), "group"), ((2, 2, 2), "packed")]
+    "mesh, layout",
+    [
+        pytest.param((1, 8, 1), "group", marks=pytest.mark.slow),
+        pytest.param((1, 1, 8), "group", marks=pytest.mark.slow),
+        ((2, 2, 2), "group"),
+        ((2, 2, 2), "packed"),
+    ],
 )
 def test_meshes_change_only_rounding(mesh, layout):
     c = config.default()
@@ -87,6 +93,7 @@ def test_the_configuration_determines_the_sampler():
     assert (remote.server.url, remote.model_config, remote.tokenizer) == ("http://here:8000", cfg, tokenizer)
 
 
+@pytest.mark.slow
 def test_the_base_models_forks_are_scored_by_the_reference_policy():
     """Before the first update it is the policy itself, so the update is the one on its own forks, bit for bit."""
     found = {}

@@ -104,7 +104,7 @@ def test_the_statistics_are_those_of_dense_logits(micro, data):
     assert np.all((np.asarray(got["nucleus_entropy"]) < np.asarray(got["entropy"]))[mask > 0])
 
 
-@pytest.mark.parametrize("micro, data", [(4, batch), (1, packed)])
+@pytest.mark.parametrize("micro, data", [pytest.param(4, batch, marks=pytest.mark.slow), (1, packed)])
 def test_pieces_change_only_rounding(micro, data):
     """In the first update too: the batch's scores lack what the recipe reads, so it makes its own pass."""
     want, want_metrics, want_state = whole()

@@ -40,7 +40,8 @@ def same(got, want):
     np.testing.assert_array_equal(got["greedy"], want["greedy"])
 
 
-@pytest.mark.parametrize("shape", [pytest.param(s, marks=[pytest.mark.slow] if 8 in s else []) for s in SHAPES])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
 def test_eight_devices_do_what_one_does(shape):
     same(layouts.results(shape), alone())
 

@@ -92,7 +92,7 @@ def test_the_theorems_step_size_is_the_rate_of_the_update():
     assert predicted == pytest.approx(measured, rel=0.2) and measured != 0
 
 
-@pytest.mark.parametrize("micro", [1, 4])
+@pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_prediction_by_entropy_scores_is_that_of_the_batchs_distributions(micro):
     """−η · mean of A (S − E_π S), in NumPy from the statistics of the whole batch."""
     engine = small_engine(**{"optim.name": "sgd", "optim.lr": 0.05, "train.micro_batches": micro})

@@ -75,6 +75,7 @@ def test_a_warm_up_in_packed_rows_or_in_pieces_is_the_same_warm_up(tmp_path, mon
     assert losses["pieces"] == pytest.approx(losses["group"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_long_warm_up_batch_is_computed_piece_by_piece():
     """The compiled update of four pieces holds about a quarter of the activations of one piece."""
 
