@@ -86,6 +86,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clip_cov_top": _with(("clip_cov", {"fraction": 2e-4, "pick": "highest"}), base=_WIDE_CLIP),
     "bapo": _with(("bapo", {"target": 1.0}), base=_NO_CLIP),  # 2510.18927
     "adapo": _with(("adapo", {"low": 0.2, "initial": 0.28}), base=_NO_CLIP),  # 2603.11682
+    "dcpo": _with(("dcpo_clip", {"low": 0.16, "high": 0.2}), base=_NO_CLIP),  # 2509.02333
     "entropic": _with(("entropic", {"target": 0.1})),  # 2511.15248
     "cispo": _GRPO | {"objective": ("cispo", {"low": 1.0, "high": 4.0})},  # 2506.13585
     "gspo": _GRPO

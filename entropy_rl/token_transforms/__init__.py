@@ -23,6 +23,7 @@ from entropy_rl.token_transforms.bapo import bapo
 from entropy_rl.token_transforms.base import Masked, TokenMask
 from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction
 from entropy_rl.token_transforms.clip_cov import clip_cov
+from entropy_rl.token_transforms.dcpo_clip import dcpo_clip
 from entropy_rl.token_transforms.entropic import entropic
 from entropy_rl.token_transforms.entropy_bonus import entropy_bonus
 from entropy_rl.token_transforms.entropy_mask import keep_bottom_entropy, keep_top_entropy
@@ -60,6 +61,7 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
         archer,
         bapo,
         clip_cov,
+        dcpo_clip,
         entropic,
         entropy_bonus,
         entropy_ratio_clip,
@@ -125,6 +127,7 @@ __all__ = [
     "chain",
     "check_updates_per_rollout",
     "clip_cov",
+    "dcpo_clip",
     "entropic",
     "entropy_bonus",
     "entropy_ratio_clip",

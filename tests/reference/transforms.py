@@ -191,7 +191,7 @@ def ratio_of(tokens: TokenInfo) -> np.ndarray:
     return np.exp(tokens.logp.astype(np.float64) - tokens.old_logp)
 
 
-def clip_mask(tokens: TokenInfo, least: float, most: float) -> np.ndarray:
+def clip_mask(tokens: TokenInfo, least: float | np.ndarray, most: float | np.ndarray) -> np.ndarray:
     """The tokens that PPO's clip to [least, most] lets push."""
     ratio = ratio_of(tokens)
     return ~(((tokens.advantage > 0) & (ratio > most)) | ((tokens.advantage < 0) & (ratio < least)))
@@ -229,6 +229,14 @@ def adapo(grads, tokens, state, draws, target, low=0.2, least=0.1, most=1.0, fac
     entropy = tokens.entropy[tokens.mask > 0].mean()
     high = min(max(state * (factor if entropy < target else 1 / factor), least), most)
     return grads.logp * clip_mask(tokens, 1 - low, 1 + high), grads.entropy, high
+
+
+def dcpo_clip(grads, tokens, state, draws, low=0.16, high=0.2, cap=10.0) -> Edited:
+    q, ratio = np.exp(tokens.old_logp.astype(np.float64)), ratio_of(tokens)
+    least = 0.5 + 0.5 * np.sqrt(np.maximum(1 - 4 * low / q, 0))
+    most = 0.5 + 0.5 * np.sqrt(1 + 4 * high / q)
+    keep = clip_mask(tokens, least, most) & ~((ratio > cap) & (tokens.advantage != 0))
+    return grads.logp * keep, grads.entropy * keep, state
 
 
 def entropic(

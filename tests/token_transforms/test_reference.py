@@ -47,6 +47,8 @@ CASES = [
     ("bapo", {"target": 0.3, "low": 0.3, "low_most": 0.95, "high": 1.1, "high_step": 0.3, "high_most": 3.0}),
     ("adapo", {"target": 0.8, "initial": 0.3}),
     ("adapo", {"target": 0.7, "initial": 0.95, "low": 0.6, "factor": 2.0}),
+    ("dcpo_clip", {}),
+    ("dcpo_clip", {"low": 0.05, "high": 0.1, "cap": 1.5}),
     ("entropic", {}),
     ("entropic", {"target": 1.5, "bound": 0.3, "proportional": 0.7, "normalizer": "all"}),
     ("positive_reweighting", {"target": 0.8, "initial": 0.5}),
