@@ -180,7 +180,7 @@ def test_every_format_gives_the_same_problems(tmp_path, name, text):
             r"field 'question' \(question\) is a list, not text; .*'question\.0'",
         ),
         ("x.jsonl", "[" * 100_000, r"x\.jsonl, line 1: not JSON"),
-        ("x.jsonl", gzip.compress(LINES.encode()), r"x\.jsonl is compressed; add \.gz to its name"),
+        ("x.jsonl", gzip.compress(LINES.encode(), mtime=0), r"x\.jsonl is compressed; add \.gz to its name"),
         (
             "x.jsonl",
             json.dumps({"question": "[{'role': 'user', 'content': 'a?'}]", "answer": "1"}),
