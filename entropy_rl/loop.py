@@ -22,6 +22,7 @@ from entropy_rl import config as config_lib
 from entropy_rl.evaluation.in_training import Examiner, accuracy_text
 from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
 from entropy_rl.rewards import Grader
@@ -61,9 +62,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
     workdir = expand(workdir)
     with preemption.STOP.handled() as stop, Lock(workdir) as lock:
         stop.at_end(lock.release)
-        checkpoints, warmed = (
-            Checkpoints(epath.Path(workdir) / name, c.checkpoint.keep) for name in ("checkpoints", "warmup")
-        )
+        checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints", c.checkpoint.keep, c.checkpoint.keep_every)
+        warmed = Checkpoints(epath.Path(workdir) / "warmup", c.checkpoint.keep)
         check_directory(c, workdir, checkpoints, warmed, force)
         if warm_up_of:
             check_same_warm_up(c, warm_up_of)
@@ -81,7 +81,9 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
             log = metrics.RunLog(workdir, None if restored is None else int(restored[1]["step"]))
             log.config(c.to_dict())
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
-            desk = Desk(log, keeper, lock, examiner, clock, stop)
+            hf_every, model_config = c.checkpoint.hf_every, engine.model_config
+            folders = HfFolders(workdir, hf_every, c.train.steps, model_config, setup.tokenizer, lock)
+            desk = Desk(log, keeper, lock, examiner, clock, stop, folders)
             state, start = (
                 begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
             )
@@ -140,8 +142,9 @@ def train(
         line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
         logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
 
-        if step == c.train.steps or due(step, c.checkpoint.every):
+        if step == c.train.steps or due(step, c.checkpoint.every) or due(step, c.checkpoint.keep_every):
             desk.keeper.save()
+        desk.folders.reached(step, state.params)
     return state
 
 

@@ -176,18 +176,20 @@ def _score(
     return tuple(jnp.pad(x, ((0, 0), (1, 0))) for x in stats)
 
 
-def load(source: str, dtype: str = "float32") -> Policy:
+def load(source: str, dtype: str = "float32", step: int | None = None) -> Policy:
     """See `entropy_rl.load`."""
     source = expand(source)
     if not is_run(source):
+        if step is not None:
+            raise ValueError(f"step={step}: {source} is no run directory, and has no steps")
         cfg, params, tokenizer = load_model(source, head_dtype(dtype))
         return Policy(cfg, params, tokenizer, compute_dtype(dtype), head_dtype(dtype))
-    return load_run(source, dtype)
+    return load_run(source, dtype, step)
 
 
-def load_run(workdir: str, dtype: str) -> Policy:
-    """The policy of a run directory's newest sound checkpoint, on the first device whatever mesh it was trained on."""
-    run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]))
+def load_run(workdir: str, dtype: str, step: int | None = None) -> Policy:
+    """The policy of a run directory (`read_run`), on the first device whatever mesh it was trained on."""
+    run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]), step)
     params = held_in(head_dtype(dtype), jax.device_put(run.params, jax.local_devices()[0]))
     return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype), head_dtype(dtype))
 
@@ -219,11 +221,17 @@ class TrainedRun(NamedTuple):
     params: Params
 
 
-def read_run(workdir: str, mesh: Mesh) -> TrainedRun:
-    """The policy of a run directory's newest sound checkpoint, its parameters on the mesh.
+def read_run(workdir: str, mesh: Mesh, step: int | None = None) -> TrainedRun:
+    """The policy of a run directory, its parameters on the mesh.
+
+    Args:
+        workdir: the run directory.
+        mesh: where the parameters are placed.
+        step: the step whose checkpoint is taken; None: the newest sound one.
 
     Raises:
-        ValueError: No checkpoint has been finished yet.
+        ValueError: No checkpoint has been finished yet, or none of that step.
+        RuntimeError: The checkpoint is damaged, or all are.
     """
     c = config_lib.default()
     with c.unlocked():  # over the defaults: a run of an earlier version lacks the newer fields
@@ -232,7 +240,7 @@ def read_run(workdir: str, mesh: Mesh) -> TrainedRun:
     model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
     engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)
     wanted = {"params": engine.abstract_state.params}  # the optimiser's state is two to three times as large
-    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(wanted, partial=True)
+    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(wanted, step=step, partial=True)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
     return TrainedRun(model_config, tokenizer, restored[0]["params"])

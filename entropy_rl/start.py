@@ -19,6 +19,7 @@ from entropy_rl.model.transformer import Params
 from entropy_rl.objective import advantages
 from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
+from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
 from entropy_rl.runtime import distributed
@@ -70,6 +71,7 @@ class Desk(NamedTuple):
         examiner: evaluates.
         clock: knows where the time went.
         stop: knows whether the run was asked to stop.
+        folders: Hugging Face folders along the run.
     """
 
     log: metrics.RunLog
@@ -78,6 +80,7 @@ class Desk(NamedTuple):
     examiner: Examiner
     clock: Clock
     stop: Stop
+    folders: HfFolders
 
 
 def prepare(c: ConfigDict) -> Setup:
@@ -140,6 +143,7 @@ def resume(c: ConfigDict, desk: Desk, state: TrainState, saved: dict[str, Any]) 
             logging.warning("metrics.jsonl has no rows of steps %d to %d: they are lost", last_row + 1, step - 1)
         if "row" in saved:
             conclude(c, desk, state, saved["row"])
+    desk.folders.resumed(step, state.params)
     if step >= c.train.steps:
         logging.info("finished already at step %d; raise train.steps (now %d) to continue", step, c.train.steps)
     return state, step
@@ -152,13 +156,15 @@ def begin(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool, warm_up_of
         made = borrow(setup, warm_up_of) if warm_up_of else warm(setup, desk, warmed, force)
         params, row["warmup/loss"] = made
         state = engine.init(params)
-        desk.keeper.reached(0, state, row=row)
-        desk.keeper.save()
-        warmed.clear()
     else:
         desk.stop.now("reading the model")
         state = engine.init(setup.weights(engine.params_sharding))
+    if c.warmup.updates or c.checkpoint.keep_every:
+        desk.keeper.reached(0, state, row=row)
+        desk.keeper.save()
+        warmed.clear()
     row = conclude(c, desk, state, row)
+    desk.folders.reached(0, state.params)
     logging.info("step 0  %s", accuracy_text(row))
     return state, 0
 

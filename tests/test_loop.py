@@ -309,6 +309,30 @@ def test_another_runs_warm_up_that_cannot_serve_is_refused(whole, tmp_path, chan
         loop.run(tiny(**changes), str(tmp_path), warm_up_of=str(whole))
 
 
+def test_steps_that_are_kept_and_folders_are_those_asked_for_however_the_run_is_stopped(tmp_path, signalled, capsys):
+    options = {"keep": 1, "keep_every": 3, "hf_every": 2, "every": 9}
+    c = tiny(**{"warmup.updates": 0, "eval.every": 0, "train.steps": 5})
+    c.checkpoint.update(options)
+    signalled("step 3's rollout", signal.SIGTERM)
+    with pytest.raises(SystemExit, match="75"):
+        loop.run(c, str(tmp_path))
+    assert "step 2 is saved" in capsys.readouterr().err
+    loop.run(c, str(tmp_path))
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [0, 3, 5]
+    folders = {step: tmp_path / f"hf/step-{step:08d}" for step in (0, 2, 4, 5)}
+    assert sorted((tmp_path / "hf").iterdir()) == list(folders.values())
+    for step, source in ((0, str(folders[0])), (5, str(folders[5]))):
+        here, there = (jax.tree.leaves(x.params) for x in (erl.load(str(tmp_path), step=step), erl.load(source)))
+        assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True)), step
+    shutil.rmtree(folders[5])  # as if it had been killed after its last checkpoint
+    loop.run(c, str(tmp_path))
+    erl.load(str(folders[5]))
+    with pytest.raises(ValueError, match=r"no checkpoint of step 2; the steps are \[0, 3, 5\]"):
+        erl.load(str(tmp_path), step=2)
+    with pytest.raises(ValueError, match=r"step=2: .*hf/step-00000005 is no run directory"):
+        erl.load(str(folders[5]), step=2)
+
+
 def test_a_file_where_checkpoints_go_is_named_before_any_work(tmp_path):
     (tmp_path / "checkpoints").write_text("mine")
     with pytest.raises(ValueError, match="checkpoints is a file, but checkpoints go into a folder there; move it away"):

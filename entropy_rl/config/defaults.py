@@ -174,6 +174,12 @@ FIELDS: dict[str, Field] = {
         100, _AT_LEAST_1, "updates of the warm-up; its state is removed once step 0 is saved"
     ),
     "checkpoint.keep": Field(2, _AT_LEAST_1, "newest checkpoints kept"),
+    "checkpoint.keep_every": Field(
+        0, _AT_LEAST_0, "steps; the checkpoint of each n-th step, and of step 0, is made and kept for good; 0: none"
+    ),
+    "checkpoint.hf_every": Field(
+        0, _AT_LEAST_0, "steps; a Hugging Face folder hf/step-00000040 from step 0 on, and of the last step; 0: never"
+    ),
     "mesh.data": Field(-1, whole(least=-1), "devices along the axis; −1: all that remain"),
     "mesh.fsdp": Field(1, whole(least=-1), "devices that share the parameters; −1: all that remain"),
     "mesh.tensor": Field(1, whole(least=-1), "devices that share the heads and the vocabulary; −1: all that remain"),

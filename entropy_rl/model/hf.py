@@ -1,9 +1,12 @@
 """Hugging Face model folders: safetensors and tokenizer, in and out, without torch."""
 
+import functools
 import json
 import math
+import operator
 import os
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,7 +159,11 @@ def load_tokenizer(folder: str | os.PathLike) -> "PreTrainedTokenizerBase":
 
 
 def save_folder(
-    folder: str | os.PathLike, cfg: ModelConfig, params: Params, tokenizer: "PreTrainedTokenizerBase"
+    folder: str | os.PathLike,
+    cfg: ModelConfig,
+    params: Params,
+    tokenizer: "PreTrainedTokenizerBase",
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> None:
     """Writes a folder that transformers loads: config, tensors in the parameters' own dtype, tokenizer.
 
@@ -167,6 +174,7 @@ def save_folder(
         cfg: the shape.
         params: the tree of parameters.
         tokenizer: a transformers tokenizer.
+        fetch: brings a leaf to the host; it is called once for each, in the order of `in_order`.
 
     Raises:
         ValueError: If the family cannot carry the config's features, or a leaf has another shape or no float dtype.
@@ -179,7 +187,12 @@ def save_folder(
     settings = folder / "tokenizer_config.json"
     # transformers 5 names a class that transformers 4, and the servers built on it, do not know.
     settings.write_text(settings.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
-    write_shards(folder, shards, source)
+    write_shards(folder, shards, source, fetch)
+
+
+def in_order(cfg: ModelConfig, params: Params) -> list[Any]:
+    """The leaves, in the order in which `save_folder` brings them to the host."""
+    return [functools.reduce(operator.getitem, path.split("/"), params) for path in leaves(cfg)]
 
 
 def plan_shards(folder: pathlib.Path, cfg: ModelConfig, params: Params) -> tuple[list[list[Entry]], dict[str, Part]]:
@@ -187,10 +200,7 @@ def plan_shards(folder: pathlib.Path, cfg: ModelConfig, params: Params) -> tuple
     source: dict[str, Part] = {}
     shards: list[list[Entry]] = [[]]
     size = 0
-    for path, leaf in leaves(cfg).items():
-        value: Any = params
-        for key in path.split("/"):
-            value = value[key]
+    for value, (path, leaf) in zip(in_order(cfg, params), leaves(cfg).items(), strict=True):
         stacked = "{}" in leaf.name
         expected = (cfg.n_layers,) * stacked + tuple(leaf.split[i] for i in leaf.axes)
         if value.shape != expected:
@@ -206,15 +216,20 @@ def plan_shards(folder: pathlib.Path, cfg: ModelConfig, params: Params) -> tuple
     return shards, source
 
 
-def write_shards(folder: pathlib.Path, shards: list[list[Entry]], source: dict[str, Part]) -> None:
-    """Writes the safetensors files of a folder, and their index if there are several."""
+def write_shards(
+    folder: pathlib.Path,
+    shards: list[list[Entry]],
+    source: dict[str, Part],
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
+) -> None:
+    """Writes the safetensors files of a folder, and their index if there are several; `fetch` as in `save_folder`."""
     held: tuple[Any, Any] = (None, None)  # the last leaf, and the same on the host
 
     def read(name: str) -> np.ndarray:
         nonlocal held
         value, leaf, layer = source[name]
         if held[0] is not value:
-            held = (value, np.asarray(value))
+            held = (value, fetch(value))
         return leaf.theirs(held[1] if layer is None else held[1][layer])
 
     for old in [*folder.glob("model*.safetensors"), folder / INDEX]:

@@ -32,22 +32,25 @@ _STATE = "state"
 
 
 class Checkpoints:
-    """The checkpoints of one run. They are saved at step boundaries, and the newest `keep` of them are kept."""
+    """The checkpoints of one run. They are saved at step boundaries; the newest of them are kept, and some for good."""
 
-    def __init__(self, directory: epath.Path | str, keep: int = 2):
+    def __init__(self, directory: epath.Path | str, keep: int = 2, keep_every: int = 0):
         """Opens a directory, which need not exist.
 
         Args:
             directory: on a disk or in a bucket.
-            keep: how many checkpoints to keep.
+            keep: how many of the newest checkpoints to keep.
+            keep_every: checkpoints of its multiples, step 0 among them, are kept beside those; 0: none.
 
         Raises:
-            ValueError: If `keep` is below 1.
+            ValueError: If `keep` is below 1, or `keep_every` below 0.
         """
         if keep < 1:
             raise ValueError(f"checkpoint.keep: got {keep}, expected at least 1 (2 survives one damaged step)")
+        if keep_every < 0:
+            raise ValueError(f"checkpoint.keep_every: got {keep_every}, expected at least 0 (0: none is kept for good)")
         self._directory = epath.Path(directory)
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         # Compression costs time and saves 9% on weights. The commit-file class writes in place: no rename.
         self._orbax = ocp.Checkpointer(
             ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
@@ -212,7 +215,8 @@ class Checkpoints:
             logging.warning("checkpoint %s is later than step %d, just saved: removed", self._folder(step), newest)
             self._remove(step)
         for step in [s for s in steps if s <= newest][: -self._keep]:
-            self._remove(step)
+            if not self._keep_every or step % self._keep_every:
+                self._remove(step)
 
     def _remove(self, step: int) -> None:
         """Removes what `save` wrote, and the folder too unless something else was put into it."""

@@ -195,6 +195,8 @@ def need(place: str, row: Mapping[str, Any], keys: Iterable[str]) -> None:
 def set_aside(workdir: epath.Path | str) -> epath.Path | None:
     """Moves a run's rows and its configuration into the first folder of `before-1`, `before-2`, … that is free.
 
+    On a disk, the Hugging Face folders of the run move there too.
+
     Returns:
         The folder, or None if there are no rows.
     """
@@ -212,6 +214,8 @@ def set_aside(workdir: epath.Path | str) -> epath.Path | None:
     folder.mkdir(parents=True)
     if (config := workdir / "config.json").exists():
         found.append(config)
+    if not files.in_bucket(workdir) and (models := workdir / "hf").exists():
+        found.append(models)
     for path in found:
         files.move(path, folder / path.name)
     logging.warning("%s: the run starts afresh; the record that was there is now in %s", workdir, folder)
@@ -234,8 +238,10 @@ def refuse_lost_checkpoints(workdir: epath.Path | str, force: bool = False) -> N
     last = max((row["step"] for _, row in rows(path)), default=-1) if jsonl.exists(path) else -1
     try:
         config = read_config(workdir)
-        # the state after a warm-up is saved before row 0 is written; without one the first save follows its step's row
-        saved_before = 0 if config["warmup"]["updates"] else config["checkpoint"]["every"] + 1
+        # the state after a warm-up, or the first of keep_every, is saved before row 0 is written; without these the
+        # first save follows its step's row
+        saved_first = config["warmup"]["updates"] or config["checkpoint"].get("keep_every", 0)
+        saved_before = 0 if saved_first else config["checkpoint"]["every"] + 1
     except (FileNotFoundError, KeyError, TypeError):
         saved_before = 1
     if last >= saved_before and not force:

@@ -44,6 +44,18 @@ def test_keep_below_one_is_refused(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+def test_every_kth_is_kept_for_good_beside_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=4)
+    for step in (0, 2, 4, 5, 6, 8, 9, 11, 13):
+        checkpoints.save(step, make_state(step), {})
+    assert checkpoints.steps() == [0, 4, 8, 11, 13]
+    assert_bitwise(checkpoints.restore(ABSTRACT, step=4)[0], make_state(4))
+    checkpoints.save(7, make_state(7), {})  # after a fallback: what is later was abandoned, kept for good or not
+    assert checkpoints.steps() == [0, 4, 7]
+    with pytest.raises(ValueError, match=r"checkpoint\.keep_every: got -1, expected at least 0"):
+        Checkpoints(tmp_path, keep_every=-1)
+
+
 def test_a_step_can_be_saved_again_and_later_ones_are_abandoned(tmp_path):
     """After falling back to 4, the run comes to 6 again; 8 belongs to the history that it has abandoned."""
     checkpoints = saved(tmp_path, 4, 8)
