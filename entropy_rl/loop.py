@@ -35,7 +35,7 @@ from entropy_rl.training import checks
 from entropy_rl.training.batch import Batch, TrainState, in_turn
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.experience import Collector, Experience, refill
-from entropy_rl.training.rows import rollout_row, sample_rows, speed_row, update_row
+from entropy_rl.training.rows import rollout_row, sample_rows, speed_row, state_row, update_row
 from entropy_rl.training.update import Metrics
 
 
@@ -134,6 +134,7 @@ def train(
 
         # Metrics and evaluation.
         row = {"step": step} | update_row(updates) | rollout_row(first) | refilled
+        row |= state_row(c.algo.chain, state.token_state)
         row |= speed_row(first, experience, refilled.get("refill/tokens", 0), desk.clock.lap())
         desk.keeper.reached(step, state, row=metrics.plain(row))
         desk.lock.check()

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from entropy_rl import config
-from entropy_rl.record import jsonl
+from entropy_rl.record import jsonl, words
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds that a process may take before a test gives up, on a machine that is busy with other tests
@@ -114,8 +114,9 @@ def log_of(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The metrics of a run, times aside."""
+    """The metrics of a run, times aside; every key has a word."""
     kept = jsonl.read(workdir / "metrics.jsonl")
+    assert not [key for row in kept for key in words.unknown(row)]
     return [{key: value for key, value in row.items() if not key.startswith(_TIMED)} for row in kept]
 
 

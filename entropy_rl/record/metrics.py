@@ -21,51 +21,9 @@ from etils import epath
 
 from entropy_rl import config as config_lib
 from entropy_rl.record import files, jsonl
+from entropy_rl.record.word_table import EVAL_PATTERN
+from entropy_rl.record.words import METRIC_KEYS
 from entropy_rl.runtime import distributed
-
-EVAL_PATTERN = "eval/<name>/accuracy"
-
-# The fixed keys, in the order of the file. In place of `EVAL_PATTERN` there are the keys of every evaluation.
-METRIC_KEYS = (
-    "step",
-    "time",  # seconds since 1970, at the write
-    "reward/mean",  # before dynamic-sampling filters
-    "reward/std",
-    EVAL_PATTERN,
-    "entropy/mean",  # nats, over tokens
-    "entropy/response_mean",  # nats, over responses, of the mean over each one's tokens
-    "entropy/sampled",  # nats, -mean logp
-    "entropy/p80",
-    "entropy/frac_below_0.01",
-    "answers/distinct",  # different answers per problem, of its rollout.samples responses
-    "answers/entropy",  # their entropy per problem, nats
-    "cov/mean",
-    "cov/top_0.02pct",
-    "cov/top_0.2pct",
-    "cov/top_2pct",
-    "cov/top_20pct",
-    "entropy/delta",
-    "entropy/delta_predicted",  # exact to first order
-    "entropy/delta_thm1",
-    "entropy/delta_thm2",
-    "entropy/delta_score",
-    "tokens/kept_frac",
-    "ratio/clip_frac",
-    "kl/old",
-    "length/mean",
-    "length/clipped_frac",
-    "grad/norm",
-    "grad/skipped",
-    "throughput/rollout_tokens_per_s",
-    "throughput/train_tokens_per_s",
-    "group/degenerate_frac",
-    "law/a",  # H is entropy/mean
-    "law/b",
-    "law/ceiling",
-    "law/response_mean/a",  # H is entropy/response_mean, the paper's eq. 5
-    "law/response_mean/b",
-    "law/response_mean/ceiling",
-)
 
 # Patterns of the keys that may change when a run is resumed, without making it another run.
 FREE_KEYS = ("train.steps", "checkpoint.*", "eval.every", "measure.every", "log.*", "rollout.server*")

@@ -12,6 +12,7 @@ import numpy as np
 from entropy_rl import law
 from entropy_rl.rewards.votes import answer_entropy, distinct
 from entropy_rl.stats import masked
+from entropy_rl.token_transforms import ChainState
 from entropy_rl.training.experience import Experience, degenerate
 
 Row = dict[str, Any]
@@ -101,6 +102,20 @@ def speed_row(first: Experience, experience: Experience, refill_tokens: int, sec
         **{f"time/{part}_s": s for part, s in spent.items()},
         "time/other_s": seconds["total"] - sum(spent.values()),
     }
+
+
+def state_row(names: Sequence[str], token_state: ChainState) -> Row:
+    """`state/<transform>.<field>`: the numbers that the chain's transforms keep, such as an adaptive coefficient.
+
+    Args:
+        names: of the chain's transforms, in their order.
+        token_state: the chain's state after the step's last update.
+    """
+    row: Row = {}
+    for name, own in zip(names, jax.device_get(token_state.inner), strict=True):
+        fields = own._asdict() if hasattr(own, "_asdict") else {}
+        row |= {f"state/{name}.{field}": float(value) for field, value in fields.items() if np.ndim(value) == 0}
+    return row
 
 
 def law_row(history: Sequence[Row]) -> Row:

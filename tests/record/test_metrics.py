@@ -16,14 +16,14 @@ import pytest
 from entropy_rl import config
 from entropy_rl.record import jsonl
 from entropy_rl.record.metrics import (
-    EVAL_PATTERN,
-    METRIC_KEYS,
     RunLog,
     check_config,
     config_hash,
     progress,
     refuse_lost_checkpoints,
 )
+from entropy_rl.record.word_table import EVAL_PATTERN
+from entropy_rl.record.words import METRIC_KEYS
 
 CONFIG = {
     "seed": 0,

@@ -11,6 +11,7 @@ from entropy_rl import config, covariance
 from entropy_rl.model.head_extras import Extras
 from entropy_rl.model.source import open_model
 from entropy_rl.model.transformer import Transformer
+from entropy_rl.record.words import unknown
 from entropy_rl.sampling.base import Prompts
 from entropy_rl.training import scoring
 from entropy_rl.training.batch import Batch, TrainState
@@ -106,6 +107,7 @@ def test_the_prediction_by_entropy_scores_is_that_of_the_batchs_distributions(mi
         state = engine.init(jax.device_put(updates.params(), engine.params_sharding))
         _, m = engine.measured_update(state, b, jax.random.key(1), True)
     assert float(m["entropy/delta_score"]) == pytest.approx(want, rel=1e-3) and abs(want) > 1e-6
+    assert not unknown(m)
 
 
 def test_a_measured_update_holds_one_more_tree_of_parameters_and_no_more():

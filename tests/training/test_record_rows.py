@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from experiences import MIXED, RIGHT, UNSCORED, WRONG, G, T, graded, with_length_penalty
 
-from entropy_rl.record.metrics import METRIC_KEYS
+from entropy_rl.record.words import METRIC_KEYS
 from entropy_rl.training import rows
 from entropy_rl.training.experience import degenerate, refill
 
