@@ -25,8 +25,9 @@ from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
+from entropy_rl.record.rollouts import RolloutLog
 from entropy_rl.rewards import Grader
-from entropy_rl.runtime import preemption
+from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.runtime.files import expand
 from entropy_rl.runtime.profile import Profiler
@@ -35,8 +36,8 @@ from entropy_rl.training import checks
 from entropy_rl.training.batch import Batch, TrainState, in_turn
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.experience import Collector, Experience, refill
-from entropy_rl.training.rows import rollout_row, sample_rows, speed_row, state_row, update_row
-from entropy_rl.training.update import Metrics
+from entropy_rl.training.rows import recorded, rollout_row, sample_rows, speed_row, state_row, update_row
+from entropy_rl.training.update import FATES, Metrics, TokenRecord
 
 
 def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm_up_of: str = "") -> None:
@@ -78,12 +79,14 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
             if restored is not None:
                 checks.check_data(restored[1].get("data", setup.meta["data"]), setup.meta["data"], force)
                 engine.sampler.widths.update(restored[1].get("slots", {}))
-            log = metrics.RunLog(workdir, None if restored is None else int(restored[1]["step"]))
+            begins_at = None if restored is None else int(restored[1]["step"])
+            log, rollouts = metrics.RunLog(workdir, begins_at), RolloutLog(workdir, c.log.rollouts_gb)
             log.config(c.to_dict())
+            rollouts.resume(0 if begins_at is None else begins_at)
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
             hf_every, model_config = c.checkpoint.hf_every, engine.model_config
             folders = HfFolders(workdir, hf_every, c.train.steps, model_config, setup.tokenizer, lock)
-            desk = Desk(log, keeper, lock, examiner, clock, stop, folders)
+            desk = Desk(log, rollouts, keeper, lock, examiner, clock, stop, folders)
             state, start = (
                 begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
             )
@@ -128,7 +131,8 @@ def train(
             preemption.look()
             desk.stop.now(f"step {step}'s updates", f"step {step} will be made again")
             desk.keeper.spent()
-            state, updates = update_all(engine, state, parts, key, measure=due(step, c.measure.every))
+            measure, record = due(step, c.measure.every), due(step, c.log.rollouts)
+            state, updates, records = update_all(engine, state, parts, key, measure, record)
             state = state._replace(step=jnp.full_like(state.step, step))
         check_finite(step, int(state.skipped), c.optim.max_skipped)
 
@@ -139,6 +143,9 @@ def train(
         desk.keeper.reached(step, state, row=metrics.plain(row))
         desk.lock.check()
         desk.log.sample(sample_rows(step, c.log.samples, experience, advantage_B))
+        if record:
+            names = FATES + tuple(c.algo.chain)
+            desk.rollouts.write(step, *recorded(experience, advantage_B, records, names, setup.tokenizer))
         row = conclude(c, desk, state, row)
         line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
         logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
@@ -188,20 +195,32 @@ def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list
 
 
 def update_all(
-    engine: Engine, state: TrainState, parts: list[Batch], key: jax.Array, measure: bool
-) -> tuple[TrainState, list[Metrics]]:
-    """The step's updates: (state, metrics of each, on the host); `measure`: with the first one's effect on entropy.
+    engine: Engine, state: TrainState, parts: list[Batch], key: jax.Array, measure: bool, record: bool
+) -> tuple[TrainState, list[Metrics], list[TokenRecord]]:
+    """The step's updates, once per turn of the method.
 
-    A method with several turns makes all of them once per turn.
+    Args:
+        engine: makes them.
+        state: before the first; donated.
+        parts: the updates' batches.
+        key: the step's.
+        measure: with the first one's effect on entropy.
+        record: with what each did with its tokens; the method has to record.
+
+    Returns:
+        (the state after the last, metrics of each, records of each or none), the last two on the host.
     """
-    updates, turns = [], engine.method.turns
+    updates, records, turns = [], [], engine.method.turns
     for i, (turn, part) in enumerate(itertools.product(range(turns), parts)):
         if turns > 1:
             part = in_turn(part, turn)
         update = engine.measured_update if measure and i == 0 else engine.update
         state, update_metrics = update(state, part, jax.random.fold_in(key, 1 + i), on_policy=i == 0)
+        tokens = update_metrics.pop("tokens", None)
         updates.append(update_metrics)
-    return state, jax.device_get(updates)
+        if record:
+            records.append(tokens)
+    return state, jax.device_get(updates), distributed.fetch(records)
 
 
 def check_finite(step: int, skipped: int, max_skipped: int) -> None:

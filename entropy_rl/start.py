@@ -22,6 +22,7 @@ from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
+from entropy_rl.record.rollouts import RolloutLog
 from entropy_rl.runtime import distributed
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.runtime.preemption import Stop
@@ -66,6 +67,7 @@ class Desk(NamedTuple):
 
     Attributes:
         log: metrics and samples.
+        rollouts: whole rollouts, with every token.
         keeper: checkpoints.
         lock: the run directory's.
         examiner: evaluates.
@@ -75,6 +77,7 @@ class Desk(NamedTuple):
     """
 
     log: metrics.RunLog
+    rollouts: RolloutLog
     keeper: Keeper[TrainState]
     lock: Lock
     examiner: Examiner

@@ -23,6 +23,7 @@ ORDER = [
     "policy",
     "evaluation",
     "start",
+    "report",
     "loop",
     "train",
     "evaluate",

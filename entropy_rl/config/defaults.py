@@ -183,6 +183,8 @@ FIELDS: dict[str, Field] = {
     "mesh.data": Field(-1, whole(least=-1), "devices along the axis; −1: all that remain"),
     "mesh.fsdp": Field(1, whole(least=-1), "devices that share the parameters; −1: all that remain"),
     "mesh.tensor": Field(1, whole(least=-1), "devices that share the heads and the vocabulary; −1: all that remain"),
+    "log.rollouts": Field(0, _AT_LEAST_0, "steps between whole rollouts in rollouts/, with every token; 0: none"),
+    "log.rollouts_gb": Field(2.0, _ABOVE_0, "GB (10^9 bytes) that rollouts/ may take; beyond it old steps are thinned"),
     "log.samples": Field(4, _AT_LEAST_0, "responses per step in samples.jsonl"),
 }
 

@@ -224,10 +224,8 @@ def _csv_rows(path: epath.Path, file: IO[bytes]) -> Iterator[Row]:
 
 
 def _parquet_rows(path: epath.Path) -> Iterator[Row]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"data.task: {path}: Parquet files need pyarrow: pip install pyarrow") from None
+    import pyarrow.parquet
+
     try:
         with path.open("rb") as file:
             opened, number = pyarrow.parquet.ParquetFile(file), 0

@@ -10,24 +10,25 @@ def in_bucket(path: epath.Path) -> bool:
     return "://" in str(path)
 
 
-def replace(path: epath.Path, text: str, aside: str = "new") -> None:
+def replace(path: epath.Path, contents: str | bytes, aside: str = "new") -> None:
     """Writes a file, whole or not at all.
 
     Args:
-        path: the file. In a bucket an object is replaced as a whole; on a disk the text is first written beside it.
-        text: its new contents.
+        path: the file. In a bucket an object is replaced as a whole; on a disk a file is first written beside it.
+        contents: its new contents.
         aside: ending of the name beside it; processes that may write at the same time need different ones.
 
     Raises:
         OSError: If it cannot be written; the old file is as it was.
     """
+    data = contents.encode() if isinstance(contents, str) else contents
     if in_bucket(path):
-        path.write_text(text)
+        path.write_bytes(data)
         return
     beside = path.with_name(f"{path.name}.{aside}")
     try:
-        with beside.open("w") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -21,6 +21,7 @@ from etils import epath
 
 from entropy_rl import config as config_lib
 from entropy_rl.record import files, jsonl
+from entropy_rl.record.rollouts import FOLDER
 from entropy_rl.record.word_table import EVAL_PATTERN
 from entropy_rl.record.words import METRIC_KEYS
 from entropy_rl.runtime import distributed
@@ -151,7 +152,7 @@ def need(place: str, row: Mapping[str, Any], keys: Iterable[str]) -> None:
 
 
 def set_aside(workdir: epath.Path | str) -> epath.Path | None:
-    """Moves a run's rows and its configuration into the first folder of `before-1`, `before-2`, … that is free.
+    """Moves a run's rows, recorded rollouts and configuration into the first free folder of `before-1`, `before-2`, ….
 
     On a disk, the Hugging Face folders of the run move there too.
 
@@ -172,6 +173,10 @@ def set_aside(workdir: epath.Path | str) -> epath.Path | None:
     folder.mkdir(parents=True)
     if (config := workdir / "config.json").exists():
         found.append(config)
+    if (recorded := workdir / FOLDER).exists():  # first: if a kill comes between, the rows still tell of it
+        (folder / FOLDER).mkdir()
+        for path in sorted(recorded.iterdir()):
+            files.move(path, folder / FOLDER / path.name)
     if not files.in_bucket(workdir) and (models := workdir / "hf").exists():
         found.append(models)
     for path in found:

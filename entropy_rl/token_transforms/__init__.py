@@ -21,7 +21,7 @@ from entropy_rl.token_transforms.adaptive_entropy_bonus import adaptive_entropy_
 from entropy_rl.token_transforms.archer import archer
 from entropy_rl.token_transforms.bapo import bapo
 from entropy_rl.token_transforms.base import Masked, TokenMask
-from entropy_rl.token_transforms.chain import ChainState, chain, kept_fraction
+from entropy_rl.token_transforms.chain import Chain, ChainState, chain, kept_fraction
 from entropy_rl.token_transforms.clip_cov import clip_cov
 from entropy_rl.token_transforms.dcpo_clip import dcpo_clip
 from entropy_rl.token_transforms.entropic import entropic
@@ -113,6 +113,7 @@ __all__ = [
     "NEEDS",
     "TRANSFORMS",
     "TURNS",
+    "Chain",
     "ChainState",
     "Masked",
     "Schedule",
@@ -165,9 +166,7 @@ __all__ = [
 ]
 
 
-def build(
-    transforms: Sequence[Spec], scope: str = "global", micro_batches: int = 1, group_size: int = 1
-) -> optax.GradientTransformationExtraArgs:
+def build(transforms: Sequence[Spec], scope: str = "global", micro_batches: int = 1, group_size: int = 1) -> Chain:
     """The chain that a config names.
 
     Args:

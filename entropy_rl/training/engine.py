@@ -207,7 +207,7 @@ class Engine:
             tokenizer: the model's; None if the engine samples nothing that has to be read as text.
             mesh: the run's mesh, see `mesh_of`.
         """
-        method = method_of(c.algo, c.rollout, c.train)
+        method = method_of(c.algo, c.rollout, c.train)._replace(records=c.log.rollouts > 0)
         return cls(c, model_config, tokenizer, mesh, method, optimizer_of(c.optim), c.rollout.samples)
 
     @property

@@ -4,16 +4,21 @@ Shapes: N prompts, G samples per prompt, B = N·G, T response positions. All on 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from entropy_rl import law
 from entropy_rl.rewards.votes import answer_entropy, distinct
+from entropy_rl.runtime import distributed
 from entropy_rl.stats import masked
 from entropy_rl.token_transforms import ChainState
 from entropy_rl.training.experience import Experience, degenerate
+from entropy_rl.training.update import TokenRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 
@@ -130,6 +135,49 @@ def law_row(history: Sequence[Row]) -> Row:
         fitted = law.fit([r.get(key) for r in history], [r["reward/mean"] for r in history])
         row |= {f"{prefix}/a": fitted.a, f"{prefix}/b": fitted.b, f"{prefix}/ceiling": fitted.ceiling}
     return row
+
+
+def recorded(
+    experience: Experience,
+    advantage_B: np.ndarray,
+    records: Sequence[TokenRecord],
+    fates: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> tuple[dict[str, Sequence[Any]], dict[str, np.ndarray], np.ndarray]:
+    """A step's responses as `record/rollouts.py: RolloutLog.write` takes them: this process's share of them.
+
+    Args:
+        experience: the responses that the updates consumed, B of them.
+        advantage_B: f32[B].
+        records: of the step's updates; together they cover all responses once per turn of the method.
+        fates: the names of `TokenRecord.fate`.
+        tokenizer: makes text of the tokens.
+    """
+    rollout, G = experience.rollout, experience.samples
+    update_R = np.concatenate([np.full(len(r.logp), i) for i, r in enumerate(records)])
+    row_R = np.arange(len(update_R)) % len(experience.texts)  # a later turn has the same responses again
+    mine_R = np.array([distributed.mine(b) for b in row_R.tolist()])
+    rows = row_R[mine_R]
+    tokens, mask = rollout.tokens[rows], rollout.mask[rows]
+    reward = np.where(experience.valid_B, experience.reward_B, np.nan)
+    columns: dict[str, Sequence[Any]] = {
+        "update": update_R[mine_R],
+        "prompt": experience.prompts.uid_N[rows // G],
+        "sample": rows % G,
+        "question": [experience.owner(b).question for b in rows],
+        "text": [experience.texts[b] for b in rows],
+        "answer": [experience.answers[b] for b in rows],
+        "reward": reward[rows],
+        "advantage": advantage_B[rows],
+        "length": mask.sum(axis=1),
+        "finished": rollout.finished[rows],
+        **{f"reward/{name}": part[rows] for name, part in experience.parts.items()},
+    }
+    found = {name: np.concatenate([getattr(r, name) for r in records])[mine_R] for name in TokenRecord._fields}
+    drawn, places = np.unique(tokens, return_inverse=True)
+    pieces = np.array([tokenizer.decode([i]) for i in drawn.tolist()], object)[places.reshape(tokens.shape)]
+    named = np.array(fates, object)[found.pop("fate")]
+    return columns, found | {"id": tokens, "token": pieces, "fate": named}, mask
 
 
 def sample_rows(step: int, n: int, experience: Experience, advantage_B: np.ndarray) -> list[Row]:

@@ -17,12 +17,43 @@ from entropy_rl.objective import corrections
 from entropy_rl.objective.surrogates import Objective, token_gradient, token_weight
 from entropy_rl.objective.tokens import TokenGrads, TokenInfo
 from entropy_rl.stats import masked
+from entropy_rl.stats.divergence import clamped
+from entropy_rl.token_transforms.chain import Chain
 from entropy_rl.token_transforms.schedule import Schedule
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.scoring import pieces, pull, pull_back, score, token_stats
 
 Array = jax.Array
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # Arrays, f32[] each; and "tokens", a TokenRecord, if the method records
+
+
+class TokenRecord(NamedTuple):
+    """What one update did with each token, [B, T] each; 0 at masked tokens.
+
+    Attributes:
+        logp: f32, nats, under the policy that the update starts from.
+        entropy: f32, nats, likewise.
+        covariance: f32, the token's term of the batch covariance (`covariance.py: token_covariance`).
+        ratio: f32, exp(logp − old_logp), to the policy that sampled.
+        gradient: f32, d loss / d logp of the objective, before the transforms.
+        gradient_after: f32, the same after the transforms.
+        entropy_gradient: f32, d loss / d entropy after the transforms.
+        fate: u8, see `FATES`; from len(FATES) on, the transforms of the chain in their order.
+    """
+
+    logp: Array
+    entropy: Array
+    covariance: Array
+    ratio: Array
+    gradient: Array
+    gradient_after: Array
+    entropy_gradient: Array
+    fate: Array
+
+
+# What may happen to a token besides the transforms: nothing; it has no advantage, nor a gradient from elsewhere; the
+# correction between sampler and trainer stopped it; the objective's clip did. The first of these three counts.
+FATES = ("kept", "no advantage", "correction", "clip")
 
 
 class Method(NamedTuple):
@@ -38,10 +69,11 @@ class Method(NamedTuple):
         turns: how often all updates of a rollout are made; above 1 a transform divides the tokens among the turns.
         schedules: the options of transforms that move with the steps, by "transform.option".
         extras: the statistics beside logp and entropy that the transforms read.
+        records: the metrics of an update hold a `TokenRecord`.
     """
 
     objective: Objective
-    chain: optax.GradientTransformationExtraArgs
+    chain: Chain
     aggregation: str = "token-mean"
     temperature: float = 1.0
     correction: corrections.Correction | None = None
@@ -49,6 +81,7 @@ class Method(NamedTuple):
     turns: int = 1
     schedules: tuple[tuple[str, Schedule], ...] = ()
     extras: Extras = NONE
+    records: bool = False
 
 
 def edit(
@@ -97,13 +130,13 @@ def edit(
     weight = None
     if method.correction is not None:
         weight = corrections.weights(method.correction, old_logp, batch.sampler_logp, mask)
-    loss, grads, clipped = token_gradient(method.objective, tokens, weight)
+    loss, before, clipped = token_gradient(method.objective, tokens, weight)
     tokens = tokens._replace(clipped=clipped)
     moment = {"key": key, "on_policy": on_policy, "step": step}
-    grads, token_state = method.chain.update(grads, token_state, tokens=tokens, **moment)
+    grads, token_state, acted = method.chain.trace(before, token_state, tokens=tokens, **moment)
     cov = covariance.token_covariance(logp, batch.advantage, mask)
     tail = covariance.heavy_tail(cov, mask)
-    metrics = {
+    metrics: Metrics = {
         "loss": loss,
         "cov/mean": tail.pop("all"),
         **{f"cov/{share}": value for share, value in tail.items()},
@@ -115,7 +148,33 @@ def edit(
     metrics |= {f"schedule/{name}": schedule.at(step) for name, schedule in method.schedules}
     if weight is not None:
         metrics |= {f"correction/{k}": v for k, v in corrections.stopped(weight, mask).items()}
+    if method.records:
+        metrics["tokens"] = record(tokens, weight, cov, before, grads, acted)
     return grads, token_state, metrics
+
+
+def record(
+    tokens: TokenInfo, correction: Array | None, cov: Array, before: TokenGrads, after: TokenGrads, acted: Array
+) -> TokenRecord:
+    """The record of an update's tokens.
+
+    Args:
+        tokens: with `clipped` as the objective found it.
+        correction: f32[B, T], the weights between sampler and trainer; None: all 1.
+        cov: f32[B, T], the tokens' covariance.
+        before: the objective's gradient.
+        after: the gradient after the chain.
+        acted: u8[B, T], of `Chain.trace`.
+    """
+    fate = jnp.where(acted > 0, acted + jnp.uint8(len(FATES) - 1), jnp.uint8(0))
+    stopped = jnp.zeros(fate.shape, bool) if correction is None else correction == 0
+    no_advantage = (tokens.advantage == 0) & (after.logp == 0)
+    for number, holds in ((3, tokens.clipped), (2, stopped), (1, no_advantage)):
+        fate = jnp.where(holds, jnp.uint8(number), fate)
+    ratio = jnp.exp(clamped(tokens.logp - tokens.old_logp))
+    made = TokenRecord(tokens.logp, tokens.entropy, cov, ratio, before.logp, after.logp, after.entropy, fate)
+    shown: TokenRecord = jax.tree.map(lambda x: jnp.where(tokens.mask > 0, x, jnp.zeros_like(x)), made)
+    return shown
 
 
 def loss_fn(

@@ -4,7 +4,6 @@ import gzip
 import json
 import pathlib
 import random
-import sys
 import warnings
 
 import pytest
@@ -233,13 +232,6 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path, "x.jsonl", LINES)
     assert len(open_rows("~/x.jsonl").held_out(9)) == 3
-
-
-def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
-    path = put(tmp_path, "x.parquet", "PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # the import system's own way to say that it is not there
-    with pytest.raises(ValueError, match=r"^data\.task: \S+x\.parquet: .* pip install pyarrow$"):
-        open_rows(path)
 
 
 def test_names_without_their_format():

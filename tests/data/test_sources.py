@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from entropy_rl import config
@@ -199,8 +201,6 @@ def test_repeated_rows_count_once(tmp_path):
 
 
 def test_parquet_fields_and_kinds(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    pyarrow = pytest.importorskip("pyarrow")
     rows = [
         {
             "prompt": [{"role": "user", "content": f"Solve: {i} (end)"}],
@@ -209,7 +209,7 @@ def test_parquet_fields_and_kinds(tmp_path):
         }
         for i in range(12)
     ]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     settings = {
         "question": "prompt.0.content",
         "answer": "label.truth",

@@ -89,3 +89,26 @@ def test_a_spec_that_cannot_be_built_is_an_error(spec, match):
 def test_an_unknown_scope_is_an_error():
     with pytest.raises(ValueError, match=r"algo.scope: got 'local', choose 'global' or 'microbatch'"):
         tt.build([], scope="local")
+
+
+def test_the_trace_names_the_transform_that_acted_on_a_token():
+    grads, tokens = random_tokens(0, 6, 20)
+    spec = [
+        ("keep_top_entropy", {"fraction": 0.6}),
+        ("keep_bottom_entropy", {"fraction": 0.6}),
+        ("kl_cov", {"fraction": 0.2}),
+    ]
+    made, key = tt.build(spec), jax.random.key(0)
+    after, state, acted = jax.jit(made.trace)(grads, made.init(grads), tokens=tokens, key=key)
+    plain, plain_state = jax.jit(made.update)(grads, made.init(grads), tokens=tokens, key=key)
+    jax.tree.map(np.testing.assert_array_equal, (after, state), (plain, plain_state))
+    there = np.asarray(tokens.mask) > 0
+    top, bottom = (
+        np.asarray(t.factor(tokens, key)) > 0 for t in (tt.keep_top_entropy(0.6), tt.keep_bottom_entropy(0.6))
+    )
+    alone = tt.kl_cov(0.2)
+    penalised = np.asarray(alone.update(grads, alone.init(grads), tokens=tokens, key=key)[0].logp != grads.logp)
+    want = np.where(~top, 1, np.where(~bottom, 2, np.where(penalised, 3, 0)))  # a mask counts, and then the last one
+    np.testing.assert_array_equal(np.asarray(acted)[there], want[there])
+    assert set(want[there].tolist()) == {0, 1, 2, 3} and acted.dtype == np.uint8
+    assert not np.asarray(acted)[~there].any()

@@ -1,0 +1,102 @@
+"""The report's folder: the page, its figures and tables as files, and the viewer's data."""
+
+import html
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from entropy_rl.report import tokens
+from entropy_rl.report.figure import Figure, to_csv, to_png, to_svg
+
+_ROWS = 40  # of a table on the page; its file has all
+_VIEWER = """
+<section id="tokens"><h2>Every token</h2>
+<form onsubmit="return false">
+<label>run <select id="run"></select></label>
+<label>step <select id="step"></select></label>
+<label>colour by <select id="colour"></select></label>
+<label>order <select id="sort"><option value="order">as sampled</option><option>reward</option><option>entropy</option>
+<option>surprise</option><option>length</option></select></label>
+<label>search <input id="search" type="search"></label>
+<label>beside <select id="against"></select></label>
+<label class="check"><input id="group" type="checkbox"> the whole group</label>
+</form>
+<p id="count" class="facts" role="status"></p>
+<div class="viewer"><ol id="list" aria-label="responses"></ol><div id="shown"></div></div>
+<div id="tip" role="tooltip" hidden></div>
+</section>
+"""
+
+
+def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: Mapping[str, str], text: str) -> None:
+    """Writes `index.html`, `figures/`, `tables/` and `data/` into a folder.
+
+    Args:
+        folder: made if it does not exist; what an earlier report wrote is replaced.
+        title: of the page.
+        figures: in the order of the page.
+        workdirs: name -> the run directory, of the runs whose recorded tokens are shown.
+        text: shown as it is, at the end.
+    """
+    for name in ("figures", "tables", "data"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    scripts = dict(_write_tokens(folder, workdirs))
+    for figure in figures:
+        (folder / "tables" / f"{figure.name}.csv").write_text(to_csv(figure.table))
+        if figure.draw is not None:
+            (folder / "figures" / f"{figure.name}.png").write_bytes(to_png(figure))
+            (folder / "figures" / f"{figure.name}.svg").write_text(to_svg(figure))
+    parts = [f"<h1>{html.escape(title)}</h1>", *map(_section, figures)]
+    if scripts:
+        (folder / "data" / "index.js").write_text(tokens.index_script(scripts))
+        parts.append(f"{_VIEWER}<script>{_asset('report.js')}</script><script src=data/index.js></script>")
+    parts.append(f"<h2>In words</h2><pre class=scroll>{html.escape(text)}</pre>")
+    head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    style = f"<title>{html.escape(title)}</title><style>{_asset('report.css')}</style>"
+    (folder / "index.html").write_text(f"{head}{style}<body>{''.join(parts)}</body></html>\n")
+
+
+def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """A script per recorded step; yields each run's name with its (step, file) pairs."""
+    for number, (name, steps) in enumerate(tokens.by_run(workdirs)):
+        listed = []
+        for step in steps:
+            file = f"data/run{number}-step{step}.js"
+            (folder / file).write_text(tokens.script(name, tokens.read(workdirs[name], step)))
+            listed.append((step, file))
+        yield name, listed
+
+
+def _section(figure: Figure) -> str:
+    links = [f"<a href='tables/{figure.name}.csv'>CSV</a>"]
+    drawn = ""
+    if figure.draw is not None:
+        links = [f"<a href='figures/{figure.name}.{kind}'>{kind.upper()}</a>" for kind in ("png", "svg")] + links
+        drawn = to_svg(figure)
+    source = f" <span class=source>Compare {html.escape(figure.source)}.</span>" if figure.source else ""
+    table = ""
+    if figure.draw is None or len(figure.table) <= _ROWS:
+        table = f"<div class=scroll tabindex=0>{_table(figure.table[:_ROWS])}</div>"
+    return (
+        f"<section id='{figure.name}'><h2>{html.escape(figure.title)}</h2><figure>{drawn}"
+        f"<figcaption>{html.escape(figure.says)}{source} {' '.join(links)}</figcaption></figure>{table}</section>"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)]
+    lines += ["".join(f"<td>{html.escape(_shown(row.get(name)))}</td>" for name in names) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _asset(name: str) -> str:
+    return (importlib.resources.files("entropy_rl.report") / "assets" / name).read_text(encoding="utf-8")

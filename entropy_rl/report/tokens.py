@@ -1,0 +1,141 @@
+"""Recorded rollouts for the report: read from Parquet, and written as scripts that the viewer loads one by one."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from entropy_rl.record.rollouts import FOLDER, TOKEN_COLUMNS, RolloutLog
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VALUES = tuple(name for name, kind in TOKEN_COLUMNS.items() if kind == "float32")
+
+
+class Step(NamedTuple):
+    """The recorded responses of one step: R of them, with N tokens in all.
+
+    Attributes:
+        step: its number.
+        rows: R: prompt, sample, reward, advantage, length, finished, answer and question of each.
+        token: N texts.
+        id: i32[N].
+        values: name -> f32[N], those of `VALUES` that were recorded.
+        fate: N texts; None if they were not recorded.
+    """
+
+    step: int
+    rows: list[dict[str, Any]]
+    token: np.ndarray
+    id: np.ndarray
+    values: dict[str, np.ndarray]
+    fate: np.ndarray | None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """i64[R]."""
+        return np.array([row["length"] for row in self.rows], np.int64)
+
+    def per_token(self, name: str) -> np.ndarray:
+        """A response's value, repeated for each of its tokens."""
+        return np.repeat(np.array([row[name] for row in self.rows]), self.lengths)
+
+    @property
+    def position(self) -> np.ndarray:
+        """i64[N]: the number of each token in its response, from 0."""
+        ends = np.cumsum(self.lengths)
+        return np.arange(len(self.token)) - np.repeat(ends - self.lengths, self.lengths)
+
+
+def steps(workdir: epath.PathLike) -> list[int]:
+    """The recorded steps of a run, ascending."""
+    return RolloutLog(workdir, 0.0).steps()
+
+
+def read(workdir: epath.PathLike, step: int) -> Step:
+    """One recorded step.
+
+    Raises:
+        ValueError: If a file of it is damaged; names it.
+    """
+    import pyarrow as pa
+
+    paths = sorted(epath.Path(workdir).joinpath(FOLDER).glob(f"step-{step:08d}*.parquet"))
+    table = pa.concat_tables([_open(path) for path in paths], promote_options="default")
+    names = ("prompt", "sample", "update", "question", "answer", "reward", "advantage", "length", "finished")
+    rows = table.select([name for name in names if name in table.column_names]).to_pylist()
+    flat = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
+
+    def numbers(name: str) -> np.ndarray:
+        return np.asarray(flat[name].flatten().to_numpy(zero_copy_only=False))
+
+    there = [name for name in TOKEN_COLUMNS if flat[name].null_count < len(flat[name]) or not rows]
+    return Step(
+        step,
+        rows,
+        numbers("token") if "token" in there else np.array([], object),
+        numbers("id"),
+        {name: numbers(name) for name in VALUES if name in there},
+        numbers("fate") if "fate" in there else None,
+    )
+
+
+def _open(path: epath.Path) -> "pyarrow.Table":
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as file:
+            return pyarrow.parquet.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error}); remove it") from error
+
+
+def script(run: str, step: Step) -> str:
+    """A step as a script for the viewer. Numbers keep every bit: they are float32 in base64."""
+    tokens, ids = np.unique(step.token.astype(str), return_inverse=True)
+    questions = list(dict.fromkeys(row["question"] for row in step.rows))
+    number = {question: i for i, question in enumerate(questions)}
+    rows = [
+        {k: row.get(k) for k in ("prompt", "sample", "reward", "advantage", "length", "finished")}
+        | {"question": number[row["question"]]}
+        for row in step.rows
+    ]
+    data: dict[str, Any] = {"tokens": tokens.tolist(), "questions": questions, "rows": rows}
+    data["ids"] = _base64(ids.astype("<u4"))
+    data["values"] = {name: _base64(values.astype("<f4")) for name, values in step.values.items()}
+    if step.fate is not None:
+        fates, which = np.unique(step.fate.astype(str), return_inverse=True)
+        order = sorted(range(len(fates)), key=lambda i: (fates[i] != "kept", fates[i]))  # "kept" has no colour: first
+        place = np.argsort(order)
+        data |= {"fates": [str(fates[i]) for i in order], "fate": _base64(place[which].astype("u1"))}
+    return f"report.add({as_script(run)}, {step.step}, {as_script(data)});\n"
+
+
+def index_script(runs: Mapping[str, Sequence[tuple[int, str]]]) -> str:
+    """What the viewer can load: run -> (step, file) pairs."""
+    listed = [
+        {"name": name, "steps": [{"step": step, "file": file} for step, file in files]} for name, files in runs.items()
+    ]
+    return f"report.start({as_script({'runs': listed})});\n"
+
+
+def as_script(value: Any) -> str:
+    """A value as a literal of JavaScript that is harmless inside a page too, whatever texts are in it."""
+    text = json.dumps(value, allow_nan=False)  # ASCII: no U+2028 is left
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def by_run(workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[int]]]:
+    """(name, recorded steps) of the runs that have any."""
+    for name, workdir in workdirs.items():
+        if found := steps(workdir):
+            yield name, found
