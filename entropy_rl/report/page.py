@@ -17,8 +17,10 @@ _VIEWER = """
 <label>run <select id="run"></select></label>
 <label>step <select id="step"></select></label>
 <label>colour by <select id="colour"></select></label>
-<label>order <select id="sort"><option value="order">as sampled</option><option>reward</option><option>entropy</option>
-<option>surprise</option><option>length</option></select></label>
+<label>order <select id="sort">
+<option value="order">as sampled</option><option value="reward">reward</option><option value="entropy">entropy</option>
+<option value="surprise">surprise</option><option value="length">length</option>
+</select></label>
 <label>search <input id="search" type="search"></label>
 <label>beside <select id="against"></select></label>
 <label class="check"><input id="group" type="checkbox"> the whole group</label>
@@ -52,10 +54,10 @@ def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: M
     if scripts:
         (folder / "data" / "index.js").write_text(tokens.index_script(scripts))
         parts.append(f"{_VIEWER}<script>{_asset('report.js')}</script><script src=data/index.js></script>")
-    parts.append(f"<h2>In words</h2><pre class=scroll>{html.escape(text)}</pre>")
+    parts.append(f"<h2>In words</h2><pre class=scroll tabindex=0>{html.escape(text)}</pre>")
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     style = f"<title>{html.escape(title)}</title><style>{_asset('report.css')}</style>"
-    (folder / "index.html").write_text(f"{head}{style}<body>{''.join(parts)}</body></html>\n")
+    (folder / "index.html").write_text(f"{head}{style}<body><main>{''.join(parts)}</main></body></html>\n")
 
 
 def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:

@@ -97,7 +97,7 @@ def _open(path: epath.Path) -> "pyarrow.Table":
 
 def script(run: str, step: Step) -> str:
     """A step as a script for the viewer. Numbers keep every bit: they are float32 in base64."""
-    tokens, ids = np.unique(step.token.astype(str), return_inverse=True)
+    tokens, ids = _coded(step.token)
     questions = list(dict.fromkeys(row["question"] for row in step.rows))
     number = {question: i for i, question in enumerate(questions)}
     rows = [
@@ -105,14 +105,14 @@ def script(run: str, step: Step) -> str:
         | {"question": number[row["question"]]}
         for row in step.rows
     ]
-    data: dict[str, Any] = {"tokens": tokens.tolist(), "questions": questions, "rows": rows}
+    data: dict[str, Any] = {"tokens": tokens, "questions": questions, "rows": rows}
     data["ids"] = _base64(ids.astype("<u4"))
     data["values"] = {name: _base64(values.astype("<f4")) for name, values in step.values.items()}
     if step.fate is not None:
-        fates, which = np.unique(step.fate.astype(str), return_inverse=True)
-        order = sorted(range(len(fates)), key=lambda i: (fates[i] != "kept", fates[i]))  # "kept" has no colour: first
-        place = np.argsort(order)
-        data |= {"fates": [str(fates[i]) for i in order], "fate": _base64(place[which].astype("u1"))}
+        fates, which = _coded(step.fate)
+        order = sorted(fates, key=lambda name: (name != "kept", name))  # "kept" has no colour: first
+        place = np.array([order.index(name) for name in fates], "u1")
+        data |= {"fates": order, "fate": _base64(place[which] if len(which) else which.astype("u1"))}
     return f"report.add({as_script(run)}, {step.step}, {as_script(data)});\n"
 
 
@@ -128,6 +128,14 @@ def as_script(value: Any) -> str:
     """A value as a literal of JavaScript that is harmless inside a page too, whatever texts are in it."""
     text = json.dumps(value, allow_nan=False)  # ASCII: no U+2028 is left
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _coded(texts: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The different texts, and for each text its number among them."""
+    import pyarrow as pa
+
+    coded = pa.array(texts, pa.string()).dictionary_encode()
+    return coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
 
 
 def _base64(values: np.ndarray) -> str:

@@ -49,7 +49,10 @@ const report = (() => {
   }
 
   function decode(text, Kind) {
-    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    if (Uint8Array.fromBase64) return new Kind(Uint8Array.fromBase64(text).buffer); // ten times as fast, where it exists
+    const raw = atob(text);
+    const bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
     return new Kind(bytes.buffer);
   }
 
@@ -131,10 +134,12 @@ const report = (() => {
 
   // The 99th percentile of the absolute values: one outlier does not bleach the others.
   function largest(values) {
-    const some = Array.from(values.length > 20000 ? values.filter((_, i) => i % Math.ceil(values.length / 20000) === 0) : values)
-      .map(Math.abs)
-      .filter((x) => x > 0 && Number.isFinite(x))
-      .sort((a, b) => a - b);
+    const some = [];
+    for (let i = 0; i < values.length; i += Math.ceil(values.length / 20000)) {
+      const size = Math.abs(values[i]);
+      if (size > 0 && Number.isFinite(size)) some.push(size);
+    }
+    some.sort((a, b) => a - b);
     return some.length ? some[Math.min(some.length - 1, Math.floor(0.99 * some.length))] : 1;
   }
 

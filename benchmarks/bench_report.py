@@ -1,0 +1,64 @@
+"""How long the report takes to write and to open: one step of 500 responses of 2,000 tokens, and a run of 100 steps.
+
+    python benchmarks/bench_report.py     # needs selenium, chromium and chromedriver, as tests/report/test_browser.py
+
+Opening is from the navigation to the first response on the page; then another step is chosen, until it is shown.
+"""
+
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+
+import common
+from etils import epath
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from entropy_rl.report import page
+
+sys.path.insert(0, str(common.ROOT / "tests"))
+from recorded_runs import write_run  # noqa: E402  # made-up runs, shared with the tests
+
+
+def main() -> None:
+    print("| run | MB | written, s | opened, s | another step, s |\n|---|---|---|---|---|")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    works = {
+        "2 steps of 500 responses of up to 2,000 tokens": (2, 500, 2000),
+        "100 steps of 256 responses of up to 200 tokens": (100, 256, 200),
+    }
+    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+        for name, (steps, responses, length) in works.items():
+            with tempfile.TemporaryDirectory() as folder:
+                root = epath.Path(folder)
+                write_run(root / "run", 0, tuple(range(1, 1 + steps)), responses, length)
+                started = time.perf_counter()
+                page.write(root / "page", name, [], {"run": str(root / "run")}, "")
+                written = time.perf_counter() - started
+                size = sum(p.stat().st_size for p in pathlib.Path(root / "page").rglob("*") if p.is_file())
+                browser.get("about:blank")
+                started = time.perf_counter()
+                browser.get(f"file://{root / 'page' / 'index.html'}")
+                shown(browser, f"step={steps}&")
+                opened = time.perf_counter() - started
+                started = time.perf_counter()
+                Select(browser.find_element(By.ID, "step")).select_by_value("1")
+                shown(browser, "step=1&")
+                changed = time.perf_counter() - started
+                print(f"| {name} | {size / 1e6:.0f} | {written:.1f} | {opened:.1f} | {changed:.1f} |", flush=True)
+
+
+def shown(browser: webdriver.Chrome, fragment: str) -> None:
+    """Waits until the address names the step and its tokens are there."""
+    wait = WebDriverWait(browser, 60, poll_frequency=0.02)
+    wait.until(lambda b: fragment in b.current_url and b.find_elements(By.CSS_SELECTOR, "#shown [data-i]"))
+
+
+if __name__ == "__main__":
+    main()
