@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Iterable
 
+from entropy_rl.record.alarms import KINDS, RECENT
 from entropy_rl.record.word_table import WORDS, Word
 
 METRIC_KEYS = tuple(word.key for words in WORDS.values() for word in words if word.always)
@@ -16,12 +17,23 @@ _INTRODUCTION = """\
 
 A run writes one line of JSON per step into `metrics.jsonl`. This page says what each key means: its unit, how it is
 computed, what moves it, and where a paper shows it. It is made from the table in `entropy_rl/record/word_table.py`, and
-a test holds that every key that a run writes is in it.
+a test holds that every key that a run writes is in it. At its end are the alarms that are read off these numbers.
 
 A name in angle brackets stands for any: `eval/<set>/accuracy` is there once per evaluation set. Keys in **bold** are in
 every row, and null where they were not measured. N is the number of valid response tokens of an update, G that of the
 responses to one problem; H is the entropy of a token's distribution in nats, A the advantage, η the learning rate and
 π_old the policy that sampled. A key that has one value per update is the mean over the step's updates.
+"""
+
+_ALARMS = f"""\
+## Alarms
+
+The log of a run names what may be going wrong, once when it begins and once when it ends: when its condition has not
+held for {RECENT} steps. A resumed run does not repeat what the run before it has named. The alarms are functions of the
+rows alone (`entropy_rl.record.alarms.alarms`), so they can be had of any run. An alarm changes nothing.
+
+| alarm | when | what to look at, and what helps |
+|---|---|---|
 """
 
 
@@ -61,7 +73,8 @@ def page() -> str:
             cells = (key, word.unit, word.formula, word.moves, word.paper)
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    alarms = (f"| `{name}` | {kind.when} | {kind.look} |\n" for name, kind in KINDS.items())
+    return "\n".join(lines) + "\n" + _ALARMS + "".join(alarms)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from entropy_rl import loop
 from entropy_rl import token_transforms as tt
 from entropy_rl.config.recipes import RECIPES, recipe
 from entropy_rl.record import jsonl
+from entropy_rl.record.alarms import KINDS
 from entropy_rl.record.word_table import WORDS
 from entropy_rl.record.words import METRIC_KEYS, page, unknown, word_of
 from entropy_rl.training.rows import state_row
@@ -21,7 +22,7 @@ EVERY = [word for words in WORDS.values() for word in words]
 def test_the_page_shows_the_table():
     text = (ROOT / "docs/metrics.md").read_text()
     assert text == page(), "make it again: python -m entropy_rl.record.words > docs/metrics.md"
-    assert all(f"`{word.key}`" in text for word in EVERY)
+    assert all(f"`{word.key}`" in text for word in EVERY) and all(f"| `{name}` |" in text for name in KINDS)
 
 
 def test_a_word_is_whole_and_there_once():
