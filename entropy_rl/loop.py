@@ -8,24 +8,23 @@ resumed equals one that was not, bit for bit.
 
 import functools
 import itertools
-import time
 import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl.evaluation.in_training import Examiner, accuracy_text
+from entropy_rl.evaluation.in_training import Examiner
 from entropy_rl.record import metrics
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
 from entropy_rl.record.rollouts import RolloutLog
+from entropy_rl.record.show import Show
 from entropy_rl.rewards import Grader
 from entropy_rl.runtime import distributed, preemption
 from entropy_rl.runtime.clock import Clock
@@ -74,7 +73,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
         stop.agree(jax.process_count() > 1)
         keeper: Keeper[TrainState] = Keeper(checkpoints, setup.meta, lock, stop, "step {}")
 
-        with engine.on_mesh(), keeper.kept(), Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
+        grading = Grader(c.reward.workers, c.reward.cpu_seconds)
+        with engine.on_mesh(), keeper.kept(), grading as grader, Show(c, workdir) as show:
             restored = checkpoints.restore(engine.abstract_state, fresh=engine.fresh())
             if restored is not None:
                 checks.check_data(restored[1].get("data", setup.meta["data"]), setup.meta["data"], force)
@@ -82,11 +82,12 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
             begins_at = None if restored is None else int(restored[1]["step"])
             log, rollouts = metrics.RunLog(workdir, begins_at), RolloutLog(workdir, c.log.rollouts_gb)
             log.config(c.to_dict())
+            show.follow(log)
             rollouts.resume(0 if begins_at is None else begins_at)
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
             hf_every, model_config = c.checkpoint.hf_every, engine.model_config
             folders = HfFolders(workdir, hf_every, c.train.steps, model_config, setup.tokenizer, lock)
-            desk = Desk(log, rollouts, keeper, lock, examiner, clock, stop, folders)
+            desk = Desk(log, rollouts, keeper, lock, examiner, clock, show, stop, folders)
             state, start = (
                 begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
             )
@@ -106,7 +107,8 @@ def train(
     update on: the checkpoint holds the row, and a resumed run makes the evaluation that the row lacks.
     """
     c, engine = setup.c, setup.engine
-    root, began = jax.random.fold_in(jax.random.key(c.seed), 1), time.monotonic()
+    root = jax.random.fold_in(jax.random.key(c.seed), 1)
+    desk.show.starts(start)
     desk.clock.lap()
     for step in range(start + 1, c.train.steps + 1):
         preemption.look()
@@ -146,9 +148,7 @@ def train(
         if record:
             names = FATES + tuple(c.algo.chain)
             desk.rollouts.write(step, *recorded(experience, advantage_B, records, names, setup.tokenizer))
-        row = conclude(c, desk, state, row)
-        line = metrics.progress(row, step, c.train.steps, (time.monotonic() - began) / (step - start))
-        logging.info("%s", f"{line}  {accuracy_text(row)}".rstrip())
+        conclude(c, desk, state, row)
 
         if step == c.train.steps or due(step, c.checkpoint.every) or due(step, c.checkpoint.keep_every):
             desk.keeper.save()

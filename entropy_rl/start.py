@@ -14,15 +14,16 @@ from ml_collections import ConfigDict
 from entropy_rl import config as config_lib
 from entropy_rl.data import PromptEncoder, Sources
 from entropy_rl.data.prompts import check_templates
-from entropy_rl.evaluation.in_training import Examiner, accuracy_text
+from entropy_rl.evaluation.in_training import Examiner
 from entropy_rl.model.transformer import Params
 from entropy_rl.objective import advantages
-from entropy_rl.record import metrics
+from entropy_rl.record import metrics, trackers
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.keeper import Keeper
 from entropy_rl.record.lock import Lock
 from entropy_rl.record.rollouts import RolloutLog
+from entropy_rl.record.show import Show
 from entropy_rl.runtime import distributed
 from entropy_rl.runtime.clock import Clock
 from entropy_rl.runtime.preemption import Stop
@@ -72,6 +73,7 @@ class Desk(NamedTuple):
         lock: the run directory's.
         examiner: evaluates.
         clock: knows where the time went.
+        show: shows the rows.
         stop: knows whether the run was asked to stop.
         folders: Hugging Face folders along the run.
     """
@@ -82,6 +84,7 @@ class Desk(NamedTuple):
     lock: Lock
     examiner: Examiner
     clock: Clock
+    show: Show
     stop: Stop
     folders: HfFolders
 
@@ -96,6 +99,7 @@ def prepare(c: ConfigDict) -> Setup:
     advantage_of = advantages.build(config_lib.named(c.algo.advantage))
     engine_lib.method_of(c.algo, c.rollout, c.train)  # refuses wrong names before the model is opened
     checks.check_functions(c)
+    trackers.check(c.log.trackers)
     model_config, tokenizer, weights = engine_lib.load(c.model, c.seed)
     check_templates(c.data, tokenizer)  # a wrong template would make every row of a file a bad one
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
@@ -166,9 +170,8 @@ def begin(setup: Setup, desk: Desk, warmed: Checkpoints, force: bool, warm_up_of
         desk.keeper.reached(0, state, row=row)
         desk.keeper.save()
         warmed.clear()
-    row = conclude(c, desk, state, row)
+    conclude(c, desk, state, row)
     desk.folders.reached(0, state.params)
-    logging.info("step 0  %s", accuracy_text(row))
     return state, 0
 
 
@@ -211,17 +214,16 @@ def borrow(setup: Setup, warm_up_of: str) -> tuple[Params, float]:
     return found[0]["params"], found[1]["row"]["warmup/loss"]
 
 
-def conclude(c: ConfigDict, desk: Desk, state: TrainState, row: Row) -> Row:
-    """Makes the evaluation that a step ends with, if it is due, and writes the step's row; returns it as written."""
+def conclude(c: ConfigDict, desk: Desk, state: TrainState, row: Row) -> None:
+    """Makes the evaluation that a step ends with, if it is due, and writes and shows the step's row."""
     step = row["step"]
     if due(step, c.eval.every) or (c.eval.every and step == c.train.steps):
         desk.stop.now(f"step {step}'s evaluation", "the evaluation will be made again")
         row = row | desk.examiner.examine(state.params)
         row["time/eval_s"] = desk.clock.lap()["total"]
     desk.lock.check()
-    row = desk.log.write(row | (law_row([*desk.log.history(), row]) if step else {}))
+    desk.show.row(desk.log.write(row | (law_row([*desk.log.history(), row]) if step else {})))
     desk.stop.now(f"the end of step {step}")
-    return row
 
 
 def due(step: int, every: int) -> bool:

@@ -186,6 +186,7 @@ FIELDS: dict[str, Field] = {
     "log.rollouts": Field(0, _AT_LEAST_0, "steps between whole rollouts in rollouts/, with every token; 0: none"),
     "log.rollouts_gb": Field(2.0, _ABOVE_0, "GB (10^9 bytes) that rollouts/ may take; beyond it old steps are thinned"),
     "log.samples": Field(4, _AT_LEAST_0, "responses per step in samples.jsonl"),
+    "log.trackers": Field((), TEXTS, "programs that the metrics are sent to too: tensorboard, trackio, wandb"),
 }
 
 

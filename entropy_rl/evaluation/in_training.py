@@ -73,15 +73,3 @@ class Examiner(NamedTuple):
 def sampled_batch(evaluation: ConfigDict, shards: int) -> int:
     """Prompts that are sampled together, so that `eval.samples` of each make about as many rows as a greedy batch."""
     return max(1, int(evaluation.batch) // int(evaluation.samples) // shards) * shards
-
-
-def accuracy_text(row: Mapping[str, Any]) -> str:
-    """`chain_sum 41.0% [34.4, 47.9]` for every evaluation in a row of metrics; "" without one."""
-
-    def text(name: str) -> str:
-        accuracy, low, high = (row[f"eval/{name}/{key}"] for key in ("accuracy", "low", "high"))
-        if accuracy is None:
-            return f"{name} not scored"
-        return f"{name} {accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
-
-    return "  ".join(text(k.split("/")[1]) for k in row if k.startswith("eval/") and k.endswith("/accuracy"))

@@ -35,6 +35,7 @@ class RunLog:
 
     Attributes:
         last_step: the step of the newest row, −1 without one.
+        last_sample: the response that was written last; None before the first.
     """
 
     def __init__(self, workdir: epath.Path | str, resume_step: int | None):
@@ -54,6 +55,7 @@ class RunLog:
         self._metrics = self._workdir / "metrics.jsonl"
         self._samples = self._workdir / "samples.jsonl"
         self._writes, self.last_step, self._rows = distributed.first(), -1, list[dict[str, Any]]()
+        self.last_sample: dict[str, Any] | None = None
         if not self._writes:
             return
         if resume_step is None:
@@ -113,6 +115,8 @@ class RunLog:
             raise ValueError(f"{self._samples}: every sample needs its step, an int")
         if self._writes:
             jsonl.append(self._samples, plain)
+        if plain:
+            self.last_sample = plain[-1]
 
     def config(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, unless it is up to date: the configuration as nested dicts (`ConfigDict.to_dict()`)."""
@@ -280,27 +284,6 @@ def config_hash(config: Mapping[str, Any], free: Sequence[str] = FREE_KEYS) -> s
     """SHA-256, in hex, of the keys that are not free: equal if `check_config` finds no difference."""
     flat = {k: v for k, v in _flat(json.loads(json.dumps(config))).items() if not _is_free(k, free)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
-
-
-def progress(row: Mapping[str, Any], done: int, total: int, seconds_per_step: float) -> str:
-    """One line for a terminal, from a row as `RunLog.write` returns it.
-
-    >>> row = {"reward/mean": 0.512, "entropy/mean": 0.167, "throughput/rollout_tokens_per_s": None}
-    >>> progress(row, done=12, total=60, seconds_per_step=1.25)
-    'step 12/60  reward 0.512  entropy 0.167  - tokens/s  1m00s left'
-    """
-
-    def show(key: str, form: str) -> str:
-        value = row.get(key)
-        return "-" if value is None else format(value, form)
-
-    left = max(0, round((total - done) * seconds_per_step))
-    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-    clock = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
-    return (
-        f"step {done}/{total}  reward {show('reward/mean', '.3f')}  entropy {show('entropy/mean', '.3f')}  "
-        f"{show('throughput/rollout_tokens_per_s', '.0f')} tokens/s  {clock} left"
-    )
 
 
 def _on_host(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from evaluations import PROBLEMS, TEXTS
 from samplers import Recorder
 
 from entropy_rl import config
-from entropy_rl.evaluation.in_training import Examiner, accuracy_text
+from entropy_rl.evaluation.in_training import Examiner
 from entropy_rl.model.sharding import MeshRules
+from entropy_rl.record.lines import accuracy_text
 from entropy_rl.record.words import unknown
 from entropy_rl.rewards import Grader
 from entropy_rl.runtime.mesh import make_mesh

@@ -6,7 +6,7 @@ import pytest
 from evaluations import answered
 
 from entropy_rl.evaluation import tables
-from entropy_rl.evaluation.in_training import accuracy_text
+from entropy_rl.record.lines import accuracy_text
 
 
 def test_without_a_score_there_is_no_accuracy():

@@ -19,7 +19,6 @@ from entropy_rl.record.metrics import (
     RunLog,
     check_config,
     config_hash,
-    progress,
     refuse_lost_checkpoints,
 )
 from entropy_rl.record.word_table import EVAL_PATTERN
@@ -291,11 +290,3 @@ def test_a_field_that_an_older_run_lacks_has_its_default_there(tmp_path):
     now.optim.max_skipped = 9
     with pytest.raises(ValueError, match=r"optim.max_skipped: 3 in the run, 9 now"):
         check_config(tmp_path, now.to_dict())
-
-
-def test_progress_is_one_line(tmp_path):
-    row = {"reward/mean": 0.51234, "entropy/mean": 0.1666, "throughput/rollout_tokens_per_s": 1234.6}
-    line = progress(row, done=12, total=60, seconds_per_step=1.25)
-    assert line == "step 12/60  reward 0.512  entropy 0.167  1235 tokens/s  1m00s left"
-    line = progress(RunLog(tmp_path, None).write({"step": 0}), done=0, total=100, seconds_per_step=77.0)
-    assert line == "step 0/100  reward -  entropy -  - tokens/s  2h08m left"
