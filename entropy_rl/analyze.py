@@ -1,33 +1,27 @@
-"""Reports what a run did to reward and entropy: a table, the law that ties them, and a figure.
+"""Reports what a run did to reward and entropy: a page of figures and tables, and every recorded token.
 
 python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,…]
 """
 
 import argparse
-import html
-import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from entropy_rl import covariance, law
 from entropy_rl.record import jsonl, metrics
+from entropy_rl.report import page, training
+from entropy_rl.report.curves import curves
+from entropy_rl.report.figure import Rows, to_png
 from entropy_rl.runtime.files import expand
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Rows = Sequence[Mapping[str, Any]]  # of a run's metrics.jsonl: one per step, values by metric
 
 _TABLE_ROWS = 10
 _PREDICTIONS = {"exact first order": "predicted", "Theorem 1": "thm1", "Theorem 2": "thm2"}  # name -> entropy/delta_…
 _LATER_PREDICTIONS = {"entropy score": "score"}  # which runs of an earlier version lack
 _QUADRANT_FIELDS = ("share", "covariance", "entropy_change")
-_COLORS = [f"C{i}" for i in range(10)]  # of the runs, in turn
-_STYLES = ("-", "--", ":", "-.")  # of the evaluation sets, in turn
 
 
 def read_run(workdir: str) -> list[dict[str, Any]]:
@@ -62,16 +56,6 @@ def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """
     found = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
     return np.array([step for step, _ in found]), np.array([value for _, value in found])
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the `window` points, an odd number, around each point; near the ends of those that exist.
-
-    >>> running_mean(np.array([3.0, 0.0, 6.0, 0.0]), 3).tolist()
-    [1.5, 3.0, 2.0, 3.0]
-    """
-    sums, counts = (np.convolve(x, np.ones(window))[window // 2 :][: x.size] for x in (values, np.ones(values.size)))
-    return sums / counts
 
 
 def accuracy_keys(rows: Rows) -> list[str]:
@@ -137,73 +121,8 @@ def entropy_changes(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: Mapping[str, Rows], path: epath.Path) -> None:
-    """Draws reward, entropy and held-out accuracy over the steps, and reward against entropy with the fitted law.
-
-    Args:
-        runs: the rows of each run, by its name in the legend.
-        path: the PNG file to write.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend stays as it is
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
-    window = 2 * min(10, max(map(len, runs.values())) // 20) + 1  # of the running mean; 1 for short runs
-    style: dict[Any, Any] = {"font.size": 13, "lines.linewidth": 2.5, "axes.grid": True, "grid.alpha": 0.3}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(12, 8.5), layout="constrained")
-        (reward, entropy), (accuracy, both) = figure.subplots(2, 2)
-        labels = []
-        for (name, rows), color in zip(runs.items(), itertools.cycle(_COLORS)):
-            labels.append(Line2D([], [], color=color, label=name))
-            _plot_steps(reward, *series(rows, "reward/mean"), color, window)
-            _plot_steps(entropy, *series(rows, "entropy/mean"), color, window)
-            _plot_law(both, *trained(rows), color)
-        _plot_accuracies(accuracy, list(runs.values()))
-        if window > 1:
-            labels.append(Line2D([], [], color="gray", lw=1, alpha=0.6, label="each step"))
-            labels.append(Line2D([], [], color="gray", label=f"running mean of {window} steps (upper panels)"))
-        figure.legend(handles=labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False)
-        reward.set(ylabel="reward (mean of the step)")
-        entropy.set(ylabel="entropy (nats per token)", ylim=(0, None))
-        accuracy.set(ylabel="held-out accuracy (greedy)")
-        for axes in (reward, entropy, accuracy):
-            axes.set(xlabel="step")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        both.set_title("reward against entropy, with the fitted law R = −a·exp(H) + b", fontsize=12)
-        both.set(xlabel="entropy (nats per token)", ylabel="reward (mean of the step)", xlim=(0, None))
-        figure.savefig(path, dpi=120)
-
-
-def _plot_steps(axes: "Axes", steps: np.ndarray, values: np.ndarray, color: str, window: int) -> None:
-    """A thin line of the values themselves, a bold one of their running mean."""
-    axes.plot(steps, values, color=color, lw=1, alpha=0.35)
-    axes.plot(steps, running_mean(values, window), color=color)
-
-
-def _plot_accuracies(axes: "Axes", runs: Sequence[Rows]) -> None:
-    """A color per run and a style per set of problems; the styles have their own legend if there are several."""
-    keys = sorted({key for rows in runs for key in accuracy_keys(rows)})
-    for key, style in zip(keys, itertools.cycle(_STYLES)):
-        for rows, color in zip(runs, itertools.cycle(_COLORS)):
-            axes.plot(*series(rows, key), style, marker="o", color=color)
-        axes.plot([], [], style, color="gray", label=key.split("/")[1])
-    if len(keys) > 1:
-        axes.legend(fontsize="small")
-
-
-def _plot_law(axes: "Axes", entropy: np.ndarray, reward: np.ndarray, color: str) -> None:
-    """A dot per step, and the law as a line if it can be fitted."""
-    axes.plot(entropy, reward, ".", color=color, alpha=0.5)
-    fitted = law.fit(entropy, reward)
-    if not fitted.message:
-        grid = np.linspace(0, np.nanmax(entropy), 100)
-        axes.plot(grid, fitted.predict(grid), color=color)
-
-
 def report(workdir: str, compare: Sequence[str] = ()) -> str:
-    """Writes report/curves.png and report/index.html into a run directory.
+    """Writes the page report/index.html into a run directory, with its figures and tables as files, and curves.png.
 
     Args:
         workdir: the run directory.
@@ -215,11 +134,8 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If a directory holds no run, or the run has no step yet.
     """
-    workdirs = [expand(w) for w in (workdir, *compare)]
-    names = [epath.Path(w).name for w in workdirs]
-    runs = {name if names.count(name) == 1 else w: read_run(w) for name, w in zip(names, workdirs)}
-    folder = epath.Path(workdirs[0]) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    workdirs = named([workdir, *compare])
+    runs = {name: read_run(path) for name, path in workdirs.items()}
     texts = []
     for name, rows in runs.items():
         if not trained(rows)[1].size:
@@ -227,12 +143,18 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
         parts = (table(rows), laws(rows), entropy_changes(rows))
         texts.append(f"{name}\n" + "\n\n".join(part for part in parts if part))
     text = "\n\n".join(texts)
-    plot(runs, folder / "curves.png")
-    (folder / "index.html").write_text(
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(', '.join(runs))}</title>"
-        f"<img src=curves.png style='max-width:100%'><pre>{html.escape(text)}</pre>\n"
-    )
+    figures = [curves(runs), *training.figures(runs)]
+    folder = epath.Path(next(iter(workdirs.values()))) / "report"
+    page.write(folder, ", ".join(runs), figures, workdirs, text)
+    (folder / "curves.png").write_bytes(to_png(figures[0]))
     return text
+
+
+def named(sources: Sequence[str]) -> dict[str, str]:
+    """The last part of each path -> the path; paths that end alike keep their whole name."""
+    paths = [expand(source) for source in sources]
+    short = [epath.Path(path).name for path in paths]
+    return {name if short.count(name) == 1 else path: path for name, path in zip(short, paths)}
 
 
 def laws(rows: Rows) -> str:
@@ -263,7 +185,8 @@ def main() -> None:
         print(report(args.workdir, [w for w in args.compare.split(",") if w]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"\nplot: {epath.Path(expand(args.workdir)) / 'report' / 'curves.png'}")
+    folder = epath.Path(expand(args.workdir)) / "report"
+    print(f"\nplot: {folder / 'curves.png'}; page: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

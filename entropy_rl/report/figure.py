@@ -41,6 +41,7 @@ class Figure(NamedTuple):
         table: the numbers of the figure, one row per point or bar.
         draw: draws the table onto a canvas; None: the table alone is shown.
         size: of the drawing, in inches.
+        body: HTML that shows the table in place of a drawing.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Figure(NamedTuple):
     table: Table
     draw: Callable[["Canvas"], None] | None = None
     size: tuple[float, float] = (9.0, 3.4)
+    body: str = ""
 
 
 def to_csv(table: Table) -> str:
@@ -58,7 +60,7 @@ def to_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: "" if _missing(v) else v for k, v in row.items()} for row in table)
+    writer.writerows({k: "" if missing(v) else v for k, v in row.items()} for row in table)
     return text.getvalue()
 
 
@@ -83,6 +85,7 @@ def _save(figure: Figure, kind: str) -> bytes:
         "font.size": 11,
         "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
         "svg.hashsalt": figure.name,
+        "text.parse_math": False,  # a name with $ in it is a name
         "axes.grid": True,
         "grid.alpha": 0.25,
         "axes.spines.top": False,
@@ -126,5 +129,6 @@ def legend(axes: "Axes", entries: int) -> None:
         axes.legend(frameon=False, fontsize="small")
 
 
-def _missing(value: Any) -> bool:
+def missing(value: Any) -> bool:
+    """Whether a value was not measured: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -8,8 +8,9 @@ from typing import Any
 from etils import epath
 
 from entropy_rl.report import tokens
-from entropy_rl.report.figure import Figure, to_csv, to_png, to_svg
+from entropy_rl.report.figure import Figure, missing, to_csv, to_png, to_svg
 
+_WRITTEN = (".png", ".svg", ".csv", ".js")
 _ROWS = 40  # of a table on the page; its file has all
 _VIEWER = """
 <section id="tokens"><h2>Every token</h2>
@@ -44,20 +45,24 @@ def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: M
     """
     for name in ("figures", "tables", "data"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        for old in (folder / name).iterdir():
+            if old.suffix in _WRITTEN:
+                old.unlink()
     scripts = dict(_write_tokens(folder, workdirs))
     for figure in figures:
-        (folder / "tables" / f"{figure.name}.csv").write_text(to_csv(figure.table))
+        _write(folder / "tables" / f"{figure.name}.csv", to_csv(figure.table))
         if figure.draw is not None:
             (folder / "figures" / f"{figure.name}.png").write_bytes(to_png(figure))
-            (folder / "figures" / f"{figure.name}.svg").write_text(to_svg(figure))
+            _write(folder / "figures" / f"{figure.name}.svg", to_svg(figure))
     parts = [f"<h1>{html.escape(title)}</h1>", *map(_section, figures)]
     if scripts:
-        (folder / "data" / "index.js").write_text(tokens.index_script(scripts))
+        _write(folder / "data" / "index.js", tokens.index_script(scripts))
         parts.append(f"{_VIEWER}<script>{_asset('report.js')}</script><script src=data/index.js></script>")
     parts.append(f"<h2>In words</h2><pre class=scroll tabindex=0>{html.escape(text)}</pre>")
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     style = f"<title>{html.escape(title)}</title><style>{_asset('report.css')}</style>"
-    (folder / "index.html").write_text(f"{head}{style}<body><main>{''.join(parts)}</main></body></html>\n")
+    _write(folder / "index.html", f"{head}{style}<body><main>{''.join(parts)}</main></body></html>
+")
 
 
 def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
@@ -66,14 +71,14 @@ def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[t
         listed = []
         for step in steps:
             file = f"data/run{number}-step{step}.js"
-            (folder / file).write_text(tokens.script(name, tokens.read(workdirs[name], step)))
+            _write(folder / file, tokens.script(name, tokens.read(workdirs[name], step)))
             listed.append((step, file))
         yield name, listed
 
 
 def _section(figure: Figure) -> str:
     links = [f"<a href='tables/{figure.name}.csv'>CSV</a>"]
-    drawn = ""
+    drawn = figure.body
     if figure.draw is not None:
         links = [f"<a href='figures/{figure.name}.{kind}'>{kind.upper()}</a>" for kind in ("png", "svg")] + links
         drawn = to_svg(figure)
@@ -95,9 +100,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if missing(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write(path: epath.Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _asset(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The report's figures of a run's metrics: the collapse, the law, what predicts the change of entropy."""
+"""The report's figures of a run's metrics: the law, and what predicts the change of entropy."""
 
 import math
 from collections.abc import Sequence
@@ -6,81 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entropy_rl import covariance, law
+from entropy_rl import law
+from entropy_rl.report.curves import smooth
 from entropy_rl.report.figure import Figure, Runs, by, colored, column, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 FIRST = 0.15  # the share of the steps that a forecast is made from, as in the paper
-PANELS = {
-    "reward/mean": "reward",
-    "entropy/mean": "entropy, nats per token",
-    "accuracy": "held-out accuracy, greedy",
-    "length/mean": "tokens per response",
-    "cov/mean": "covariance of logp and advantage",
-}
 PREDICTIONS = {
     "predicted": "exact to first order",
     "thm1": "Theorem 1",
     "thm2": "Theorem 2",
     "score": "entropy score",
 }
+QUADRANTS = {
+    "high_prob_positive": "likely, advantage > 0",
+    "high_prob_negative": "likely, advantage < 0",
+    "low_prob_positive": "unlikely, advantage > 0",
+    "low_prob_negative": "unlikely, advantage < 0",
+}
 # Mean covariance of the top share of the tokens: Qwen2.5-7B at step 1 (arXiv 2505.22617, table 1).
 PAPER_TAIL = {"0.02%": 5.654, "0.2%": 3.112, "2%": 1.385, "20%": 0.351, "50%": 0.152, "all": 0.003}
 
 
 def figures(runs: Runs) -> list[Figure]:
-    """All figures that the rows of these runs suffice for, in the order of the page."""
-    made = (curves(runs), the_law(runs), forecasts(runs), shares(runs), changes(runs), quadrants(runs), tail(runs))
+    """The figures that the rows of these runs suffice for, beside the curves, in the order of the page."""
+    made = (the_law(runs), forecasts(runs), shares(runs), changes(runs), quadrants(runs), tail(runs))
     return [figure for figure in made if figure.table]
-
-
-def accuracy(row: Any) -> float | None:
-    """The mean accuracy over the evaluation sets at one step; None if it was not measured."""
-    values = [v for k, v in row.items() if k.startswith("eval/") and k.endswith("/accuracy") and v is not None]
-    return float(np.mean(values)) if values else None
-
-
-def curves(runs: Runs) -> Figure:
-    """Reward, entropy, accuracy, length and covariance over the steps."""
-    table = [
-        {"run": name, "metric": metric, "step": row["step"], "value": value}
-        for name, rows in runs.items()
-        for metric in PANELS
-        for row in rows
-        if (value := accuracy(row) if metric == "accuracy" else row.get(metric)) is not None
-    ]
-
-    def draw(canvas: "Canvas") -> None:
-        panels = canvas.subplots(2, 3).ravel()
-        color = colored(list(runs))
-        for axes, (metric, label) in zip(panels, PANELS.items()):
-            for name, points in by([row for row in table if row["metric"] == metric], "run"):
-                steps, values = column(points, "step"), column(points, "value")
-                axes.plot(steps, values, color=color[name], lw=0.8, alpha=0.4)
-                axes.plot(steps, smooth(values), color=color[name], label=name)
-            axes.set(xlabel="step", title=label)
-        panels[-1].axis("off")
-        panels[-1].legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="center left")
-
-    return Figure(
-        "curves",
-        "Reward, entropy, accuracy, length and covariance",
-        "Each step's rollout as a thin line, with its running mean. Entropy that falls to nothing within a fraction "
-        "of the steps, while reward levels off, is the collapse.",
-        "2505.22617, figures 2 and 7; 2506.01939, figure 6",
-        table,
-        draw,
-        (11.0, 6.0),
-    )
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a twentieth of the points around each point."""
-    width = max(1, values.size // 20) // 2 * 2 + 1
-    sums, counts = (np.convolve(x, np.ones(width), "same") for x in (values, np.ones_like(values)))
-    return sums / counts
 
 
 def series(rows: Any) -> dict[str, np.ndarray]:
@@ -173,10 +126,8 @@ def forecasts(runs: Runs) -> Figure:
             axes.axvspan(0, FIRST * p["step"].size, alpha=0.1, color="gray", lw=0)
             axes.set(xlabel="step", title=name)
         panels[0].set(ylabel="reward")
-        low, high = (
-            np.min([p["reward"] for p, _ in lines.values()][0]),
-            np.max([p["reward"] for p, _ in lines.values()][0]),
-        )
+        rewards = np.concatenate([p["reward"] for p, _ in lines.values()])
+        low, high = rewards.min(), rewards.max()
         panels[0].set_ylim(low - 0.3 * (high - low), high + 0.5 * (high - low))
         panels[0].legend(frameon=False, fontsize="small")
 
@@ -203,7 +154,11 @@ def shares(runs: Runs) -> Figure:
         made = {}
         for key in ("entropy", "reward"):
             start, end = p[key][:edge].mean(), p[key][-edge:].mean()
-            made[key] = (smooth(p[key]) - start) / (end - start) if end != start else np.full(p[key].shape, math.nan)
+            noise = np.diff(p[key]).std() / math.sqrt(2 * edge)
+            if abs(end - start) > 3 * noise:  # a share of a change that is not there is noise
+                made[key] = (smooth(p[key]) - start) / (end - start)
+        if len(made) < 2:
+            continue
         for step, used, gain in zip(p["step"], made["entropy"], made["reward"]):
             table.append({"run": name, "step": int(step), "entropy used": used, "gain made": gain})
 
@@ -220,7 +175,8 @@ def shares(runs: Runs) -> Figure:
     return Figure(
         "shares",
         "How early entropy is spent, and how early the gain is made",
-        "Both are shares of the change from the first to the last twentieth of the steps, smoothed. In the paper the "
+        "Both are shares of the change from the first to the last twentieth of the steps, smoothed; a run that did not "
+        "change by more than its noise is left out. In the paper the "
         "first third of the steps uses 94% of the entropy and makes over 93% of the gain.",
         "2505.22617, section 2.3 and figure 2",
         table,
@@ -269,14 +225,14 @@ def quadrants(runs: Runs) -> Figure:
     table = []
     for name, rows in runs.items():
         measured = [row for row in rows if row.get("entropy/delta") is not None]
-        for quadrant in covariance.QUADRANTS if measured else ():
+        for quadrant in QUADRANTS if measured else ():
             share, change, cov = (
                 column(measured, f"quadrant/{quadrant}/{key}") for key in ("share", "entropy_change", "covariance")
             )
             table.append(
                 {
                     "run": name,
-                    "tokens": quadrant.replace("_", ", "),
+                    "tokens": QUADRANTS[quadrant],
                     "updates": len(measured),
                     "share": np.nanmean(share),
                 }
