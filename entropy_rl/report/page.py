@@ -61,8 +61,7 @@ def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: M
     parts.append(f"<h2>In words</h2><pre class=scroll tabindex=0>{html.escape(text)}</pre>")
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     style = f"<title>{html.escape(title)}</title><style>{_asset('report.css')}</style>"
-    _write(folder / "index.html", f"{head}{style}<body><main>{''.join(parts)}</main></body></html>
-")
+    _write(folder / "index.html", f"{head}{style}<body><main>{''.join(parts)}</main></body></html>\n")
 
 
 def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from entropy_rl import law
+from entropy_rl.record import alarms as record_alarms
 from entropy_rl.report.curves import smooth
 from entropy_rl.report.figure import Figure, Runs, by, colored, column, legend
 
@@ -32,8 +33,26 @@ PAPER_TAIL = {"0.02%": 5.654, "0.2%": 3.112, "2%": 1.385, "20%": 0.351, "50%": 0
 
 def figures(runs: Runs) -> list[Figure]:
     """The figures that the rows of these runs suffice for, beside the curves, in the order of the page."""
-    made = (the_law(runs), forecasts(runs), shares(runs), changes(runs), quadrants(runs), tail(runs))
+    made = (alarms(runs), the_law(runs), forecasts(runs), shares(runs), changes(runs), quadrants(runs), tail(runs))
     return [figure for figure in made if figure.table]
+
+
+def alarms(runs: Runs) -> Figure:
+    """What went wrong, and when it began and ended."""
+    table = [
+        {"run": name, "step": alarm.step, "alarm": alarm.name, "it": "begins" if alarm.begins else "ends"}
+        | {"seen": alarm.text if alarm.begins else ""}
+        for name, rows in runs.items()
+        for alarm in record_alarms.alarms(rows)
+    ]
+    return Figure(
+        "alarms",
+        "Alarms",
+        "What the run's own log warned of: each alarm once when it begins and once when it ends. docs/metrics.md has "
+        "their conditions.",
+        "",
+        table,
+    )
 
 
 def series(rows: Any) -> dict[str, np.ndarray]:

@@ -103,6 +103,14 @@ def test_the_tail_has_the_run_beside_the_paper(rows):
     assert paper["top 0.02%"] == 5.654 and paper["all"] == 0.003
 
 
+def test_alarms_are_those_of_the_rows(rows):
+    assert training.alarms({"a": rows[:30]}).table == []
+    masked = [row | {"tokens/kept_frac": float(row["step"] != 20)} for row in rows[:30]]
+    begun, ended = training.alarms({"a": masked}).table
+    assert (begun["step"], begun["alarm"], begun["it"]) == (20, "empty_mask", "begins") and "is 0" in begun["seen"]
+    assert (ended["step"], ended["it"]) == (25, "ends")
+
+
 def test_a_run_too_short_for_a_figure_leaves_it_out():
     assert training.figures({"a": made_up(n=3)[:3]})[0].name == "entropy_change"
     assert training.figures({"a": [{"step": 1, "reward/mean": 0.5, "entropy/mean": 0.5}]}) == []
