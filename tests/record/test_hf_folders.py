@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from shared_folder import NoLock
 from test_jsonl import bucket  # noqa: F401
 from test_lock import of_another
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
@@ -125,11 +126,6 @@ def test_a_run_that_lost_its_lock_writes_none(folders, params, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
-class NoLock:
-    def check(self):
-        pass
-
-
 def test_in_a_bucket_the_configuration_comes_last(bucket, params, tmp_path, monkeypatch):  # noqa: F811
     run = "gs://bucket/runs/a"
     there = HfFolders(run, 4, 10, CFG, tiny_tokenizer(), NoLock())
@@ -145,3 +141,16 @@ def test_in_a_bucket_the_configuration_comes_last(bucket, params, tmp_path, monk
     assert not (tmp_path / "bucket/runs/a/hf/step-00000004/config.json").exists()  # no model, until it is written again
     there.resumed(4, params)
     erl.load(str(tmp_path / "bucket/runs/a/hf/step-00000004"))
+
+
+def test_two_processes_that_hold_the_parameters_together_write_one_folder_and_fail_together(params, tmp_path):
+    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "launch/local.py", "--processes=2", "--module=shared_folder", "--", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert names(tmp_path) == ["step-00000004"]
+    loaded = erl.load(str(tmp_path / "hf/step-00000004")).params
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), loaded, params))
+    first, second = ((tmp_path / i).read_text() for i in "01")
+    assert first.startswith("OSError") and "step-00000008 could not be written (No space left on device)" in first
+    assert second.startswith("RuntimeError: process 0 failed with OSError")
