@@ -1,9 +1,11 @@
 """Evaluates run directories and models, side by side.
 
     python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
+    python -m entropy_rl.evaluate --workdir=runs/q --steps=0,40,80 --k=16
 
 Samples are drawn by eval.samples, eval.temperature and eval.top_p of the configuration, or else by --k, --temperature
-and --top_p.
+and --top_p. --steps evaluates these steps of the run directories, which have kept them (checkpoint.keep_every), in place
+of the newest: pass@k along training.
 
 The accuracy of run directories and models, side by side, on the problems that a run held out or on others: greedy,
 avg@k, pass@k and maj@k with 95% intervals; by difficulty, length, truncation and entropy. The configuration, that of
@@ -13,20 +15,25 @@ folder that both see. It runs on the configuration's mesh, and on several proces
 """
 
 import contextlib
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags, logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from entropy_rl.config import check_fields
 from entropy_rl.config.command_line import ConfigFlag
-from entropy_rl.config.defaults import FIELDS
-from entropy_rl.rules import Rule, check
+from entropy_rl.evaluation.request import (
+    Request,
+    check_server,
+    check_steps,
+    configuration,
+    names_of,
+    sampled_by,
+    with_tasks,
+)
 from entropy_rl.runtime.files import expand
 
 if TYPE_CHECKING:
@@ -39,7 +46,8 @@ if TYPE_CHECKING:
     from entropy_rl.rewards import Grader
     from entropy_rl.sampling.base import Decoding, Sampler
 
-_WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas; their newest checkpoint is used.")
+_WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas.")
+_STEPS = flags.DEFINE_list("steps", [], "Steps of the run directories, each a policy; none: their newest checkpoint.")
 _MODEL = flags.DEFINE_list("model", [], "Hub names, folders or .gguf files, separated by commas.")
 _CONFIG = ConfigFlag("A configuration to use instead of the first run's.")
 _TASKS = flags.DEFINE_list("tasks", [], "reasoning-gym tasks, files or data sets; none: those of the configuration.")
@@ -54,21 +62,6 @@ _DATA_ROOT = flags.DEFINE_string("data_root", "", "A folder with local copies of
 _SERVER = flags.DEFINE_string("server", "", "A server that makes the responses, with the --model that it serves.")
 _SERVER_WEIGHTS = flags.DEFINE_string("server_weights", "", "A folder through which the server is given each policy.")
 _OUT = flags.DEFINE_string("out", "", "The report's folder; '': evaluation/ in the first run directory, or here.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to evaluate: see the flags with the same names."""
-
-    policies: Sequence[tuple[str, str]]  # (name in the tables, source)
-    config: ConfigDict
-    out: str
-    k: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    server: str = ""
-    server_weights: str = ""
 
 
 class Opened(NamedTuple):
@@ -91,8 +84,8 @@ class Opened(NamedTuple):
     vocab_size: int
 
 
-def opened(request: Request, source: str) -> Opened:
-    """A policy whose responses are made on the mesh here, or by the request's server."""
+def opened(request: Request, source: str, step: int | None = None) -> Opened:
+    """A policy whose responses are made on the mesh here, or by the request's server; `step`: as `Request.chosen`."""
     from entropy_rl import policy
     from entropy_rl.model.precision import held_in
     from entropy_rl.model.source import open_model
@@ -101,10 +94,10 @@ def opened(request: Request, source: str) -> Opened:
 
     c = request.config
     if request.server:
-        return _opened_on_server(request, source)
+        return _opened_on_server(request, source, step)
     mesh = mesh_of(c)
     if policy.is_run(source):
-        model_config, tokenizer, params = policy.read_run(source, mesh)
+        model_config, tokenizer, params = policy.read_run(source, mesh, step)
         engine = Engine.of(c, model_config, tokenizer, mesh)
         params = held_in(dtype_of_head(engine.model), params)
     else:
@@ -114,7 +107,7 @@ def opened(request: Request, source: str) -> Opened:
     return Opened(tokenizer, engine.sampler, params, engine.decoding, engine.on_mesh, model_config.vocab_size)
 
 
-def _opened_on_server(request: Request, source: str) -> Opened:
+def _opened_on_server(request: Request, source: str, step: int | None) -> Opened:
     import entropy_rl
     from entropy_rl.model.source import open_model
     from entropy_rl.sampling import client
@@ -123,7 +116,7 @@ def _opened_on_server(request: Request, source: str) -> Opened:
 
     c, params = request.config, dict[str, Any]()
     if request.server_weights:
-        own = entropy_rl.load(source, c.model.dtype)
+        own = entropy_rl.load(source, c.model.dtype, step)
         model_config, tokenizer, params = own.cfg, own.tokenizer, dict(own.params)
     else:
         model_config, tokenizer, _ = open_model(source, weights=False)
@@ -156,15 +149,15 @@ def run(request: Request) -> str:
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
     gold_fault = check_golds(sources.stored(training=False), sources.kinds(training=False), c.reward, c.data.bad_rows)
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
-        for name, source in request.policies:
-            policy = opened(request, source)
+        for name, source, step in request.chosen():
+            policy = opened(request, source, step)
             encoder = PromptEncoder(c.data, policy.tokenizer, sources.train.train, policy.vocab_size)
             sources.fit(first_fault(encoder.fault, gold_fault), encoder.fault, c.data.bad_rows)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
                 results.append(examine(request, policy, name, task, problems, encoder, grader))
             del policy
-    about: dict[str, Any] = {"policies": dict(request.policies), "k": request.k}
+    about: dict[str, Any] = {"policies": dict(request.policies), "steps": list(request.steps), "k": request.k}
     about |= {"temperature": request.temperature, "top_p": request.top_p}
     about |= {"server": request.server, "seed": request.seed}
     about |= {"config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
@@ -217,104 +210,6 @@ def examine(
     return Result(name, task, [a for a, *_ in greedy], samples)
 
 
-def configuration(workdir: str | None) -> ConfigDict:
-    """The run directory's configuration over the defaults, which fill the fields that it lacks; None: the defaults.
-
-    Raises:
-        ValueError: The directory has no config.json.
-    """
-    from entropy_rl import config
-
-    c = config.default()
-    if workdir is not None:
-        from entropy_rl.record import metrics
-
-        path = epath.Path(workdir) / "config.json"
-        if not path.exists():
-            raise ValueError(f"--workdir: {path} is not there; give the directory of a run")
-        saved = metrics.read_config(workdir)
-        with c.unlocked():
-            for section in ("mesh", "data", "rollout", "reward", "eval"):
-                c[section].update({name: v for name, v in saved.get(section, {}).items() if name in c[section]})
-            c.seed, c.model.dtype = saved.get("seed", c.seed), saved.get("model", {}).get("dtype", c.model.dtype)
-    return c
-
-
-def sampled_by(
-    evaluation: ConfigDict, k: int | None, temperature: float | None, top_p: float | None
-) -> tuple[int, float, float]:
-    """(samples per problem, their temperature, their top-p): the flags, or else the configuration's.
-
-    Args:
-        evaluation: The config section `eval`.
-        k: --k; None: not given.
-        temperature: --temperature.
-        top_p: --top_p.
-
-    Raises:
-        ValueError: A flag is out of its range, or there are no samples for it to act on.
-    """
-    k = evaluation.samples if k is None else k
-    for flag, value in (("temperature", temperature), ("top_p", top_p)):
-        if value is None:
-            continue
-        rule = FIELDS[f"eval.{flag}"].rule
-        assert isinstance(rule, Rule)
-        check(f"--{flag}", value, rule)
-        if not k:
-            raise ValueError(
-                f"--{flag}={value} with no samples has no effect: greedy responses ignore it; give --k too"
-            )
-    temperature = evaluation.temperature if temperature is None else temperature
-    return k, temperature, evaluation.top_p if top_p is None else top_p
-
-
-def with_tasks(c: ConfigDict, tasks: Sequence[str]) -> ConfigDict:
-    """The configuration with these evaluation sets; a task of data.task or of a set keeps its settings.
-
-    Raises:
-        ValueError: Two sets would have the same name.
-    """
-    from entropy_rl.data.rows import short_name
-
-    known = {part["task"]: part.get("settings", {}) for part in c.eval.sets.to_dict().values()}
-    known[c.data.task] = c.data.settings.to_dict()
-    sets = {}
-    for task in tasks:
-        name = short_name(task).replace(".", "_")
-        if name in sets:
-            raise ValueError(f"--tasks: two sets would be called {name!r}; evaluate them one at a time")
-        sets[name] = {"task": task, "settings": known.get(task, {})}
-    with c.unlocked():
-        c.eval.sets = ConfigDict(sets)
-    return c
-
-
-def check_server(server: str, weights: str, models: Sequence[str], workdirs: Sequence[str]) -> None:
-    """Refuses to ask a server for policies that it does not have.
-
-    Raises:
-        ValueError: It would not have them.
-    """
-    if weights and not server:
-        raise ValueError(f"--server_weights={weights} without --server: there is no server to give them to")
-    if server and not weights and (workdirs or len(models) > 1):
-        raise ValueError(
-            "--server alone evaluates the one --model that it serves; give it run directories, or several models, "
-            "through a folder that both see: --server_weights"
-        )
-
-
-def names_of(sources: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, source) of each: the source's last part if that is unique, otherwise all of it.
-
-    >>> names_of(["runs/a", "runs/b", "old/b"])
-    [('a', 'runs/a'), ('runs/b', 'runs/b'), ('old/b', 'old/b')]
-    """
-    short = [s.rstrip("/").rpartition("/")[2] for s in sources]
-    return [(n if short.count(n) == 1 else s, s) for n, s in zip(short, sources)]
-
-
 def request_of_flags(c: ConfigDict) -> Request:
     """The request that the flags make of a configuration, which it changes.
 
@@ -339,8 +234,9 @@ def request_of_flags(c: ConfigDict) -> Request:
     out = expand(_OUT.value) or (f"{workdirs[0].rstrip('/')}/evaluation" if workdirs else "evaluation")
     check_server(_SERVER.value, _SERVER_WEIGHTS.value, models, workdirs)
     policies = names_of([*models, *workdirs])  # gains are over the first
+    steps = check_steps(_STEPS.value, workdirs)
     sampled = sampled_by(c.eval, _K.value, _TEMPERATURE.value, _TOP_P.value)
-    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value)
+    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value, steps)
 
 
 def main(argv: Sequence[str]) -> None:

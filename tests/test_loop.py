@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
-from entropy_rl import config, loop
+from entropy_rl import config, evaluate, loop
 from entropy_rl.record import jsonl, manifest, word_table, words
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.lock import Lock
@@ -77,10 +77,10 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def continued(tmp_path_factory):
-    """The same run, stopped after three steps and continued."""
-    workdir = tmp_path_factory.mktemp("continued")
-    loop.run(tiny(**{"train.steps": 3}), str(workdir))
-    loop.run(tiny(), str(workdir))
+    """The same run, stopped after three steps and continued, which keeps more of its steps."""
+    workdir, more = tmp_path_factory.mktemp("continued"), {"checkpoint.keep_every": 3, "checkpoint.hf_every": 2}
+    loop.run(tiny(**more, **{"train.steps": 3}), str(workdir))
+    loop.run(tiny(**more), str(workdir))
     return workdir
 
 
@@ -309,6 +309,22 @@ def test_another_runs_warm_up_that_cannot_serve_is_refused(whole, tmp_path, chan
         loop.run(tiny(**changes), str(tmp_path), warm_up_of=str(whole))
 
 
+def test_a_run_keeps_the_steps_that_it_is_asked_for(continued):
+    assert Checkpoints(continued / "checkpoints").steps() == [0, 3, 4, 6]
+    folders = sorted((continued / "hf").iterdir())
+    assert [path.name for path in folders] == [f"step-{step:08d}" for step in (0, 2, 3, 4, 6)]
+    for i, step in ((0, 0), (2, 3), (4, 6)):
+        here, there = (
+            jax.tree.leaves(erl.load(str(x), step=s).params) for x, s in ((continued, step), (folders[i], None))
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True)), step
+    with pytest.raises(ValueError, match=r"no checkpoint of step 2; the steps are \[0, 3, 4, 6\]"):
+        erl.load(str(continued), step=2)
+    with pytest.raises(ValueError, match=r"step=2: .*hf/step-00000002 is no run directory"):
+        erl.load(str(folders[1]), step=2)
+
+
+@pytest.mark.slow
 def test_steps_that_are_kept_and_folders_are_those_asked_for_however_the_run_is_stopped(tmp_path, signalled, capsys):
     options = {"keep": 1, "keep_every": 3, "hf_every": 2, "every": 9}
     c = tiny(**{"warmup.updates": 0, "eval.every": 0, "train.steps": 5})
@@ -321,16 +337,22 @@ def test_steps_that_are_kept_and_folders_are_those_asked_for_however_the_run_is_
     assert Checkpoints(tmp_path / "checkpoints").steps() == [0, 3, 5]
     folders = {step: tmp_path / f"hf/step-{step:08d}" for step in (0, 2, 4, 5)}
     assert sorted((tmp_path / "hf").iterdir()) == list(folders.values())
-    for step, source in ((0, str(folders[0])), (5, str(folders[5]))):
-        here, there = (jax.tree.leaves(x.params) for x in (erl.load(str(tmp_path), step=step), erl.load(source)))
-        assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True)), step
     shutil.rmtree(folders[5])  # as if it had been killed after its last checkpoint
     loop.run(c, str(tmp_path))
     erl.load(str(folders[5]))
-    with pytest.raises(ValueError, match=r"no checkpoint of step 2; the steps are \[0, 3, 5\]"):
-        erl.load(str(tmp_path), step=2)
-    with pytest.raises(ValueError, match=r"step=2: .*hf/step-00000005 is no run directory"):
-        erl.load(str(folders[5]), step=2)
+
+    # and evaluated, step by step
+    with pytest.raises(ValueError, match=r"--steps=0,2: .* has no checkpoint of step 2, but of \[0, 3, 5\]"):
+        evaluate.check_steps(["0", "2"], [str(tmp_path)])
+    e = evaluate.configuration(str(tmp_path))
+    e.eval.every, e.eval.problems = 1, 4
+    steps = evaluate.check_steps(["0", "3", "5"], [str(tmp_path)])
+    request = evaluate.Request([("run", str(tmp_path))], e, str(tmp_path / "evaluation"), k=2, steps=steps)
+    table = evaluate.run(request)
+    assert [line.split(" | ")[1] for line in table.splitlines()[2:5]] == ["run@0", "run@3", "run@5"]
+    assert "run@5 against run@0 on chain_sum" in table
+    asked = jax.tree.leaves(evaluate.opened(request, str(tmp_path), 0).params)
+    assert all(np.array_equal(a, b) for a, b in zip(asked, jax.tree.leaves(erl.load(str(folders[0])).params)))
 
 
 def test_a_file_where_checkpoints_go_is_named_before_any_work(tmp_path):

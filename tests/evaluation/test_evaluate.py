@@ -81,6 +81,22 @@ def test_samples_are_drawn_as_the_configuration_says_unless_a_flag_does():
 
 
 @pytest.mark.parametrize(
+    "steps, workdirs, message",
+    [
+        (["4", "x"], ["run"], r"--steps=4,x: 'x' is no step; give whole numbers"),
+        (["-4"], ["run"], r"--steps=-4: '-4' is no step"),
+        (["4", "4"], ["run"], r"--steps=4,4 has a step twice"),
+        (["4"], [], r"--steps=4 without --workdir: only run directories have steps"),
+        (["4"], ["none"], r"--steps=4: none has no checkpoint of step 4, but of \[\]; checkpoint\.keep_every keeps"),
+    ],
+)
+def test_steps_that_are_none_or_not_there(steps, workdirs, message):
+    assert evaluate.check_steps([], ["none"]) == []
+    with pytest.raises(ValueError, match=message):
+        evaluate.check_steps(steps, workdirs)
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (("", "/shared", ["a"], []), r"--server_weights=/shared without --server"),
