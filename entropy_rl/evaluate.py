@@ -2,10 +2,16 @@
 
     python -m entropy_rl.evaluate --workdir=runs/q[,runs/other] [--model=NAME,…] [--tasks=math-500,aime-2024] [--k=16]
     python -m entropy_rl.evaluate --workdir=runs/q --steps=0,40,80 --k=16
+    python -m entropy_rl.evaluate --workdir=runs/q --k=16 --fork_threshold=80% --fork_temperature=0.5,1,1.6
 
 Samples are drawn by eval.samples, eval.temperature and eval.top_p of the configuration, or else by --k, --temperature
-and --top_p. --steps evaluates these steps of the run directories, which have kept them (checkpoint.keep_every), in place
-of the newest: pass@k along training.
+and --top_p. --steps evaluates these steps of the run directories, which have kept them (checkpoint.keep_every), in
+place of the newest: pass@k along training.
+
+--fork_threshold draws tokens at two temperatures: those of positions whose entropy at temperature 1 is above it (nats,
+or a percentile of the tokens in the policy's own responses at temperature 1, for each policy and set) at
+--fork_temperature, all others at --other_temperature. Of two lists, each is varied while the other temperature is that
+of the samples. The report then has forks.csv, forks.svg and forks.png too.
 
 The accuracy of run directories and models, side by side, on the problems that a run held out or on others: greedy,
 avg@k, pass@k and maj@k with 95% intervals; by difficulty, length, truncation and entropy. The configuration, that of
@@ -42,9 +48,10 @@ if TYPE_CHECKING:
 
     from entropy_rl.data import Problem, PromptEncoder
     from entropy_rl.evaluation.report import Result
+    from entropy_rl.evaluation.respond import Answered
     from entropy_rl.model.transformer import Params
     from entropy_rl.rewards import Grader
-    from entropy_rl.sampling.base import Decoding, Sampler
+    from entropy_rl.sampling.base import Decoding, Sampler, Sampling
 
 _WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas.")
 _STEPS = flags.DEFINE_list("steps", [], "Steps of the run directories, each a policy; none: their newest checkpoint.")
@@ -55,6 +62,9 @@ _PROBLEMS = flags.DEFINE_integer("problems", 0, "At most this many per set; 0: e
 _K = flags.DEFINE_integer("k", None, "Samples per problem; 0: greedy only; default: eval.samples.", lower_bound=0)
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the samples; default: eval.temperature.")
 _TOP_P = flags.DEFINE_float("top_p", None, "Of the samples; default: eval.top_p.")
+_FORK_THRESHOLD = flags.DEFINE_string("fork_threshold", None, "Tokens above it are forks: nats (0.672), or 80%.")
+_FORKS = flags.DEFINE_list("fork_temperature", [], "Temperatures of forks; default: that of the samples.")
+_OTHERS = flags.DEFINE_list("other_temperature", [], "Temperatures of all other tokens; default: that of the samples.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "Of a response; 0: rollout.max_tokens.")
 _BATCH = flags.DEFINE_integer("batch", 0, "Responses decoded together; 0: eval.batch.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
@@ -139,7 +149,7 @@ def run(request: Request) -> str:
     """Evaluates, writes the report into `request.out`, and returns its tables ("" on all processes but the first)."""
     from entropy_rl.data import PromptEncoder, Sources
     from entropy_rl.data.source import first_fault
-    from entropy_rl.evaluation import report
+    from entropy_rl.evaluation import forks, report
     from entropy_rl.rewards import Grader
     from entropy_rl.runtime import distributed
     from entropy_rl.training.checks import check_golds
@@ -155,13 +165,19 @@ def run(request: Request) -> str:
             sources.fit(first_fault(encoder.fault, gold_fault), encoder.fault, c.data.bad_rows)
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
-                results.append(examine(request, policy, name, task, problems, encoder, grader))
+                examined = examine if request.forks is None else examine_forks
+                results += examined(request, policy, name, task, problems, encoder, grader)
             del policy
     about: dict[str, Any] = {"policies": dict(request.policies), "steps": list(request.steps), "k": request.k}
     about |= {"temperature": request.temperature, "top_p": request.top_p}
-    about |= {"server": request.server, "seed": request.seed}
+    about |= {"server": request.server, "seed": request.seed, "forks": request.forks and request.forks._asdict()}
     about |= {"config": {part: c[part].to_dict() for part in ("data", "rollout", "reward", "eval")}}
-    return report.write(request.out, results, about) if distributed.first() else ""
+    if not distributed.first():
+        return ""
+    text = report.write(request.out, results, about)
+    if request.forks is not None:
+        forks.write(request.out, results, request.forks.base)
+    return text
 
 
 def examine(
@@ -172,42 +188,86 @@ def examine(
     problems: Sequence["Problem"],
     encoder: "PromptEncoder",
     grader: "Grader",
-) -> "Result":
-    """One policy's responses to one set of problems."""
-    import functools
+) -> "list[Result]":
+    """One policy's responses to one set of problems: a list of one result."""
+    from entropy_rl.evaluation.report import Result
+    from entropy_rl.sampling.base import Sampling
 
+    ask = asking(request, policy, problems, encoder, grader)
+    greedy, samples = ask(None), list[list[Answered]]([[] for _ in problems])
+    if request.k:
+        samples = ask(Sampling(request.temperature, request.top_p).check())
+    return [Result(name, task, [a for a, *_ in greedy], samples, name)]
+
+
+def examine_forks(
+    request: Request,
+    policy: Opened,
+    name: str,
+    task: str,
+    problems: Sequence["Problem"],
+    encoder: "PromptEncoder",
+    grader: "Grader",
+) -> "list[Result]":
+    """One policy's responses to one set of problems at each pair of temperatures of `request.forks`: a result each."""
+    from entropy_rl.evaluation import forks
+    from entropy_rl.evaluation.report import Result
+    from entropy_rl.sampling.base import Sampling
+
+    assert request.forks is not None
+    ask = asking(request, policy, problems, encoder, grader)
+    greedy, entropies = ask(None), list[Any]()
+    known = {Sampling(): ask(Sampling(), entropies)} if request.forks.percentile else {}
+    threshold = forks.threshold_of(request.forks, entropies)
+    logging.info("%s on %s: forks are above %.4f nats", name, task, threshold)
+    results = []
+    for fork, other in request.forks.pairs:
+        point = forks.Point(threshold, fork, other)
+        sampling = forks.sampling_of(point, request.top_p)
+        if sampling not in known:
+            logging.info("%s on %s: forks at %g, others at %g", name, task, fork, other)
+            known[sampling] = ask(sampling)
+        label = f"{name}, forks {fork:g}, others {other:g}"
+        results.append(Result(label, task, [a for a, *_ in greedy], known[sampling], name, point))
+    return results
+
+
+def asking(
+    request: Request, policy: Opened, problems: Sequence["Problem"], encoder: "PromptEncoder", grader: "Grader"
+) -> "Callable[..., list[list[Answered]]]":
+    """f(sampling, entropies=None) -> for each problem its k responses; sampling=None: its greedy one.
+
+    `entropies` as in `respond`.
+    """
     import jax
 
-    from entropy_rl.evaluation.report import Result
     from entropy_rl.evaluation.respond import GREEDY_SAMPLE, respond
     from entropy_rl.runtime.mesh import row_shards, sampling_mesh
-    from entropy_rl.sampling.base import GREEDY, Sampling
+    from entropy_rl.sampling.base import GREEDY
 
     c, mesh = request.config, mesh_of(request.config)
     shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
 
-    def rounded(batch: int) -> int:
-        return -(-batch // shards) * shards  # a batch is filled up if there are fewer problems
-
-    ask = functools.partial(respond, policy.sampler, policy.params, problems, encoder, policy.tokenizer, grader)
-    with policy.on_mesh():
-        greedy = ask(
-            n=1,
-            decoding=policy.decoding._replace(sampling=GREEDY),
-            batch=rounded(min(c.eval.batch, len(problems))),
-            key=jax.random.key(0),
-            first=GREEDY_SAMPLE,
-        )
-        samples: list = [[] for _ in problems]
-        if request.k:
-            samples = ask(
-                n=request.k,
-                decoding=policy.decoding._replace(sampling=Sampling(request.temperature, request.top_p).check()),
-                batch=rounded(max(1, min(c.eval.batch // request.k, len(problems)))),
-                key=jax.random.key(request.seed),
-                first=0,
+    def ask(sampling: "Sampling | None", entropies: list | None = None) -> "list[list[Answered]]":
+        n = 1 if sampling is None else request.k
+        batch = max(1, min(c.eval.batch // n, len(problems)))
+        with policy.on_mesh():
+            return respond(
+                policy.sampler,
+                policy.params,
+                problems,
+                encoder,
+                policy.tokenizer,
+                grader,
+                n=n,
+                decoding=policy.decoding._replace(sampling=GREEDY if sampling is None else sampling),
+                batch=-(-batch // shards) * shards,  # a batch is filled up if there are fewer problems
+                key=jax.random.key(0 if sampling is None else request.seed),
+                first=GREEDY_SAMPLE if sampling is None else 0,
+                entropies=entropies,
             )
-    return Result(name, task, [a for a, *_ in greedy], samples)
+
+    return ask
 
 
 def request_of_flags(c: ConfigDict) -> Request:
@@ -217,6 +277,8 @@ def request_of_flags(c: ConfigDict) -> Request:
         ValueError: They contradict one another, or the configuration.
     """
     import jax
+
+    from entropy_rl.evaluation.forks import sweep_of
 
     workdirs, models = ([expand(name) for name in flag.value] for flag in (_WORKDIR, _MODEL))
     if _TASKS.value:
@@ -236,7 +298,9 @@ def request_of_flags(c: ConfigDict) -> Request:
     policies = names_of([*models, *workdirs])  # gains are over the first
     steps = check_steps(_STEPS.value, workdirs)
     sampled = sampled_by(c.eval, _K.value, _TEMPERATURE.value, _TOP_P.value)
-    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value, steps)
+    k, temperature, _ = sampled
+    sweep = sweep_of(_FORK_THRESHOLD.value, _FORKS.value, _OTHERS.value, temperature, k, _SERVER.value)
+    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value, steps, sweep)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -257,7 +321,8 @@ def main(argv: Sequence[str]) -> None:
         host.prepare()
         request = request_of_flags(c)
         if table := run(request):
-            print(f"{table}\n\nin {request.out}: responses.jsonl, results.json, table.md, plot.png")
+            more = ", forks.csv, forks.svg, forks.png" if request.forks else ""
+            print(f"{table}\n\nin {request.out}: responses.jsonl, results.json, table.md, plot.png{more}")
     except ValueError as error:
         sys.exit(f"error: {error}")
 

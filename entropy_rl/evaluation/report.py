@@ -3,13 +3,16 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from etils import epath
 
 from entropy_rl.evaluation.estimators import bootstrap
 from entropy_rl.evaluation.respond import GREEDY_SAMPLE, Answered
 from entropy_rl.evaluation.tables import Interval, by_groups, greedy_row, sampled_row
+
+if TYPE_CHECKING:
+    from entropy_rl.evaluation.forks import Point
 
 
 class Result(NamedTuple):
@@ -20,12 +23,16 @@ class Result(NamedTuple):
         problem_set: the set's name.
         greedy: the greedy response to each problem.
         samples: the sampled responses to each problem; none if k is 0.
+        source: the policy's name without a suffix that tells its sampling.
+        point: where in a sweep of two temperatures the samples were made; None: in none.
     """
 
     policy: str
     problem_set: str
     greedy: list[Answered]
     samples: list[list[Answered]]
+    source: str = ""
+    point: "Point | None" = None
 
 
 def ks(samples: Sequence[Sequence[Answered]]) -> tuple[int, ...]:
@@ -148,7 +155,11 @@ def write(folder: str, results: Sequence[Result], about: Mapping[str, object]) -
         for r in results:
             for a in [*r.greedy, *(a for some in r.samples for a in some)]:
                 file.write(json.dumps(_record(r, a)) + "\n")
-    numbers = [{"set": r.problem_set, "policy": r.policy, **_finite(measures(r))} for r in results]
+    numbers = [
+        {"set": r.problem_set, "policy": r.policy, **({"forks": r.point._asdict()} if r.point else {})}
+        | _finite(measures(r))
+        for r in results
+    ]
     (out / "results.json").write_text(json.dumps({"about": dict(about), "results": numbers}, indent=1) + "\n")
     plot(results, out / "plot.png")
     text = table(results)

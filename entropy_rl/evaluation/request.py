@@ -5,12 +5,16 @@ Nothing here imports jax: flags that do not fit are refused at once.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from entropy_rl.config.defaults import FIELDS
 from entropy_rl.rules import Rule, check
+
+if TYPE_CHECKING:
+    from entropy_rl.evaluation.forks import Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Request:
 
     Attributes:
         steps: of run directories; empty: the newest checkpoint of each.
+        forks: pairs of temperatures to sample at in place of the one; None: none.
     """
 
     policies: Sequence[tuple[str, str]]  # (name in the tables, source)
@@ -31,6 +36,7 @@ class Request:
     server: str = ""
     server_weights: str = ""
     steps: Sequence[int] = ()
+    forks: "Sweep | None" = None
 
     def chosen(self) -> list[tuple[str, str, int | None]]:
         """(name in the tables, source, step) of each policy, a run directory's steps one by one: "grpo@40"."""

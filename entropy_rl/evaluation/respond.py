@@ -65,6 +65,7 @@ def respond(
     batch: int,
     key: jax.Array,
     first: int,
+    entropies: list[np.ndarray] | None = None,
 ) -> list[list[Answered]]:
     """For each problem its n graded responses, numbered from `first`.
 
@@ -80,6 +81,7 @@ def respond(
         batch: N, the shape that is compiled.
         key: of the draws, which depend on (key, problem).
         first: the number of each problem's first response.
+        entropies: the entropies of all tokens of the responses are added to it, nats.
 
     Raises:
         RuntimeError: If `ENOUGH` responses or more are graded and none of them can be scored. A few that cannot be,
@@ -99,6 +101,8 @@ def respond(
         prompts = Prompts(*encoder(some + some[:1] * surplus), uid)
         rollout = jax.device_get(sampler.sample(params, prompts, key, n=n, decoding=decoding))
         made = responses(rollout, tokenizer)[: len(some) * n]
+        if entropies is not None:
+            entropies += [r.entropy for r in made]
         owners = [p for p in some for _ in range(n)]
         scores = distributed.share([(p.kind, r.text, p.entry) for p, r in zip(owners, made, strict=True)], grade)
         graded, scored = graded + len(scores), scored + sum(score is not None for score in scores)

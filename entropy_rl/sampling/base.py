@@ -3,6 +3,7 @@
 Shapes: N prompts, P prompt positions, n samples per prompt, B = N·n responses, T response positions. Logs are natural.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -31,6 +32,22 @@ class Prompts(NamedTuple):
     uid_N: np.ndarray
 
 
+class Forks(NamedTuple):
+    """The positions that have a temperature of their own: those where the distribution is wide.
+
+    This is how arXiv 2506.01939 (section 3) decodes with two temperatures. Its threshold, 0.672 nats, is the 80th
+    percentile of entropies at temperature 1, and so entropies at temperature 1 are compared with it here, whatever the
+    two temperatures are.
+
+    Attributes:
+        threshold: nats; a position is a fork if its entropy at temperature 1 is above it.
+        temperature: of the forks, above 0.
+    """
+
+    threshold: float
+    temperature: float
+
+
 class Sampling(NamedTuple):
     """How a token is drawn.
 
@@ -38,18 +55,26 @@ class Sampling(NamedTuple):
         temperature: 0 is greedy; its logp and entropy are those at temperature 1.
         top_p: the smallest set of tokens that holds this probability is drawn from; 1: all.
         top_k: this many of the likeliest tokens are drawn from; 0: all.
+        forks: positions with another temperature; `temperature` is then that of all others. None: there are none.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    forks: Forks | None = None
 
     def check(self) -> "Sampling":
         """Returns itself.
 
         Raises:
-            ValueError: A value that makes no distribution; names the key of the configuration.
+            ValueError: A value that makes no distribution; names the key of the configuration, or the flag.
         """
+        if self.forks is not None:
+            if not self.forks.threshold >= 0:
+                raise ValueError(f"--fork_threshold={self.forks.threshold} must be 0 nats or above")
+            for flag, value in (("fork", self.forks.temperature), ("other", self.temperature)):
+                if not 0 < value < math.inf:
+                    raise ValueError(f"--{flag}_temperature={value} must be a finite number above 0")
         if self.temperature < 0:
             raise ValueError(f"rollout.temperature={self.temperature} must be 0 (greedy) or above")
         if not 0 < self.top_p <= 1:
@@ -85,7 +110,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         tokens: i32[B, T], the end-of-sequence token included.
-        logp: f32[B, T], log π(token) of the untruncated distribution at the sampling temperature, nats.
+        logp: f32[B, T], log π(token) of the untruncated distribution at the temperature that it was drawn at, nats.
         entropy: f32[B, T], the entropy of that distribution, nats; NaN if the sampler cannot measure it.
         mask: i32[B, T], 1 on response tokens.
         finished: bool[B], the response ended before it was cut at T.

@@ -5,9 +5,10 @@ Shapes: N prompts, n samples per prompt, B = N·n rows, V vocabulary.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_rl.model import head
-from entropy_rl.sampling.base import Sampling
+from entropy_rl.sampling.base import Forks, Sampling
 
 Array = jax.Array
 
@@ -37,11 +38,16 @@ def draw(logits_BxV: Array, keys_B: Array, sampling: Sampling, ids: int = 0) -> 
 
     Returns:
         (token i32[B], logp f32[B], entropy f32[B]), in nats; the last two are those of the distribution before any
-        token is left out, at temperature 1 if `sampling` is greedy.
+        token is left out, at the row's temperature, or at temperature 1 if `sampling` is greedy.
     """
     V = logits_BxV.shape[-1]
     ids = min(ids or V, V)
-    z = logits_BxV.astype(jnp.float32) / (sampling.temperature or 1.0)
+    logits_BxV = logits_BxV.astype(jnp.float32)
+    z = logits_BxV / (sampling.temperature or 1.0)
+    if sampling.forks is not None:
+        # a product with a reciprocal, which is what compilers make of the quotient by a constant: the bits are the same
+        fork, other = (np.float32(1) / np.float32(x) for x in (sampling.forks.temperature, sampling.temperature))
+        z = logits_BxV * jnp.where(_is_fork(logits_BxV, sampling.forks), fork, other)[:, None]
     d = z - jnp.max(z, axis=-1, keepdims=True)
     e = jnp.exp(d)  # serves the draw, logp and entropy: arrays of B·V are what sampling's memory goes into
     if sampling.temperature == 0:
@@ -87,6 +93,12 @@ def _first(p_BxW: Array, u_B: Array) -> Array:
     exceeds = (total > u_B[:, None] * total[:, -1:]) & (p_BxW > 0)
     last = p_BxW.shape[-1] - 1 - jnp.argmax(p_BxW[:, ::-1] > 0, axis=-1)  # u·total may round up to total
     return jnp.where(jnp.any(exceeds, axis=-1), jnp.argmax(exceeds, axis=-1), last)
+
+
+def _is_fork(logits_BxV: Array, forks: Forks) -> Array:
+    """bool[B]: the rows whose entropy at temperature 1 is above the threshold."""
+    d = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
+    return head.statistics(d, jnp.exp(d), jnp.zeros(len(d), jnp.int32))[1] > forks.threshold
 
 
 def _nucleus(p_BxV: Array, sampling: Sampling) -> Array:

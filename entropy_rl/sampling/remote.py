@@ -143,7 +143,16 @@ def _next(answered: queue.SimpleQueue[tuple[int, Future]]) -> tuple[int, Future]
 
 
 def _request(decoding: Decoding) -> dict[str, Any]:
-    """The fields of a request that all responses share."""
+    """The fields of a request that all responses share.
+
+    Raises:
+        ValueError: The sampling has forks.
+    """
+    if decoding.sampling.forks is not None:
+        raise ValueError(
+            "--fork_threshold: a server draws all tokens at one temperature, so it cannot draw forks at another; "
+            "leave --server out"
+        )
     return untouched() | {
         "max_tokens": decoding.max_tokens,
         "temperature": decoding.sampling.temperature,

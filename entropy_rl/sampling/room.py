@@ -24,6 +24,7 @@ EVEN = 16  # the cache has a multiple of this many places: products over an odd 
 # programs took on a v5e, over widths and lengths; `tests/preflight/test_slots_fit.py` compiles some of them again.
 STEP_LOGITS, STEP_SCORES, ADMIT_LOGITS = 7.1, 1.0, 2.0
 TRUNCATED_LOGITS = 4.0  # more of them if the draw is truncated, which sorts
+FORKED_LOGITS = 2.0  # more of them if forks have another temperature: logits and exponentials at temperature 1
 SHARE = 0.9  # of the free memory that the slots may take
 
 
@@ -72,7 +73,11 @@ def choose(
     device = min(addressable, key=lambda d: d.id)
     N, P = key_LxNxKxhxP.shape[1], key_LxNxKxhxP.shape[4]
     name = f"{N}x{n} responses of {P}+{decoding.max_tokens} tokens"
-    name += " truncated" * _truncates(decoding) + f", {jnp.dtype(model.dtype)}, {shards} of {device.device_kind}"
+    name += (
+        " truncated" * _truncates(decoding)
+        + " forked" * (decoding.sampling.forks is not None)
+        + f", {jnp.dtype(model.dtype)}, {shards} of {device.device_kind}"
+    )
     if name not in widths:
         stats = device.memory_stats() if device.platform != "cpu" else None
         mine = stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else -1
@@ -122,7 +127,8 @@ def slot_bytes(model: Transformer, P: int, shared: int, decoding: Decoding, head
     token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(model.dtype).itemsize
     full = places(decoding.max_tokens)
     before = lengths(decoding.max_tokens)[-2:][0]
-    prefix, more = P / shared, TRUNCATED_LOGITS * _truncates(decoding)
+    prefix = P / shared
+    more = TRUNCATED_LOGITS * _truncates(decoding) + FORKED_LOGITS * (decoding.sampling.forks is not None)
     halved = prefix + full + (P + full) / 2
     longer = 2 * prefix + full + (before if before < full else 0)
     moves = max(halved, longer) * token * (1 + 1 / c.n_layers) + 4 * c.vocab_size * (ADMIT_LOGITS + more)

@@ -43,7 +43,7 @@ def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
     decoding = Decoding(Sampling(), 6, policy.cfg.eos_ids)
     opened = evaluate.Opened(policy.tokenizer, recorder, "params", decoding, contextlib.nullcontext, 300)
     with Grader() as grader:
-        result = evaluate.examine(request, opened, "recorded", "words", PROBLEMS, encoder, grader)
+        (result,) = evaluate.examine(request, opened, "recorded", "words", PROBLEMS, encoder, grader)
     assert (result.policy, result.problem_set) == ("recorded", "words")
     assert [a.sample for a in result.greedy] == [GREEDY_SAMPLE] * 5
     assert [[a.sample for a in some] for some in result.samples] == [[0, 1]] * 5

@@ -12,15 +12,16 @@ from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import Transformer, abstract_params
 from entropy_rl.sampling import room
 from entropy_rl.sampling import slots as slots_lib
-from entropy_rl.sampling.base import Decoding, Sampling
+from entropy_rl.sampling.base import Decoding, Forks, Sampling
 
 N, P, G = 128, 128, 16
 SHAPE = SHAPES["Qwen/Qwen2.5-0.5B"]
+PLAIN, FORKED = Sampling(), Sampling(0.7, forks=Forks(0.672, 1.3))
 
 
-def programs(model, W, T, sharding=None):
+def programs(model, W, T, sharding=None, sampling=PLAIN):
     """name -> (bytes of the weights and prompts, bytes of the compiled program in all) of a rollout with full slots."""
-    decoding = Decoding(Sampling(), T, (1,))
+    decoding = Decoding(sampling, T, (1,))
 
     def on_device(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
@@ -62,10 +63,11 @@ def programs(model, W, T, sharding=None):
     return found, room.slot_bytes(model, P, 1, decoding, model.cfg.n_kv_heads)
 
 
-def test_no_program_of_a_rollout_holds_more_than_its_slots_are_charged_for():
+@pytest.mark.parametrize("sampling", [PLAIN, pytest.param(FORKED, marks=pytest.mark.slow)], ids=["plain", "forked"])
+def test_no_program_of_a_rollout_holds_more_than_its_slots_are_charged_for(sampling):
     """Compiled for a CPU in the form that accelerators run, whose buffers are much the same."""
     model, W = Transformer(SHAPE, jnp.dtype(jnp.float32)), 256
-    found, charged = programs(model, W, 256)
+    found, charged = programs(model, W, 256, sampling=sampling)
     for name, (fixed, held) in found.items():
         assert held - fixed < W * charged, name
     assert max(held - fixed for fixed, held in found.values()) > 0.6 * W * charged  # it is not charged for nothing

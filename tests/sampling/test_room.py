@@ -10,7 +10,7 @@ from entropy_rl import config, loop
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
 from entropy_rl.sampling import batching, room
-from entropy_rl.sampling.base import Decoding, Prompts, Sampling
+from entropy_rl.sampling.base import Decoding, Forks, Prompts, Sampling
 from entropy_rl.sampling.local import LocalSampler
 
 CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
@@ -52,8 +52,9 @@ def test_a_width_is_chosen_once_for_each_shape_and_device():
     first = chosen(10**6, widths=widths)
     assert len(widths) == 1 and chosen(10**8, widths=widths) == first  # more memory later changes nothing
     truncated = PLAIN._replace(sampling=Sampling(top_p=0.9))
-    others = dict(n=32), dict(decoding=PLAIN._replace(max_tokens=21)), dict(decoding=truncated), dict(kind="H200")
-    for count, other in enumerate((*others, dict(shards=2)), 2):
+    forked = PLAIN._replace(sampling=Sampling(forks=Forks(0.5, 2.0)))
+    others = dict(n=32), dict(decoding=PLAIN._replace(max_tokens=21)), dict(decoding=truncated), dict(decoding=forked)
+    for count, other in enumerate((*others, dict(shards=2), dict(kind="H200")), 2):
         chosen(10**6, widths=widths, **other)
         assert len(widths) == count
     assert chosen(10**6, widths=widths, platform="cpu", kind="cpu") == 16 * 64 and len(widths) == count
@@ -70,6 +71,8 @@ def test_what_a_slot_is_charged_for():
     assert room.slot_bytes(model, 128, 8, decoding, 2) < charged
     truncated = decoding._replace(sampling=Sampling(top_k=5))
     assert room.slot_bytes(model, 128, 1, truncated, 2) > room.slot_bytes(model, 128, 1, decoding, 2) + 4 * V
+    forked = decoding._replace(sampling=Sampling(forks=Forks(0.5, 2.0)))
+    assert room.slot_bytes(model, 128, 1, forked, 2) > room.slot_bytes(model, 128, 1, decoding, 2) + 4 * V
 
 
 def steps(monkeypatch, slots=0, widths=None, N=4):
