@@ -194,7 +194,8 @@ def examine(
     from entropy_rl.sampling.base import Sampling
 
     ask = asking(request, policy, problems, encoder, grader)
-    greedy, samples = ask(None), list[list[Answered]]([[] for _ in problems])
+    greedy = ask(None)
+    samples: list[list[Answered]] = [[] for _ in problems]
     if request.k:
         samples = ask(Sampling(request.temperature, request.top_p).check())
     return [Result(name, task, [a for a, *_ in greedy], samples, name)]

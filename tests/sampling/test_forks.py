@@ -56,6 +56,12 @@ def test_each_row_is_plain_sampling_at_its_temperature(more, ids):
     assert np.sum(np.asarray(fork[0]) != other[0]) > 100  # the temperatures matter
 
 
+@functools.cache
+def sampled(sampling):
+    decoding = Decoding(sampling, 10, CFG.eos_ids)
+    return batching.sample(Transformer(CFG), params(), prompts(), jax.random.key(3), n=G, decoding=decoding)
+
+
 @pytest.mark.parametrize(
     "forks, temperature, plain",
     [
@@ -66,14 +72,9 @@ def test_each_row_is_plain_sampling_at_its_temperature(more, ids):
     ids=["equal", "all", "none"],
 )
 def test_responses_are_those_of_plain_sampling_where_they_must_be(forks, temperature, plain):
-    def sample(sampling):
-        decoding = Decoding(sampling, 20, CFG.eos_ids)
-        key = jax.random.key(3)
-        return batching.sample(Transformer(CFG), params(), prompts(), key, n=G, decoding=decoding, slots=8, chunk=5)
-
-    got, want = sample(Sampling(temperature, forks=forks)), sample(Sampling(plain))
+    got, want = sampled(Sampling(temperature, forks=forks)), sampled(Sampling(plain))
     assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
-    assert not np.array_equal(got.tokens, sample(Sampling(2.0)).tokens)
+    assert not np.array_equal(sampled(Sampling(0.7)).tokens, sampled(Sampling(1.3)).tokens)
 
 
 def test_frequencies_are_those_of_each_temperature():
