@@ -15,7 +15,7 @@ from entropy_rl.model.transformer import Params
 from entropy_rl.rewards import Grader, extract_answer
 from entropy_rl.rewards.grader import ENOUGH, Item
 from entropy_rl.runtime import distributed, preemption
-from entropy_rl.sampling.base import Decoding, Prompts, Sampler, responses
+from entropy_rl.sampling.base import Decoding, Prompts, Response, Sampler, responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,17 +109,13 @@ def respond(
         if graded >= ENOUGH and not scored:
             grader.refuse(graded)
         rows = [
-            Answered(
-                p,
-                first + b % n,
-                r.text,
-                extract_answer(r.text),
-                score,
-                len(r.tokens),
-                r.finished,
-                float(np.mean(r.entropy)) if len(r.entropy) else 0.0,
-            )
+            _answered(p, first + b % n, r, score)
             for b, (p, r, score) in enumerate(zip(owners, made, scores, strict=True))
         ]
         found += [rows[j * n : (j + 1) * n] for j in range(len(some))]
     return found
+
+
+def _answered(problem: Problem, sample: int, r: Response, score: float | None) -> Answered:
+    entropy = float(np.mean(r.entropy)) if len(r.entropy) else 0.0
+    return Answered(problem, sample, r.text, extract_answer(r.text), score, len(r.tokens), r.finished, entropy)
