@@ -96,7 +96,7 @@ def quiet(browser):
 def test_it_opens_without_a_word_in_the_console_and_fits(browser, report, width, theme):
     opened(browser, report, width, theme)
     quiet(browser)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, dark[4:-1].split(","))) < 300) == (theme == "dark")
 
