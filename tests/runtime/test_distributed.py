@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from entropy_rl.record.lock import Lock
@@ -94,6 +95,7 @@ FLAGS = [
     "--config.eval.batch=8",
     "--config.checkpoint.every=2",
     "--config.measure.every=2",
+    "--config.log.rollouts=2",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=2",
     "--config.rollout.tensor=2",
@@ -144,6 +146,21 @@ def test_two_processes_train_as_one_does(tmp_path):
         return [json.loads(x)["response"] for x in (run / "samples.jsonl").read_text().splitlines()]
 
     assert texts(tmp_path / "one") == texts(tmp_path / "two")
+    # two processes record the same tokens, each its share
+    recorded = [
+        pd.read_parquet(tmp_path / run / "rollouts").sort_values(["step", "prompt", "sample"]) for run in ("one", "two")
+    ]
+    assert sorted(p.name for p in (tmp_path / "two/rollouts").iterdir()) == [
+        f"step-0000000{step}.p{process}.parquet" for step in (2, 4) for process in (0, 1)
+    ]
+    assert len(recorded[0]) == len(recorded[1]) == 2 * 64
+    for name in ("text", "reward", "fate", "id"):
+        assert [list(x) if name in ("fate", "id") else x for x in recorded[0][name]] == [
+            list(x) if name in ("fate", "id") else x for x in recorded[1][name]
+        ], name
+    for name in ("logp", "entropy", "covariance", "gradient_after"):
+        a, b = (np.concatenate(found[name].to_list()) for found in recorded)
+        np.testing.assert_allclose(b, a, rtol=2e-3, atol=2e-4, err_msg=name)
     # one process and two evaluate the run that one wrote
     for processes, devices in ((1, 4), (2, 2)):
         out = tmp_path / f"by{processes}"
