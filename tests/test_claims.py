@@ -1,7 +1,7 @@
 """The verdicts on the claims: by made-up runs whose answer is known, and the pages against their data."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import math
 import pathlib
@@ -14,18 +14,20 @@ from entropy_rl.sweep.statistics import Estimate
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "results" / "claims" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "results" / "claims")
+
+
+load = importlib.import_module
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """The two scripts, on a folder of their own, and a function that writes a sweep and collects it."""
-    collect, verdicts = load("collect"), load("verdicts")
-    monkeypatch.setattr(collect, "DATA", tmp_path / "data")
+    collect, runs, verdicts = load("collect"), load("runs"), load("verdicts")
+    for module in (collect, runs):
+        monkeypatch.setattr(module, "DATA", tmp_path / "data")
     monkeypatch.setattr(verdicts, "HERE", tmp_path)
 
     def sweep(name, rows_of, arms, seeds=5):
@@ -106,6 +108,64 @@ def test_pairs_are_by_seed_and_a_claim_without_its_runs_has_no_verdict(made):
     assert list(found) == ["A"] and verdicts.verdict(found["A"]) == "holds"
     assert found["A"][1].effect.value == pytest.approx(-0.2, abs=0.002)
     assert verdicts.judge("01_entropy_is_spent_early") == {}
+
+
+def test_a_reward_that_says_nothing_and_one_that_gains_as_much(made):
+    verdicts, sweep = made
+    gains = {"random": 0.02, "format": 0.1, "incorrect": -0.1, "none": 0.0, "majority": 0.35}
+
+    def rows(arm, rng):
+        gain = gains[arm.partition("=")[2]] if "=" in arm else 0.4
+        return run_of(falling, rng, accuracy=0.1 + gain + 0.01 * rng.random())  # the start has 0.1
+
+    for bed in "ab":
+        sweep(f"{bed}_core", rows, ["grpo"])
+        sweep(f"{bed}_rewards", rows, [f"grpo,kind={kind}" for kind in gains])
+        gains["format"] = 0.35
+    found = verdicts.judge("d1_does_the_reward_matter")
+    assert [verdicts.verdict(parts) for parts in found.values()] == ["holds", "fails"]
+    random = found["A"][0]
+    assert random.effect.value == pytest.approx(0.025 / 0.405, rel=0.1) and random.effect.low < random.effect.high
+
+
+@pytest.mark.parametrize(
+    "claim, sweeps, better, expected",
+    [
+        ("d2_is_it_entropy_that_selects", {"a_shares": "forking random_mask", "a_forks": None}, "forking", "holds"),
+        ("d2_is_it_entropy_that_selects", {"a_shares": "forking random_mask", "a_forks": None}, "gmts", "fails"),
+    ],
+)
+def test_forks_against_their_controls(made, claim, sweeps, better, expected):
+    verdicts, sweep = made
+    for name, arms in sweeps.items():
+        arms = arms or "forking_positions forking_shuffled forking_base gmts"
+
+        def rows(arm, rng):
+            return run_of(falling, rng, accuracy=0.5 + 0.1 * (arm == better) + 0.001 * rng.random())
+
+        sweep(name, rows, arms.split())
+    assert verdicts.verdict(verdicts.judge(claim)["A"]) == expected
+
+
+def test_clipping_alone_and_arithmetic(made):
+    verdicts, sweep = made
+    sweep("a_core", lambda arm, rng: run_of(falling, rng, 0.5 + 0.001 * rng.random()), ["grpo"])
+
+    def rounded(arm, rng):
+        worse = arm.endswith("bfloat16")
+        return run_of(lambda x: falling(x) * (0.5 if worse else 1), rng, 0.5 - 0.1 * worse)
+
+    sweep("a_dtype", rounded, ["grpo,dtype=bfloat16", "grpo,dtype=bfloat16_float32_head"])
+    parts = verdicts.judge("d6_arithmetic")["A"]
+    assert [p.verdict for p in parts] == ["fails", "fails", "holds", "holds"]
+
+    def clipped(arm, rng):
+        low = 0.1 + 0.01 * rng.random()
+        return run_of(lambda x: falling(x) + (0 if arm == "grpo" else low), rng)
+
+    sweep("a_clipping", clipped, ["grpo", "no_clip"])
+    (part,) = verdicts.judge("d5_clipping_alone")["A"]
+    assert part.verdict == "holds" and part.effect.value == pytest.approx(-0.105, abs=0.006)
 
 
 def test_a_verdict_needs_the_whole_interval():

@@ -122,8 +122,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "entropy_score_clip_b": _with(("entropy_score_clip_b", {"bound": 2.5})),  # 2602.03392
     "entropy_score_clip_v": _with(("entropy_score_clip_v", {"bound": 8.5})),
     "siren": _with(("siren", {"coef": 0.005, "top_p": 0.8, "fraction": 0.2}), base=_DR_GRPO),  # 2509.25133
-    # Controls: as many tokens as Clip-Cov and forking select, at random; the gradient norm that Clip-Cov leaves, with
-    # no token selected
+    # Controls: GRPO without its clip; as many tokens as Clip-Cov and forking select, at random; the gradient norm that
+    # Clip-Cov leaves, with no token selected
+    "no_clip": _NO_CLIP,
     "random_positive_clip": _with(("random_positive_clip", {"fraction": 2e-4}), base=_WIDE_CLIP),
     "random_mask": _with(("random_mask", {"fraction": 0.2}), base=_DAPO),
     "matched_norm": _with(("matched_norm", {"inner": ("clip_cov", {"fraction": 2e-4})}), base=_WIDE_CLIP),

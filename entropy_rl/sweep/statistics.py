@@ -85,6 +85,33 @@ def difference(values: ArrayLike, base: ArrayLike) -> Estimate:
     return Estimate(centre, centre - half, centre + half)
 
 
+def ratio_of_means(values: ArrayLike, base: ArrayLike, seed: int = 0) -> Estimate:
+    """mean(values) / mean(base), paired by seed, with the percentile bootstrap's interval over seeds.
+
+    Args:
+        values: [n].
+        base: [n], of the same seeds; a pair with a NaN is left out.
+        seed: of the resampling.
+
+    Returns:
+        An interval without ends if fewer than two pairs are left.
+
+    Raises:
+        ValueError: The two differ in length.
+    """
+    _pairs(values, base)
+    pairs = np.stack([np.asarray(values, np.float64), np.asarray(base, np.float64)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if not pairs.size:
+        return NOTHING
+    value = float(pairs[0].mean() / pairs[1].mean())
+    if pairs.shape[1] < 2:
+        return Estimate(value, np.nan, np.nan)
+    rows = np.random.default_rng(seed).integers(pairs.shape[1], size=(DRAWS, pairs.shape[1]))
+    top, bottom = pairs[:, rows].mean(axis=2)
+    return Estimate(value, *_interval(top / bottom))
+
+
 def improvement(values: ArrayLike, base: ArrayLike, seed: int = 0) -> Estimate:
     """P(X > Y) + P(X = Y) / 2 for a random seed of each, with the bootstrap's interval.
 

@@ -14,6 +14,7 @@ SWEEPS=(
   a_core b_core a_clip_cov a_kl_cov b_clip_cov b_kl_cov a_held b_held a_shares b_shares
   a_clip_higher a_entropy_bonus a_reference_kl b_clip_higher b_entropy_bonus b_reference_kl
   a_random_positive_clip b_random_positive_clip a_matched_norm b_matched_norm
+  a_rewards b_rewards a_forks b_forks a_clipping b_clipping a_dtype
 )
 
 sweep() { # name, bed, seeds, methods, settings
@@ -38,6 +39,11 @@ run() { # name of a sweep, whose first letter is its bed
     random_positive_clip)
       sweep "$1" $bed 10 random_positive_clip $transforms.random_positive_clip.fraction=2e-4,2e-3,2e-2 ;;
     matched_norm) sweep "$1" $bed 10 matched_norm $transforms.matched_norm.inner.fraction=2e-4,2e-3,2e-2 ;;
+    rewards) sweep "$1" $bed 10 grpo --config.reward.kind=random,format,incorrect,majority,none ;;
+    forks) sweep "$1" $bed 10 forking_positions,forking_shuffled,forking_base,gmts ;;
+    clipping)
+      sweep "$1" $bed 10 grpo,no_clip --config.reward.kind=random --config.train.updates_per_rollout=4 ;;
+    dtype) sweep "$1" $bed 10 grpo --config.model.dtype=bfloat16,bfloat16_float32_head ;;
     *) echo "no such sweep: $1; they are: ${SWEEPS[*]}" >&2; exit 2 ;;
   esac
 }

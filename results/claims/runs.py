@@ -1,0 +1,117 @@
+"""The collected runs, and effects over their seeds with 95% intervals; a `Part` says what one has to satisfy."""
+
+import csv
+import gzip
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from entropy_rl.sweep import statistics
+from entropy_rl.sweep.statistics import Estimate
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+Series = dict[str, np.ndarray]  # a metric -> its value at every step from 1 on, NaN where it was not measured
+Arm = dict[int, Series]  # seed -> its run
+
+
+class Part(NamedTuple):
+    """One statement about an effect: it holds if the whole interval is within [least, most]."""
+
+    text: str
+    effect: Estimate
+    least: float = -math.inf
+    most: float = math.inf
+    seeds: int = 0
+
+    @property
+    def verdict(self) -> str:
+        _, low, high = self.effect
+        if math.isnan(low) or math.isnan(high):
+            return "cannot tell"
+        if low >= self.least and high <= self.most:
+            return "holds"
+        return "fails" if high < self.least or low > self.most else "cannot tell"
+
+
+def read(sweep: str) -> dict[str, Arm]:
+    """The runs of one sweep by arm and seed.
+
+    Raises:
+        KeyError: It was not collected.
+    """
+    path = DATA / f"{sweep}.steps.csv.gz"
+    if not path.exists():
+        raise KeyError(sweep)
+    by_run: dict[str, dict[int, list[dict[str, str]]]] = {}
+    with gzip.open(path, "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            by_run.setdefault(row.pop("arm"), {}).setdefault(int(row.pop("seed")), []).append(row)
+    return {
+        arm: {
+            seed: {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+            for seed, rows in by_seed.items()
+        }
+        for arm, by_seed in by_run.items()
+    }
+
+
+def steps_of(run: Series, key: str) -> np.ndarray:
+    """A metric at the steps from 1 on."""
+    return run[key][run["step"] > 0]
+
+
+def smooth(values: np.ndarray, width: int = 9) -> np.ndarray:
+    """The mean of the `width` points around each point; near the ends of those that exist."""
+    sums, counts = (np.convolve(x, np.ones(width), "same") for x in (values, np.ones_like(values)))
+    return sums / counts
+
+
+def start(run: Series, key: str) -> float:
+    x = steps_of(run, key)
+    return float(np.nanmean(x[: max(1, round(0.02 * x.size))]))
+
+
+def end(run: Series, key: str) -> float:
+    x = steps_of(run, key)
+    return float(np.nanmean(x[-max(1, round(0.1 * x.size)) :]))
+
+
+def accuracy(run: Series) -> float:
+    """Greedy, of the last evaluation."""
+    key = next(k for k in run if k.startswith("eval/") and k.endswith("/accuracy"))
+    return float(run[key][np.isfinite(run[key])][-1])
+
+
+def gain(run: Series) -> float:
+    """The greedy accuracy of the last evaluation, less that of the start."""
+    key = next(k for k in run if k.startswith("eval/") and k.endswith("/accuracy"))
+    return accuracy(run) - float(run[key][run["step"] == 0][0])
+
+
+def kept(run: Series) -> float:
+    return end(run, "entropy/mean") / start(run, "entropy/mean")
+
+
+def over_seeds(arm: Arm, f: Callable[[Series], float]) -> tuple[Estimate, int]:
+    """The mean over seeds with Student's interval, and the number of seeds."""
+    values = np.array([f(run) for run in arm.values()])
+    return statistics.difference(values, np.zeros_like(values)), int(np.isfinite(values).sum())
+
+
+def paired(arm: Arm, base: Arm, f: Callable[[Series], float]) -> tuple[Estimate, int]:
+    """The mean difference of f between two arms, paired by seed, with Student's interval, and the number of pairs."""
+    both = sorted(arm.keys() & base.keys())
+    return statistics.difference([f(arm[s]) for s in both], [f(base[s]) for s in both]), len(both)
+
+
+def part(text: str, found: tuple[Estimate, int], least: float = -math.inf, most: float = math.inf) -> Part:
+    return Part(text, found[0], least, most, found[1])
+
+
+def widest(arms: Mapping[str, Arm]) -> str:
+    """The arm that keeps most entropy, on the mean of its seeds."""
+    return max(arms, key=lambda name: over_seeds(arms[name], kept)[0].value)
