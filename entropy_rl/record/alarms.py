@@ -57,6 +57,11 @@ def _mean(rows: Sequence[Row], key: str) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
+def _now(latest: Sequence[Row], key: str) -> float:
+    """The mean of a metric over the RECENT rows; NaN before there are as many."""
+    return _mean(latest[-RECENT:], key) if len(latest) >= RECENT else float("nan")
+
+
 def _rises(rows: Sequence[Row]) -> bool:
     """Whether the reward of the last FLAT rows is above that of the FLAT before by more than two standard errors.
 
@@ -71,14 +76,14 @@ def _rises(rows: Sequence[Row]) -> bool:
 
 
 def _collapse(first: Sequence[Row], latest: Sequence[Row]) -> str:
-    start, now = _mean(first, "entropy/mean"), _mean(latest[-RECENT:], "entropy/mean")
+    start, now = _mean(first, "entropy/mean"), _now(latest, "entropy/mean")
     if not now < COLLAPSE * start or _rises(latest):
         return ""
     return f"entropy {now:.3g} nats, {now / start:.0%} of the start's {start:.3g}, and the reward no longer rises"
 
 
 def _explosion(first: Sequence[Row], latest: Sequence[Row]) -> str:
-    start, now = _mean(first, "entropy/mean"), _mean(latest[-RECENT:], "entropy/mean")
+    start, now = _mean(first, "entropy/mean"), _now(latest, "entropy/mean")
     return f"entropy {now:.3g} nats, from {start:.3g}" if now > EXPLOSION * start and now > start + FAR else ""
 
 
@@ -93,14 +98,14 @@ def _share(key: str, bound: float, name: str) -> Callable[[Sequence[Row], Sequen
     """The sign that a share, as a mean over the recent rows, is at or above a bound."""
 
     def sign(first: Sequence[Row], latest: Sequence[Row]) -> str:
-        now = _mean(latest[-RECENT:], key)
+        now = _now(latest, key)
         return f"{now:.0%} of the {name}" if now >= bound else ""
 
     return sign
 
 
 def _gap(first: Sequence[Row], latest: Sequence[Row]) -> str:
-    now = _mean(latest[-RECENT:], "sampler/gap_kl")
+    now = _now(latest, "sampler/gap_kl")
     return f"KL(sampler ‖ trainer) is {now:.3g} nats per token" if now > GAP else ""
 
 

@@ -32,7 +32,7 @@ class Show:
     def __init__(self, c: ConfigDict, workdir: str):
         self._c, self._workdir, self._speaks = c, epath.Path(workdir), distributed.first()
         self._log: RunLog | None = None
-        self._watch, self._began = Watch(), (0, 0.0)
+        self._watch, self._starts, self._began = Watch(), 0, (0, 0.0)
         self._panel: Panel | None = None
         self._trackers: Trackers | None = None
 
@@ -45,14 +45,16 @@ class Show:
 
     def starts(self, step: int) -> None:
         """Training starts after `step`."""
-        self._began = (step, time.monotonic())
+        self._starts, self._began = step, (step, time.monotonic())
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Shows a row, as `RunLog.write` returned it."""
         if not self._speaks:
             return
-        (first, began), steps, step = self._began, self._c.train.steps, row["step"]
-        left = (time.monotonic() - began) / (step - first) * (steps - step) if began and step > first else None
+        (first, began), steps, step, now = self._began, self._c.train.steps, row["step"], time.monotonic()
+        left = (now - began) / (step - first) * (steps - step) if began and step > first else None
+        if began and step == self._starts + 1:  # the first step compiles: it says little about the others
+            self._began = (step, now)
         logging.info("%s", line_of(row, steps, left))
         for alarm in self._watch.see(row):
             (logging.warning if alarm.begins else logging.info)("step %d: %s", step, alarm.text)

@@ -55,6 +55,13 @@ def test_every_kind_is_tried_above():
     assert {case[-1] for case in begun} == set(KINDS)
 
 
+def test_a_mean_over_the_recent_rows_needs_that_many():
+    always = {"group__degenerate_frac": lambda step: 1.0}
+    assert alarms(rows_of(RECENT - 1, **always)) == []
+    ((step, name, _),) = found(**always)
+    assert (step, name) == (RECENT, "degenerate")
+
+
 def test_low_entropy_is_no_collapse_while_the_reward_rises():
     low = after(29, 0.05, 0.5)
     assert found(entropy__mean=low, reward__mean=lambda step: 0.01 * step) == []

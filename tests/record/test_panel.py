@@ -56,7 +56,9 @@ def run(here, workdir, env=(), **terminal):
     stream = pyte.ByteStream(screen)
     master, slave = pty.openpty()
     environment = (
-        os.environ | {"TERM": "xterm", "PYTHONPATH": str(ROOT), "COLUMNS": f"{WIDTH}", "LINES": "60"} | dict(env)
+        os.environ
+        | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "COLUMNS": f"{WIDTH}", "LINES": "60"}
+        | dict(env)
     )
     command = [sys.executable, "-c", PROGRAM.replace("HERE", here), str(workdir)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=environment) as process:
