@@ -123,7 +123,7 @@ def test_a_run_closes_its_trackers_whatever_ends_it(tmp_path, broken, caplog):
     assert "close failed and is left out" in caplog.text
 
 
-def test_only_the_first_process_sends(tmp_path, broken, monkeypatch):
+def test_only_the_first_process_sends_and_warns(tmp_path, broken, monkeypatch, caplog):
     c = config.default()
     c.log.trackers = ("never",)
     for first in (False, True):
@@ -131,7 +131,8 @@ def test_only_the_first_process_sends(tmp_path, broken, monkeypatch):
         with Show(c, str(tmp_path)) as shown:
             log = RunLog(tmp_path, None)
             shown.follow(log)
-            shown.row(log.write({"step": 1, "reward/mean": 0.5}))
+            shown.row(log.write({"step": 1, "reward/mean": 0.5, "tokens/kept_frac": 0.0}))
+        assert caplog.text.count("alarm empty_mask") == first
         assert len(Broken.got) == first and (tmp_path / "trackers.json").exists() == first
 
 
