@@ -49,8 +49,10 @@ class _TensorBoard:
     def __init__(self, place: Place):
         from tensorboardX import SummaryWriter
 
-        # what an interrupted run wrote after the checkpoint is hidden
-        self._writer = SummaryWriter(str(place.workdir / "tensorboard"), purge_step=place.step + 1)
+        # what an interrupted run wrote after the checkpoint is hidden; without the suffix, a file that was begun in the
+        # same second would be overwritten
+        begin, folder = place.step + 1, str(place.workdir / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=begin, filename_suffix=f".{os.getpid()}.{begin}")
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():

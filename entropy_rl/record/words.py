@@ -73,7 +73,7 @@ def page() -> str:
             cells = (key, word.unit, word.formula, word.moves, word.paper)
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
-    alarms = (f"| `{name}` | {kind.when} | {kind.look} |\n" for name, kind in KINDS.items())
+    alarms = (f"| `{name}` | {kind.when} | {kind.look} |\n".replace("<", r"\<") for name, kind in KINDS.items())
     return "\n".join(lines) + "\n" + _ALARMS + "".join(alarms)
 
 

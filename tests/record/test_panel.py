@@ -10,6 +10,7 @@ import time
 
 import pyte
 import pytest
+import small_runs
 
 from entropy_rl.record.panel import View, curve, drawn, fits, plain
 
@@ -52,36 +53,42 @@ app.run(main)
 """
 
 
-def run(here, workdir, env=(), **terminal):
-    """(the screen's lines, whether the cursor is visible, the exit code) of the program in a terminal."""
+def on_screen(command, env, limit, stop_at=None):
+    """(the screen's lines, whether the cursor is visible, the exit code, all bytes) of a command in a terminal.
+
+    With `stop_at` it gets a SIGTERM once it has written these bytes.
+    """
     screen = pyte.HistoryScreen(WIDTH, 60)
     stream = pyte.ByteStream(screen)
     master, slave = pty.openpty()
-    environment = (
-        os.environ
-        | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "COLUMNS": f"{WIDTH}", "LINES": "60"}
-        | dict(env)
-    )
-    command = [sys.executable, "-c", PROGRAM.replace("HERE", here), str(workdir)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=environment) as process:
+    env = env | {"COLUMNS": f"{WIDTH}", "LINES": "60"}
+    raw, until = b"", time.monotonic() + limit
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=slave, env=env) as process:
         os.close(slave)
-        raw, until = b"", time.monotonic() + LIMIT
         try:
             while time.monotonic() < until:
                 try:
                     data = os.read(master, 65536)
                 except OSError:  # the other end is closed
                     break
-                if not data:
-                    break
                 raw += data
                 stream.feed(data)
-            code = process.wait(LIMIT)
+                if stop_at is not None and stop_at in raw:
+                    process.terminate()
+                    stop_at = None
+            code = process.wait(limit)
         finally:
             process.kill()
             os.close(master)
     lines = ["".join(line[i].data for i in range(WIDTH)).rstrip() for line in screen.history.top]
     return [*lines, *(line.rstrip() for line in screen.display)], not screen.cursor.hidden, code, raw
+
+
+def run(here, workdir, env=()):
+    """`on_screen` of the program."""
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    command = [sys.executable, "-c", PROGRAM.replace("HERE", here), str(workdir)]
+    return on_screen(command, os.environ | {"TERM": "xterm", "PYTHONPATH": path} | dict(env), LIMIT)
 
 
 def the_panel(lines):
@@ -121,6 +128,19 @@ def test_the_terminal_is_as_it_was_whatever_ends_the_run(tmp_path, here, code, t
     assert returned == code and cursor and raw.rfind(b"\x1b[?25h") > raw.rfind(b"\x1b[?25l")
     _, bottom, panel = the_panel(lines)
     assert "step 30/60" in panel[0] and then in lines[bottom + 1] and b"\x1b[?1049h" not in raw
+
+
+@pytest.mark.slow
+def test_a_stopped_run_has_its_last_line_below_the_panel(tmp_path):
+    options = [f"--config={small_runs.__file__}:grpo", f"--workdir={tmp_path / 'run'}", "--config.train.steps=400"]
+    options += ["--config.warmup.updates=0", "--config.eval.every=0"]
+    env = small_runs.environment(tmp_path / "cache") | {"TERM": "xterm"}
+    command = [sys.executable, *small_runs.COMMAND, *options]
+    lines, cursor, code, raw = on_screen(command, env, small_runs.LIMIT, stop_at=b"step 3/400")
+    top, bottom, panel = the_panel(lines)
+    assert code == 75 and cursor and b"\x1b[?1049h" not in raw
+    assert panel[0].startswith("╭─ step 3/400 ─") and panel[-1].startswith("→ ")
+    assert "step 3/400  reward" in "".join(lines[:top]) and lines[bottom + 1].startswith("SIGTERM: stopped in ")
 
 
 def test_a_panel_that_fails_leaves_the_lines(tmp_path):
