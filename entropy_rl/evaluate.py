@@ -21,6 +21,7 @@ folder that both see. It runs on the configuration's mesh, and on several proces
 """
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -47,11 +48,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from entropy_rl.data import Problem, PromptEncoder
+    from entropy_rl.evaluation.recorded import Keep
     from entropy_rl.evaluation.report import Result
     from entropy_rl.evaluation.respond import Answered
     from entropy_rl.model.transformer import Params
     from entropy_rl.rewards import Grader
-    from entropy_rl.sampling.base import Decoding, Sampler, Sampling
+    from entropy_rl.sampling.base import Decoding, Response, Sampler, Sampling
+
+    Ask = Callable[..., list[list[Answered]]]  # see `asking`
 
 _WORKDIR = flags.DEFINE_list("workdir", [], "Run directories, separated by commas.")
 _STEPS = flags.DEFINE_list("steps", [], "Steps of the run directories, each a policy; none: their newest checkpoint.")
@@ -71,6 +75,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_
 _DATA_ROOT = flags.DEFINE_string("data_root", "", "A folder with local copies of hub data sets, in owner/name.")
 _SERVER = flags.DEFINE_string("server", "", "A server that makes the responses, with the --model that it serves.")
 _SERVER_WEIGHTS = flags.DEFINE_string("server_weights", "", "A folder through which the server is given each policy.")
+_ROLLOUTS = flags.DEFINE_bool("rollouts", True, "Record every token of the responses in rollouts/ of the report.")
 _OUT = flags.DEFINE_string("out", "", "The report's folder; '': evaluation/ in the first run directory, or here.")
 
 
@@ -150,6 +155,7 @@ def run(request: Request) -> str:
     from entropy_rl.data import PromptEncoder, Sources
     from entropy_rl.data.source import first_fault
     from entropy_rl.evaluation import forks, report
+    from entropy_rl.evaluation.recorded import Recorder
     from entropy_rl.rewards import Grader
     from entropy_rl.runtime import distributed
     from entropy_rl.training.checks import check_golds
@@ -158,6 +164,7 @@ def run(request: Request) -> str:
     results = []
     sources = Sources(c.seed, c.data, c.warmup, c.eval, c.rollout.refills)
     gold_fault = check_golds(sources.stored(training=False), sources.kinds(training=False), c.reward, c.data.bad_rows)
+    recorder = Recorder(request.out, c.log.rollouts_gb if request.rollouts else 0.0)
     with Grader(c.reward.workers, c.reward.cpu_seconds) as grader:
         for name, source, step in request.chosen():
             policy = opened(request, source, step)
@@ -166,7 +173,9 @@ def run(request: Request) -> str:
             for task, problems in sources.evals.items():
                 logging.info("%s on %s: %d problems", name, task, len(problems))
                 examined = examine if request.forks is None else examine_forks
-                results += examined(request, policy, name, task, problems, encoder, grader)
+                keep = functools.partial(recorder.keep, problem_set=task, step=step, tokenizer=policy.tokenizer)
+                ask = asking(request, policy, problems, encoder, grader)
+                results += examined(request, ask, name, task, keep)
             del policy
     about: dict[str, Any] = {"policies": dict(request.policies), "steps": list(request.steps), "k": request.k}
     about |= {"temperature": request.temperature, "top_p": request.top_p}
@@ -180,66 +189,49 @@ def run(request: Request) -> str:
     return text
 
 
-def examine(
-    request: Request,
-    policy: Opened,
-    name: str,
-    task: str,
-    problems: Sequence["Problem"],
-    encoder: "PromptEncoder",
-    grader: "Grader",
-) -> "list[Result]":
+def examine(request: Request, ask: "Ask", name: str, task: str, keep: "Callable[[str], Keep]") -> "list[Result]":
     """One policy's responses to one set of problems: a list of one result."""
     from entropy_rl.evaluation.report import Result
     from entropy_rl.sampling.base import Sampling
 
-    ask = asking(request, policy, problems, encoder, grader)
-    greedy = ask(None)
-    samples: list[list[Answered]] = [[] for _ in problems]
+    greedy = ask(None, keep(name))
+    samples: list[list[Answered]] = [[] for _ in greedy]
     if request.k:
-        samples = ask(Sampling(request.temperature, request.top_p).check())
+        samples = ask(Sampling(request.temperature, request.top_p).check(), keep(name))
     return [Result(name, task, [a for a, *_ in greedy], samples, name)]
 
 
-def examine_forks(
-    request: Request,
-    policy: Opened,
-    name: str,
-    task: str,
-    problems: Sequence["Problem"],
-    encoder: "PromptEncoder",
-    grader: "Grader",
-) -> "list[Result]":
+def examine_forks(request: Request, ask: "Ask", name: str, task: str, keep: "Callable[[str], Keep]") -> "list[Result]":
     """One policy's responses to one set of problems at each pair of temperatures of `request.forks`: a result each."""
     from entropy_rl.evaluation import forks
     from entropy_rl.evaluation.report import Result
     from entropy_rl.sampling.base import Sampling
 
     assert request.forks is not None
-    ask = asking(request, policy, problems, encoder, grader)
-    greedy, entropies = ask(None), list[Any]()
-    known = {Sampling(): ask(Sampling(), entropies)} if request.forks.percentile else {}
+    greedy, entropies = ask(None, keep(name)), list[Any]()
+
+    def note(_: object, responses: "Sequence[Response]") -> None:
+        entropies.extend(r.entropy for r in responses)
+
+    known = {Sampling(): ask(Sampling(), keep(name), note)} if request.forks.percentile else {}
     threshold = forks.threshold_of(request.forks, entropies)
     logging.info("%s on %s: forks are above %.4f nats", name, task, threshold)
     results = []
     for fork, other in request.forks.pairs:
         point = forks.Point(threshold, fork, other)
         sampling = forks.sampling_of(point, request.top_p)
+        label = f"{name}, forks {fork:g}, others {other:g}"
         if sampling not in known:
             logging.info("%s on %s: forks at %g, others at %g", name, task, fork, other)
-            known[sampling] = ask(sampling)
-        label = f"{name}, forks {fork:g}, others {other:g}"
+            known[sampling] = ask(sampling, keep(label))
         results.append(Result(label, task, [a for a, *_ in greedy], known[sampling], name, point))
     return results
 
 
 def asking(
     request: Request, policy: Opened, problems: Sequence["Problem"], encoder: "PromptEncoder", grader: "Grader"
-) -> "Callable[..., list[list[Answered]]]":
-    """f(sampling, entropies=None) -> for each problem its k responses; sampling=None: its greedy one.
-
-    `entropies` as in `respond`.
-    """
+) -> "Ask":
+    """f(sampling, *keep) -> for each problem its k responses; sampling=None: its greedy one. `keep` as in `respond`."""
     import jax
 
     from entropy_rl.evaluation.respond import GREEDY_SAMPLE, respond
@@ -249,7 +241,7 @@ def asking(
     c, mesh = request.config, mesh_of(request.config)
     shards = math.lcm(row_shards(mesh), row_shards(sampling_mesh(mesh, c.rollout.tensor)))
 
-    def ask(sampling: "Sampling | None", entropies: list | None = None) -> "list[list[Answered]]":
+    def ask(sampling: "Sampling | None", *keep: "Keep") -> "list[list[Answered]]":
         n = 1 if sampling is None else request.k
         batch = max(1, min(c.eval.batch // n, len(problems)))
         with policy.on_mesh():
@@ -265,7 +257,7 @@ def asking(
                 batch=-(-batch // shards) * shards,  # a batch is filled up if there are fewer problems
                 key=jax.random.key(0 if sampling is None else request.seed),
                 first=GREEDY_SAMPLE if sampling is None else 0,
-                entropies=entropies,
+                keep=keep,
             )
 
     return ask
@@ -301,7 +293,8 @@ def request_of_flags(c: ConfigDict) -> Request:
     sampled = sampled_by(c.eval, _K.value, _TEMPERATURE.value, _TOP_P.value)
     k, temperature, _ = sampled
     sweep = sweep_of(_FORK_THRESHOLD.value, _FORKS.value, _OTHERS.value, temperature, k, _SERVER.value)
-    return Request(policies, c, out, *sampled, _SEED.value, _SERVER.value, _SERVER_WEIGHTS.value, steps, sweep)
+    served = _SERVER.value, _SERVER_WEIGHTS.value
+    return Request(policies, c, out, *sampled, _SEED.value, *served, steps, sweep, _ROLLOUTS.value)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -322,7 +315,7 @@ def main(argv: Sequence[str]) -> None:
         host.prepare()
         request = request_of_flags(c)
         if table := run(request):
-            more = ", forks.csv, forks.svg, forks.png" if request.forks else ""
+            more = (", forks.csv, forks.svg, forks.png" if request.forks else "") + ", rollouts/" * request.rollouts
             print(f"{table}\n\nin {request.out}: responses.jsonl, results.json, table.md, plot.png{more}")
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -24,6 +24,7 @@ class Request:
     Attributes:
         steps: of run directories; empty: the newest checkpoint of each.
         forks: pairs of temperatures to sample at in place of the one; None: none.
+        rollouts: record every token, up to log.rollouts_gb.
     """
 
     policies: Sequence[tuple[str, str]]  # (name in the tables, source)
@@ -37,6 +38,7 @@ class Request:
     server_weights: str = ""
     steps: Sequence[int] = ()
     forks: "Sweep | None" = None
+    rollouts: bool = True
 
     def chosen(self) -> list[tuple[str, str, int | None]]:
         """(name in the tables, source, step) of each policy, a run directory's steps one by one: "grpo@40"."""
@@ -68,7 +70,7 @@ def configuration(workdir: str | None) -> ConfigDict:
             raise ValueError(f"--workdir: {path} is not there; give the directory of a run")
         saved = metrics.read_config(workdir)
         with c.unlocked():
-            for section in ("mesh", "data", "rollout", "reward", "eval"):
+            for section in ("mesh", "data", "rollout", "reward", "eval", "log"):
                 c[section].update({name: v for name, v in saved.get(section, {}).items() if name in c[section]})
             c.seed, c.model.dtype = saved.get("seed", c.seed), saved.get("model", {}).get("dtype", c.model.dtype)
     return c

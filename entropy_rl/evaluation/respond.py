@@ -4,7 +4,7 @@ N prompts at a time, n samples per prompt. All batches have one shape: the last 
 dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -65,7 +65,7 @@ def respond(
     batch: int,
     key: jax.Array,
     first: int,
-    entropies: list[np.ndarray] | None = None,
+    keep: Sequence[Callable[[Sequence[Answered], Sequence[Response]], None]] = (),
 ) -> list[list[Answered]]:
     """For each problem its n graded responses, numbered from `first`.
 
@@ -81,7 +81,7 @@ def respond(
         batch: N, the shape that is compiled.
         key: of the draws, which depend on (key, problem).
         first: the number of each problem's first response.
-        entropies: the entropies of all tokens of the responses are added to it, nats.
+        keep: called with every batch's responses, with all their tokens.
 
     Raises:
         RuntimeError: If `ENOUGH` responses or more are graded and none of them can be scored. A few that cannot be,
@@ -101,8 +101,6 @@ def respond(
         prompts = Prompts(*encoder(some + some[:1] * surplus), uid)
         rollout = jax.device_get(sampler.sample(params, prompts, key, n=n, decoding=decoding))
         made = responses(rollout, tokenizer)[: len(some) * n]
-        if entropies is not None:
-            entropies += [r.entropy for r in made]
         owners = [p for p in some for _ in range(n)]
         scores = distributed.share([(p.kind, r.text, p.entry) for p, r in zip(owners, made, strict=True)], grade)
         graded, scored = graded + len(scores), scored + sum(score is not None for score in scores)
@@ -112,6 +110,8 @@ def respond(
             _answered(p, first + b % n, r, score)
             for b, (p, r, score) in enumerate(zip(owners, made, scores, strict=True))
         ]
+        for one in keep:
+            one(rows, made)
         found += [rows[j * n : (j + 1) * n] for j in range(len(some))]
     return found
 

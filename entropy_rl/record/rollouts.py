@@ -24,6 +24,7 @@ from entropy_rl.runtime import distributed
 
 if TYPE_CHECKING:
     import pyarrow
+    from transformers import PreTrainedTokenizerBase
 
 FOLDER = "rollouts"
 FREE_BYTES = 2 * 10**9  # that must be left on the disk
@@ -92,7 +93,7 @@ class RolloutLog:
             mask: bool[B, T], the tokens of the responses.
         """
         contents = encode({"step": [step] * len(mask), **columns}, lists, np.asarray(mask) > 0)
-        if (reason := self._no_room(len(contents))) is not None:
+        if (reason := no_room(self._folder, len(contents))) is not None:
             if not self._full:
                 logging.warning("log.rollouts: step %d is not recorded: %s", step, reason)
             self._full = True
@@ -113,14 +114,6 @@ class RolloutLog:
         named = ((_NAME.fullmatch(path.name), path) for path in self._folder.iterdir())
         return [(int(found[1]), path) for found, path in named if found]
 
-    def _no_room(self, size: int) -> str | None:
-        if files.in_bucket(self._folder):
-            return None
-        free = shutil.disk_usage(next(p for p in (self._folder, *self._folder.parents) if p.exists())).free
-        if free - size >= FREE_BYTES:
-            return None
-        return f"{free / 1e9:.1f} GB are free on the disk, and {FREE_BYTES / 1e9:.0f} are left to the checkpoints"
-
     def _thin(self) -> None:
         """Drops steps until the files fit into the budget: each time the one whose neighbours are nearest."""
         if not distributed.first():
@@ -138,11 +131,28 @@ class RolloutLog:
                 path.unlink(missing_ok=True)
 
 
+def no_room(folder: epath.Path, size: int) -> str | None:
+    """Why `size` more bytes should not be written into a folder, which may not exist yet; None: there is room."""
+    if files.in_bucket(folder):
+        return None
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free - size >= FREE_BYTES:
+        return None
+    return f"{free / 1e9:.1f} GB are free on the disk, and {FREE_BYTES / 1e9:.0f} are left to the checkpoints"
+
+
+def pieces(ids: np.ndarray, tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:
+    """The text of each token by itself: an array of str of the same shape."""
+    drawn, places = np.unique(ids, return_inverse=True)
+    texts = [tokenizer.decode([i]) for i in drawn.tolist()]
+    return np.array([*texts, ""], object)[:-1][places.reshape(ids.shape)]
+
+
 def encode(columns: Mapping[str, Sequence[Any]], lists: Mapping[str, np.ndarray], mask: np.ndarray) -> bytes:
     """The bytes of a Parquet file with one row per response.
 
     Args:
-        columns: as for `RolloutLog.write`, with "step".
+        columns: as for `RolloutLog.write`, with "step"; besides, texts by names of the caller's own.
         lists: as for `RolloutLog.write`.
         mask: bool[B, T].
     """
@@ -156,7 +166,8 @@ def encode(columns: Mapping[str, Sequence[Any]], lists: Mapping[str, np.ndarray]
         table[name] = pa.array(columns.get(name, [None] * n), _type(kind))
     for name in columns:
         if name not in table:
-            table[name] = pa.array(columns[name], pa.float32(), from_pandas=True)  # NaN, not scored, is null
+            kind = pa.string() if len(columns[name]) and isinstance(columns[name][0], str) else pa.float32()
+            table[name] = pa.array(columns[name], kind, from_pandas=True)  # NaN, not scored, is null
     for name, kind in TOKEN_COLUMNS.items():
         inner = _type(kind)
         if name in lists:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from entropy_rl import law
+from entropy_rl.record.rollouts import pieces
 from entropy_rl.rewards.votes import answer_entropy, distinct
 from entropy_rl.runtime import distributed
 from entropy_rl.stats import masked
@@ -174,10 +175,8 @@ def recorded(
         **{f"reward/{name}": part[rows] for name, part in experience.parts.items()},
     }
     found = {name: np.concatenate([getattr(r, name) for r in records])[mine_R] for name in TokenRecord._fields}
-    drawn, places = np.unique(tokens, return_inverse=True)
-    pieces = np.array([tokenizer.decode([i]) for i in drawn.tolist()], object)[places.reshape(tokens.shape)]
     named = np.array(fates, object)[found.pop("fate")]
-    return columns, found | {"id": tokens, "token": pieces, "fate": named}, mask
+    return columns, found | {"id": tokens, "token": pieces(tokens, tokenizer), "fate": named}, mask
 
 
 def sample_rows(step: int, n: int, experience: Experience, advantage_B: np.ndarray) -> list[Row]:

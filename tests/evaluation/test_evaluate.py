@@ -3,15 +3,18 @@
 import contextlib
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
-from evaluations import PROBLEMS, TEXTS
+from evaluations import PROBLEMS, TEXTS, answered
 from samplers import Recorder
 
 from entropy_rl import config, evaluate
+from entropy_rl.evaluation.recorded import Recorder as Recording
 from entropy_rl.evaluation.respond import GREEDY_SAMPLE
-from entropy_rl.record import jsonl
+from entropy_rl.record import jsonl, rollouts
 from entropy_rl.rewards import Grader
-from entropy_rl.sampling.base import GREEDY, Decoding, Sampling
+from entropy_rl.sampling.base import GREEDY, Decoding, Response, Sampling
 
 
 def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
@@ -31,7 +34,31 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
     text = evaluate.run(evaluate.Request(names, c, str(tmp_path / "out"), k=2))
     assert text.count("| words |") == text.count("| chain_sum |") == 2
     assert "b against a on chain_sum: greedy +0.0 [+0.0, +0.0], sampled +0.0 [+0.0, +0.0] points" in text
-    assert len(jsonl.read(tmp_path / "out" / "responses.jsonl")) == 2 * (6 + 5) * 3
+    told = jsonl.read(tmp_path / "out" / "responses.jsonl")
+    assert len(told) == 2 * (6 + 5) * 3
+
+    # every token is recorded, in the columns of a run's rollouts
+    recorded = pd.read_parquet(tmp_path / "out" / "rollouts")
+    assert set(rollouts.COLUMNS) | set(rollouts.TOKEN_COLUMNS) | {"policy", "set"} == set(recorded.columns)
+    assert sorted(recorded.text) == sorted(row["response"] for row in told)
+    assert recorded.groupby(["policy", "set"]).size().tolist() == [18, 15, 18, 15]
+    assert (recorded.id.map(len) == recorded.length).all() and recorded.step.isna().all()
+    one = recorded[(recorded.policy == "a") & (recorded.set == "words") & (recorded["sample"] == 1)].iloc[0]
+    mean = next(r["entropy"] for r in told if r["policy"] == "a" and r["question"] == one.question and r["sample"] == 1)
+    assert np.mean(one.entropy) == pytest.approx(mean, rel=1e-5)
+
+    again = evaluate.Request(names[:1], c, str(tmp_path / "out"), rollouts=False)
+    evaluate.run(again)
+    assert not list((tmp_path / "out" / "rollouts").iterdir())  # those of before do not stay beside another report
+
+
+def test_responses_beyond_the_budget_are_not_recorded_and_said_once(policy, tmp_path, caplog):
+    response = Response("a cat", np.arange(3), np.full(3, -1, "f4"), np.ones(3, "f4"), True)
+    keep = Recording(str(tmp_path), 1.5e-9 * 6000).keep("a", "words", 40, policy.tokenizer)
+    for _ in range(3):
+        keep([answered(1.0)], [response])
+    assert len(pd.read_parquet(tmp_path / "rollouts")) == 1
+    assert caplog.text.count("the responses from here on are not recorded: log.rollouts_gb is used up") == 1
 
 
 def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
@@ -43,7 +70,8 @@ def test_the_command_samples_by_way_of_the_policys_sampler(policy, encoder):
     decoding = Decoding(Sampling(), 6, policy.cfg.eos_ids)
     opened = evaluate.Opened(policy.tokenizer, recorder, "params", decoding, contextlib.nullcontext, 300)
     with Grader() as grader:
-        (result,) = evaluate.examine(request, opened, "recorded", "words", PROBLEMS, encoder, grader)
+        ask = evaluate.asking(request, opened, PROBLEMS, encoder, grader)
+        (result,) = evaluate.examine(request, ask, "recorded", "words", lambda name: lambda *batch: None)
     assert (result.policy, result.problem_set) == ("recorded", "words")
     assert [a.sample for a in result.greedy] == [GREEDY_SAMPLE] * 5
     assert [[a.sample for a in some] for some in result.samples] == [[0, 1]] * 5

@@ -78,7 +78,8 @@ def asked(policy, encoder, recorder, **more):
         policy.tokenizer, recorder, policy.params, Decoding(Sampling(), 6, (2,)), contextlib.nullcontext, 300
     )
     with Grader() as grader:
-        results = evaluate.examine_forks(request, opened, "me", "words", PROBLEMS, encoder, grader)
+        ask = evaluate.asking(request, opened, PROBLEMS, encoder, grader)
+        results = evaluate.examine_forks(request, ask, "me", "words", lambda name: lambda *batch: None)
     return [(a.decoding.sampling, a.seed, a.n) for a in recorder.asked], results
 
 
