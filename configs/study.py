@@ -41,7 +41,7 @@ def _two_readings(c: ConfigDict) -> None:
     c.data.settings.update(min_terms=3, max_terms=3, min_digits=1, max_digits=1)
     c.data.max_prompt_len, c.rollout.max_tokens = 11, 28
     c.warmup.updates, c.warmup.error_rate, c.warmup.misread_rate = 600, 0.05, 0.65
-    c.train.steps = 160
+    c.optim.lr, c.train.steps = 2e-4, 200
 
 
 def _countdown(c: ConfigDict) -> None:
@@ -53,7 +53,8 @@ def _countdown(c: ConfigDict) -> None:
     )
     c.data.max_prompt_len, c.rollout.max_tokens = 16, 72
     c.warmup.updates, c.warmup.error_rate, c.warmup.misread_rate = 1000, 0.02, 0.3
-    c.train.steps = 160
+    c.warmup.layout = "packed"  # a solution may be one attempt or three
+    c.optim.lr, c.train.steps = 5e-4, 200
 
 
 def _countdown_10m(c: ConfigDict) -> None:
@@ -73,8 +74,9 @@ def get_config(bed_and_method: str = "two_readings,grpo") -> ConfigDict:
     c.model.source = "tiny"
     c.rollout.prompts, c.rollout.samples = 32, 8
     c.warmup.batch, c.warmup.lr = 64, 2e-3
-    c.optim.lr, c.train.updates_per_rollout = 2e-4, 2
-    c.eval.every, c.eval.problems, c.eval.batch = 40, 256, 256
+    c.train.updates_per_rollout = 2
+    c.data.held_out_modulus = 4  # the sums of three digits are about 3,900 questions
+    c.eval.every, c.eval.problems, c.eval.batch = 40, 768, 256
     c.checkpoint.every = 40
     BEDS[bed](c)
     return config.apply_recipe(c, method or "grpo")
