@@ -28,11 +28,11 @@ run() { # name of a sweep, whose first letter is its bed
   local bed=two_readings transforms=--config.algo.transforms
   [[ $1 == b_* ]] && bed=countdown
   case ${1#?_} in
-    core) sweep "$1" $bed 10 grpo,rloo,reinforce_pp --config.measure.every=5 ;;
+    core) sweep "$1" $bed 10 grpo,rloo,reinforce_pp --config.{measure.every=5,log.rollouts=40,checkpoint.keep_every=40} ;;
     clip_cov) sweep "$1" $bed 10 clip_cov $transforms.clip_cov.fraction=2e-4,2e-3,2e-2 ;;
-    kl_cov) sweep "$1" $bed 10 kl_cov $transforms.kl_cov.fraction=2e-3,2e-2,2e-1 ;;
+    kl_cov) sweep "$1" $bed 10 kl_cov $transforms.kl_cov.fraction=2e-3,2e-2,2e-1 --config.checkpoint.keep_every=100 ;;
     held) sweep "$1" $bed 10 adaptive_entropy $transforms.adaptive_entropy_bonus.{target=0.15,max_coef=0.2,step=0.002} ;;
-    shares) sweep "$1" $bed 10 dapo,forking,forking10,forking50,bottom80,random_mask ;;
+    shares) sweep "$1" $bed 10 dapo,forking,forking10,forking50,bottom80,random_mask --config.checkpoint.keep_every=100 ;;
     clip_higher) sweep "$1" $bed 10 clip_higher --config.algo.objective.high=0.28,0.5,1.0 ;;
     entropy_bonus) sweep "$1" $bed 10 entropy_bonus $transforms.entropy_bonus.coef=1e-3,5e-3,2e-2 ;;
     reference_kl) sweep "$1" $bed 10 reference_kl $transforms.reference_kl.coef=1e-3,1e-2,1e-1 ;;
