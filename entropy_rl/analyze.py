@@ -1,6 +1,6 @@
 """Reports what a run did to reward and entropy: a page of figures and tables, and every recorded token.
 
-python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,…]
+python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,…] [--rescore]
 """
 
 import argparse
@@ -13,7 +13,7 @@ from etils import epath
 
 from entropy_rl import covariance, law
 from entropy_rl.record import jsonl, metrics
-from entropy_rl.report import page, training
+from entropy_rl.report import page, recorded, training
 from entropy_rl.report.curves import curves
 from entropy_rl.report.figure import Rows, to_png
 from entropy_rl.runtime.files import expand
@@ -121,18 +121,20 @@ def entropy_changes(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def report(workdir: str, compare: Sequence[str] = ()) -> str:
+def report(workdir: str, compare: Sequence[str] = (), rescore: bool = False) -> str:
     """Writes the page report/index.html into a run directory, with its figures and tables as files, and curves.png.
 
     Args:
         workdir: the run directory.
         compare: directories of other runs, which are shown beside it.
+        rescore: whether the kept checkpoints score the responses that were recorded first.
 
     Returns:
         The text of the page: for each run a table, the fitted law and the changes of entropy, if any were measured.
 
     Raises:
-        ValueError: If a directory holds no run, or the run has no step yet.
+        ValueError: If a directory holds no run, or the run has no step yet; with `rescore`, if no rollouts were
+            recorded or no later checkpoint was kept.
     """
     workdirs = named([workdir, *compare])
     runs = {name: read_run(path) for name, path in workdirs.items()}
@@ -143,7 +145,7 @@ def report(workdir: str, compare: Sequence[str] = ()) -> str:
         parts = (table(rows), laws(rows), entropy_changes(rows))
         texts.append(f"{name}\n" + "\n\n".join(part for part in parts if part))
     text = "\n\n".join(texts)
-    figures = [curves(runs), *training.figures(runs)]
+    figures = [curves(runs), *training.figures(runs), *recorded.figures(workdirs, rescore)]
     folder = epath.Path(next(iter(workdirs.values()))) / "report"
     page.write(folder, ", ".join(runs), figures, workdirs, text)
     (folder / "curves.png").write_bytes(to_png(figures[0]))
@@ -180,9 +182,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, help="the run directory")
     parser.add_argument("--compare", default="", help="other run directories, separated by commas")
+    parser.add_argument("--rescore", action="store_true", help="score the first recorded step with later checkpoints")
     args = parser.parse_args()
     try:
-        print(report(args.workdir, [w for w in args.compare.split(",") if w]))
+        print(report(args.workdir, [w for w in args.compare.split(",") if w], args.rescore))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     folder = epath.Path(expand(args.workdir)) / "report"

@@ -221,6 +221,17 @@ class TrainedRun(NamedTuple):
     params: Params
 
 
+def config_of(workdir: str) -> ConfigDict:
+    """The configuration of a run directory, over the defaults: a run of an earlier version lacks the newer fields."""
+    c, saved = config_lib.default(), metrics.read_config(workdir)
+    with c.unlocked():
+        for part in saved.get("algo", {}).keys() & c.algo.keys():
+            if isinstance(c.algo[part], ConfigDict):  # one with another name has other options: it is not merged
+                del c.algo[part]
+        c.update(ConfigDict(saved))
+    return c
+
+
 def read_run(workdir: str, mesh: Mesh, step: int | None = None) -> TrainedRun:
     """The policy of a run directory, its parameters on the mesh.
 
@@ -233,10 +244,8 @@ def read_run(workdir: str, mesh: Mesh, step: int | None = None) -> TrainedRun:
         ValueError: No checkpoint has been finished yet, or none of that step.
         RuntimeError: The checkpoint is damaged, or all are.
     """
-    c = config_lib.default()
-    with c.unlocked():  # over the defaults: a run of an earlier version lacks the newer fields
-        c.update(ConfigDict(metrics.read_config(workdir)))
-        c.rollout.tensor = 0
+    c = config_of(workdir)
+    c.rollout.tensor = 0
     model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
     engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)
     wanted = {"params": engine.abstract_state.params}  # the optimiser's state is two to three times as large

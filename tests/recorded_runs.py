@@ -1,8 +1,11 @@
-"""Recorded runs of made-up tokens, whose texts hold what could break a page."""
+"""Recorded runs of made-up tokens, whose texts hold what could break a page; and rows of metrics."""
+
+import math
 
 import numpy as np
 from etils import epath
 
+from entropy_rl.covariance import QUADRANTS
 from entropy_rl.record.rollouts import RolloutLog
 
 G, N = 4, 6  # samples per prompt, prompts
@@ -42,3 +45,23 @@ def write_run(
             "finished": rng.random(responses) < 0.8,
         }
         log.write(step, columns, per_token, mask)
+
+
+def metric_rows(n=60, noise=0.02):
+    """A run that follows R = −0.4·exp(H) + 1.2 but for noise, with every kind of number that a figure reads."""
+    rng = np.random.default_rng(0)
+    rows = [{"step": 0, "reward/mean": None, "entropy/mean": None, "eval/a/accuracy": 0.25, "eval/b/accuracy": 0.5}]
+    rows[0] |= {f"eval/{name}/{bound}": 8 for name in "ab" for bound in ("low", "high", "problems")}
+    for step in range(1, n + 1):
+        entropy = 0.7 * math.exp(-step / 10)
+        row = {"step": step, "entropy/mean": entropy, "length/mean": 20 + step % 7, "cov/mean": 0.01}
+        row["reward/mean"] = -0.4 * math.exp(entropy) + 1.2 + noise * rng.normal()
+        rows.append(row | {f"cov/top_{share}pct": float(share) for share in ("0.02", "0.2", "2", "20", "50")})
+        if step % 2:
+            row |= {"entropy/delta": -0.01 * step, "entropy/delta_predicted": -0.009 * step}
+            row |= {"entropy/delta_thm1": -1e-5, "entropy/delta_thm2": -1e-4 * step}
+            for quadrant in QUADRANTS:
+                row |= {f"quadrant/{quadrant}/share": 0.25, f"quadrant/{quadrant}/entropy_change": 0.1 * step}
+                row[f"quadrant/{quadrant}/covariance"] = 0.5
+            rows[-1] |= row
+    return rows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from entropy_rl import law
-from entropy_rl.report.figure import Figure, Runs, by, colored, column
+from entropy_rl.report.figure import Figure, Runs, by, colored, column, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,8 @@ def curves(runs: Runs) -> Figure:
                     axes.plot([], [], style, color="gray", label=metric.split("/")[1])
             if len({row["metric"] for row in shown}) > 1:
                 axes.legend(frameon=False, fontsize="small")
-            axes.set(xlabel="step", title=title)
+            axes.set(title=title)
+            step_axis(axes)
         for name in runs:
             _against_entropy(last, [row for row in table if row["run"] == name], color[name])
             last.plot([], [], color=color[name], label=name)

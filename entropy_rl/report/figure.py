@@ -123,6 +123,14 @@ def column(table: Table, key: str) -> np.ndarray:
     return np.array([math.nan if row.get(key) is None else row[key] for row in table], np.float64)
 
 
+def step_axis(axes: "Axes") -> None:
+    """The horizontal axis shows steps, which are whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def legend(axes: "Axes", entries: int) -> None:
     """A legend, if there is more than one entry."""
     if entries > 1:

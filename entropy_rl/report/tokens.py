@@ -64,8 +64,7 @@ def read(workdir: epath.PathLike, step: int) -> Step:
     """
     import pyarrow as pa
 
-    paths = sorted(epath.Path(workdir).joinpath(FOLDER).glob(f"step-{step:08d}*.parquet"))
-    table = pa.concat_tables([_open(path) for path in paths], promote_options="default")
+    table = pa.concat_tables([_open(path) for path in _paths(workdir, step)], promote_options="default")
     names = ("prompt", "sample", "update", "question", "answer", "reward", "advantage", "length", "finished")
     rows = table.select([name for name in names if name in table.column_names]).to_pylist()
     flat = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
@@ -84,20 +83,35 @@ def read(workdir: epath.PathLike, step: int) -> Step:
     )
 
 
-def _open(path: epath.Path) -> "pyarrow.Table":
+def fates(workdir: epath.PathLike, step: int) -> dict[str, int]:
+    """How many tokens of a recorded step had each fate; {} if it was not recorded."""
+    counts: dict[str, int] = {}
+    for path in _paths(workdir, step):
+        column = _open(path, ["fate"])["fate"].combine_chunks().flatten()
+        for pair in column.value_counts().to_pylist():
+            if pair["values"] is not None:
+                counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+    return dict(sorted(counts.items(), key=lambda item: (item[0] != "kept", item[0])))
+
+
+def _paths(workdir: epath.PathLike, step: int) -> list[epath.Path]:
+    return sorted(epath.Path(workdir).joinpath(FOLDER).glob(f"step-{step:08d}*.parquet"))
+
+
+def _open(path: epath.Path, columns: list[str] | None = None) -> "pyarrow.Table":
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
         with path.open("rb") as file:
-            return pyarrow.parquet.read_table(file)
+            return pyarrow.parquet.read_table(file, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error}); remove it") from error
 
 
 def script(run: str, step: Step) -> str:
     """A step as a script for the viewer. Numbers keep every bit: they are float32 in base64."""
-    tokens, ids = _coded(step.token)
+    tokens, ids = coded(step.token)
     questions = list(dict.fromkeys(row["question"] for row in step.rows))
     number = {question: i for i, question in enumerate(questions)}
     rows = [
@@ -109,7 +123,7 @@ def script(run: str, step: Step) -> str:
     data["ids"] = _base64(ids.astype("<u4"))
     data["values"] = {name: _base64(values.astype("<f4")) for name, values in step.values.items()}
     if step.fate is not None:
-        fates, which = _coded(step.fate)
+        fates, which = coded(step.fate)
         order = sorted(fates, key=lambda name: (name != "kept", name))  # "kept" has no colour: first
         place = np.array([order.index(name) for name in fates], "u1")
         data |= {"fates": order, "fate": _base64(place[which] if len(which) else which.astype("u1"))}
@@ -130,12 +144,12 @@ def as_script(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _coded(texts: np.ndarray) -> tuple[list[str], np.ndarray]:
+def coded(texts: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The different texts, and for each text its number among them."""
     import pyarrow as pa
 
-    coded = pa.array(texts, pa.string()).dictionary_encode()
-    return coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
+    made = pa.array(texts, pa.string()).dictionary_encode()
+    return made.dictionary.to_pylist(), made.indices.to_numpy(zero_copy_only=False)
 
 
 def _base64(values: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from entropy_rl import law
 from entropy_rl.record import alarms as record_alarms
 from entropy_rl.report.curves import smooth
-from entropy_rl.report.figure import Figure, Runs, by, colored, column, legend
+from entropy_rl.report.figure import Figure, Runs, by, colored, column, legend, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -143,7 +143,8 @@ def forecasts(runs: Runs) -> Figure:
             for model, values in predicted.items():
                 axes.plot(p["step"], values, lw=1.5, label=model)
             axes.axvspan(0, FIRST * p["step"].size, alpha=0.1, color="gray", lw=0)
-            axes.set(xlabel="step", title=name)
+            axes.set(title=name)
+            step_axis(axes)
         panels[0].set(ylabel="reward")
         rewards = np.concatenate([p["reward"] for p, _ in lines.values()])
         low, high = rewards.min(), rewards.max()
@@ -188,7 +189,8 @@ def shares(runs: Runs) -> Figure:
             steps = column(points, "step")
             axes.plot(steps, column(points, "entropy used"), color=color[name], label=f"{name}: entropy used")
             axes.plot(steps, column(points, "gain made"), "--", color=color[name], label=f"{name}: gain made")
-        axes.set(xlabel="step", ylabel="share of the whole change", ylim=(-0.1, 1.2))
+        axes.set(ylabel="share of the whole change", ylim=(-0.1, 1.2))
+        step_axis(axes)
         axes.legend(frameon=False, fontsize="small")
 
     return Figure(
@@ -267,7 +269,7 @@ def quadrants(runs: Runs) -> Figure:
             places = np.arange(len(kinds)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
             axes.bar(places, heights, 0.8 / len(names), color=color[name], label=name)
         axes.axhline(0, color="gray", lw=1)
-        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_xticks(range(len(kinds)), [kind.replace(", ", "\n") for kind in kinds])
         axes.set(ylabel="contribution to ΔH, nats")
         legend(axes, len(names))
 

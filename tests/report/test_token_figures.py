@@ -1,0 +1,110 @@
+"""The figures of recorded tokens: every number against the Parquet files read with pandas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from entropy_rl.report import recorded, token_figures, tokens, words
+from entropy_rl.report.tokens import Step
+
+
+@pytest.fixture(scope="module")
+def responses(made_up_run):
+    return pd.read_parquet(made_up_run / "rollouts")
+
+
+@pytest.fixture(scope="module")
+def figures(made_up_run):
+    return {figure.name: figure.table for figure in recorded.figures({"run": str(made_up_run)})}
+
+
+@pytest.fixture(scope="module")
+def long(responses):
+    """A row per token, with its position."""
+    lists = ["id", "token", "entropy", "fate"]
+    exploded = responses.assign(position=[np.arange(n) for n in responses.length]).explode([*lists, "position"])
+    return exploded.astype({"entropy": float, "position": int})
+
+
+def step_of(entropy, token=None, length=None, finished=True):
+    entropy = np.asarray(entropy, np.float32)
+    rows = [{"length": n, "finished": finished, "question": "q"} for n in (length or [entropy.size])]
+    texts = np.array(["a"] * entropy.size if token is None else token, object)
+    return Step(1, rows, texts, np.zeros(entropy.size, np.int32), {"entropy": entropy}, None)
+
+
+def test_the_distribution_counts_every_token_of_the_first_and_last_step(figures, long):
+    table = pd.DataFrame(figures["entropy_distribution"])
+    for step in (1, 10):
+        bins = table[table["of"] == f"run, step {step}"]
+        entropy = long[long.step == step].entropy
+        edges = [*bins["from, nats"], bins["to, nats"].iloc[-1]]
+        assert bins.tokens.tolist() == np.histogram(entropy, edges)[0].tolist() and bins.tokens.sum() == len(entropy)
+    for row in figures["entropy_percentiles"]:
+        entropy = long[long.step == int(row["of"].split()[-1])].entropy
+        assert row["80th percentile"] == pytest.approx(entropy.quantile(0.8), rel=1e-6)
+        assert row["mean"] == pytest.approx(entropy.mean())
+        assert row["share of tokens below 0.01 nats"] == (entropy < 0.01).mean()
+
+
+def test_the_share_of_the_forks_by_hand():
+    (row,) = token_figures.percentiles({"x": [step_of([0, 0, 0, 0, 1, 1, 1, 1, 3, 3])]}).table
+    assert row["share of all entropy above the 80th"] == pytest.approx(6 / 10) and row["80th percentile"] > 1
+    (row,) = token_figures.percentiles({"x": [step_of([0, 0])]}).table
+    assert row["share of all entropy above the 80th"] is None
+
+
+def test_places_are_means_of_the_tokens_there(figures, long):
+    table = figures["entropy_places"]
+    assert {row["by"] for row in table} == {"position", "length", "ending"}
+    for row in table:
+        here = long[long.step == int(row["of"].split()[-1])]
+        if row["by"] == "ending":
+            some = here[here.finished == (row["value"] == "finished")]
+        else:
+            some = here[here[row["by"]].between(row["from"], row["to"])]
+        assert len(some) == row["tokens"] and row["mean entropy, nats"] == pytest.approx(some.entropy.mean(), rel=1e-6)
+    for kind in ("position", "length", "ending"):
+        counted = sum(row["tokens"] for row in table if row["by"] == kind and row["of"] == "run, step 1")
+        assert counted == (long.step == 1).sum()
+
+
+def test_fates_over_the_steps(figures, long, made_up_run):
+    for row in figures["fates"]:
+        here = long[long.step == row["step"]]
+        assert row["tokens"] == (here.fate == row["fate"]).sum() and row["share"] == row["tokens"] / len(here)
+    assert {(row["step"], row["fate"]) for row in figures["fates"]} == set(zip(long.step, long.fate))
+    assert list(tokens.fates(str(made_up_run), 1))[0] == "kept"
+
+
+def test_words_by_mean_entropy(long, figures):
+    last = long[long.step == 10].groupby("token").entropy.agg(["mean", "count"])
+    last = last[last["count"] >= 5].sort_values("mean", ascending=False)
+    highest, lowest = figures["tokens_highest"], figures["tokens_lowest"]
+    assert [row["token"] for row in highest] == [words.literal(token) for token in last.index[: words.MOST]]
+    means = [row["mean entropy, nats"] for row in lowest]
+    assert means == pytest.approx(last["mean"][::-1][: words.MOST].tolist(), rel=1e-6)
+    assert [row["count"] for row in highest] == last["count"][: words.MOST].tolist()
+
+
+def test_a_token_that_occurred_too_seldom_has_no_mean():
+    token = ["often"] * 5 + ["rare"] * 4 + ["\n"] * 6
+    rows, least = words.by_entropy(step_of([2.0] * 5 + [9.0] * 4 + [0.5] * 6, token))
+    assert least == 5 and [(row["token"], row["count"]) for row in rows] == [("often", 5), ("\n", 6)]
+    assert words.by_entropy(step_of(np.zeros(50_000), ["a"] * 50_000))[1] == 10
+
+
+def test_a_word_in_a_cloud_is_text():
+    table = [{"of": "<b>", "token": t, "count": 5, "mean entropy, nats": 1.0} for t in ("<script>", "  ", "\n", "\x00")]
+    made = words.cloud(table)
+    assert "<script" not in made and "<b>" not in made and ">&lt;script&gt;<" in made
+    assert ">␣␣<" in made and ">⏎<" in made and ">␀<" in made
+    assert words.visible("a\u2028\x7f\x85") == "a⏎␡␡"
+
+
+def test_words_in_a_table_are_one_line_each():
+    assert words.literal('a"\n\x00\u2028\x7f') == r'"a\"\n\u0000\u2028\u007f"'
+
+
+def test_runs_without_recorded_tokens_have_no_such_figures(tmp_path):
+    assert recorded.figures({"run": str(tmp_path)}) == []
