@@ -1,6 +1,7 @@
 """Reports what a run did to reward and entropy: a page of figures and tables, and every recorded token.
 
 python -m entropy_rl.analyze --workdir=runs/q [--compare=runs/other,…] [--rescore]
+python -m entropy_rl.analyze --model=a[,b] --text=file [--dataset=task] [--out=report]     # any text, without a run
 """
 
 import argparse
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from entropy_rl import covariance, law
+from entropy_rl import covariance, law, policy
 from entropy_rl.record import jsonl, metrics
 from entropy_rl.report import page, recorded, training
+from entropy_rl.report import texts as any_text
 from entropy_rl.report.curves import curves
 from entropy_rl.report.figure import Rows, to_png
 from entropy_rl.runtime.files import expand
@@ -152,6 +154,38 @@ def report(workdir: str, compare: Sequence[str] = (), rescore: bool = False) -> 
     return text
 
 
+def report_texts(models: Sequence[str], texts: Sequence[str], dataset: str, problems: int, out: str) -> str:
+    """Writes the page of texts and models that belong to no run.
+
+    Args:
+        models: as for `erl.load`.
+        texts: text files.
+        dataset: a task, a file of problems or a data set; "": none.
+        problems: how many of them.
+        out: the folder of the page.
+
+    Returns:
+        The page's text: the entropy of the tokens under each model.
+
+    Raises:
+        ValueError: There is nothing to score, or a model or a text cannot be used.
+    """
+    passages = [any_text.of_file(path) for path in texts] + (any_text.of_dataset(dataset, problems) if dataset else [])
+    if not passages:
+        raise ValueError("--model: give it something to read, --text=file or --dataset=task")
+    steps = {name: any_text.score(policy.load(source), passages) for name, source in named(models).items()}
+    figures = [*recorded.of_steps({name: [step] for name, step in steps.items()}), any_text.overlaps(steps)]
+    lines = [
+        f"{name}: {step.values['entropy'].size} tokens, mean entropy {step.values['entropy'].mean():.3f} nats, "
+        f"80th percentile {np.quantile(step.values['entropy'], 0.8):.3f}"
+        for name, step in steps.items()
+    ]
+    lines += [f"{row['of']} and {row['and']}: {row['overlap']:.1%} of the highest 20%" for row in figures[-1].table]
+    text = "\n".join(lines)
+    page.write(epath.Path(expand(out)), ", ".join(steps), [f for f in figures if f.table], {}, text, steps)
+    return text
+
+
 def named(sources: Sequence[str]) -> dict[str, str]:
     """The last part of each path -> the path; paths that end alike keep their whole name."""
     paths = [expand(source) for source in sources]
@@ -180,12 +214,26 @@ def describe(fitted: law.Law) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, help="the run directory")
+    parser.add_argument("--workdir", default="", help="the run directory")
     parser.add_argument("--compare", default="", help="other run directories, separated by commas")
     parser.add_argument("--rescore", action="store_true", help="score the first recorded step with later checkpoints")
+    parser.add_argument("--model", default="", help="without a run: models as for erl.load, separated by commas")
+    parser.add_argument("--text", default="", help="with --model: text files, separated by commas")
+    parser.add_argument("--dataset", default="", help="with --model: a task, a file of problems or a data set")
+    parser.add_argument("--problems", type=int, default=64, help="of --dataset")
+    parser.add_argument("--out", default="report", help="with --model: the folder of the page")
     args = parser.parse_args()
+    if bool(args.workdir) == bool(args.model):
+        parser.error("give either --workdir, a run, or --model with --text or --dataset")
+    compare, models, texts = (
+        [part for part in flag.split(",") if part] for flag in (args.compare, args.model, args.text)
+    )
     try:
-        print(report(args.workdir, [w for w in args.compare.split(",") if w], args.rescore))
+        if models:
+            print(report_texts(models, texts, args.dataset, args.problems, args.out))
+            print(f"\npage: {epath.Path(expand(args.out)) / 'index.html'}")
+            return
+        print(report(args.workdir, compare, args.rescore))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     folder = epath.Path(expand(args.workdir)) / "report"

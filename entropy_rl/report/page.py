@@ -2,6 +2,7 @@
 
 import html
 import importlib.resources
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from etils import epath
 
 from entropy_rl.report import tokens
 from entropy_rl.report.figure import Figure, missing, to_csv, to_png, to_svg
+from entropy_rl.report.tokens import Step
 
 _WRITTEN = (".png", ".svg", ".csv", ".js")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _ROWS = 40  # of a table on the page; its file has all
 _VIEWER = """
 <section id="tokens"><h2>Every token</h2>
@@ -33,7 +36,14 @@ _VIEWER = """
 """
 
 
-def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: Mapping[str, str], text: str) -> None:
+def write(
+    folder: epath.Path,
+    title: str,
+    figures: Sequence[Figure],
+    workdirs: Mapping[str, str],
+    text: str,
+    given: Mapping[str, Step] | None = None,
+) -> None:
     """Writes `index.html`, `figures/`, `tables/` and `data/` into a folder.
 
     Args:
@@ -42,6 +52,7 @@ def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: M
         figures: in the order of the page.
         workdirs: name -> the run directory, of the runs whose recorded tokens are shown.
         text: shown as it is, at the end.
+        given: name -> tokens that no run recorded, and that are shown too.
     """
     for name in ("figures", "tables", "data"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -49,18 +60,22 @@ def write(folder: epath.Path, title: str, figures: Sequence[Figure], workdirs: M
             if old.suffix in _WRITTEN:
                 old.unlink()
     scripts = dict(_write_tokens(folder, workdirs))
+    for number, (name, step) in enumerate((given or {}).items()):
+        file = f"data/text{number}.js"
+        _write(folder / file, tokens.script(name, step))
+        scripts[name] = [(step.step, file)]
     for figure in figures:
         _write(folder / "tables" / f"{figure.name}.csv", to_csv(figure.table))
         if figure.draw is not None:
             (folder / "figures" / f"{figure.name}.png").write_bytes(to_png(figure))
             _write(folder / "figures" / f"{figure.name}.svg", to_svg(figure))
-    parts = [f"<h1>{html.escape(title)}</h1>", *map(_section, figures)]
+    parts = [f"<h1>{_escape(title)}</h1>", *map(_section, figures)]
     if scripts:
         _write(folder / "data" / "index.js", tokens.index_script(scripts))
         parts.append(f"{_VIEWER}<script>{_asset('report.js')}</script><script src=data/index.js></script>")
-    parts.append(f"<h2>In words</h2><pre class=scroll tabindex=0>{html.escape(text)}</pre>")
+    parts.append(f"<h2>In words</h2><pre class=scroll tabindex=0>{_escape(text)}</pre>")
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    style = f"<title>{html.escape(title)}</title><style>{_asset('report.css')}</style>"
+    style = f"<title>{_escape(title)}</title><style>{_asset('report.css')}</style>"
     _write(folder / "index.html", f"{head}{style}<body><main>{''.join(parts)}</main></body></html>\n")
 
 
@@ -81,20 +96,20 @@ def _section(figure: Figure) -> str:
     if figure.draw is not None:
         links = [f"<a href='figures/{figure.name}.{kind}'>{kind.upper()}</a>" for kind in ("png", "svg")] + links
         drawn = to_svg(figure)
-    source = f" <span class=source>Compare {html.escape(figure.source)}.</span>" if figure.source else ""
+    source = f" <span class=source>Compare {_escape(figure.source)}.</span>" if figure.source else ""
     table = ""
     if figure.draw is None or len(figure.table) <= _ROWS:
         table = f"<div class=scroll tabindex=0>{_table(figure.table[:_ROWS])}</div>"
     return (
-        f"<section id='{figure.name}'><h2>{html.escape(figure.title)}</h2><figure>{drawn}"
-        f"<figcaption>{html.escape(figure.says)}{source} {' '.join(links)}</figcaption></figure>{table}</section>"
+        f"<section id='{figure.name}'><h2>{_escape(figure.title)}</h2><figure>{drawn}"
+        f"<figcaption>{_escape(figure.says)}{source} {' '.join(links)}</figcaption></figure>{table}</section>"
     )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)]
-    lines += ["".join(f"<td>{html.escape(_shown(row.get(name)))}</td>" for name in names) for row in rows]
+    lines = ["".join(f"<th scope=col>{_escape(name)}</th>" for name in names)]
+    lines += ["".join(f"<td>{_escape(_shown(row.get(name)))}</td>" for name in names) for row in rows]
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
@@ -102,6 +117,11 @@ def _shown(value: Any) -> str:
     if missing(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _escape(text: str) -> str:
+    """Text for a page: nothing in it is a tag, and characters that no page may hold are shown as such."""
+    return html.escape(_CONTROL.sub("\ufffd", text))
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -50,7 +50,7 @@ def recorded(request):
 
 @pytest.fixture(scope="module")
 def report(recorded):
-    (recorded / "report" / "tables").mkdir(parents=True)
+    (recorded / "report" / "tables").mkdir(parents=True, exist_ok=True)
     for name in ("of_before.csv", "notes.txt"):
         (recorded / "report" / "tables" / name).write_text("a\n1\n")
     text = analyze.report(str(recorded))
