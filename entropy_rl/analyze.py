@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from entropy_rl import covariance, law, policy
+from entropy_rl import covariance, law
 from entropy_rl.record import jsonl, metrics
 from entropy_rl.report import page, recorded, training
-from entropy_rl.report import texts as any_text
 from entropy_rl.report.curves import curves
 from entropy_rl.report.figure import Rows, to_png
 from entropy_rl.runtime.files import expand
@@ -170,6 +169,9 @@ def report_texts(models: Sequence[str], texts: Sequence[str], dataset: str, prob
     Raises:
         ValueError: There is nothing to score, or a model or a text cannot be used.
     """
+    from entropy_rl import policy  # imports transformers, which the report of a run does not need
+    from entropy_rl.report import texts as any_text
+
     passages = [any_text.of_file(path) for path in texts] + (any_text.of_dataset(dataset, problems) if dataset else [])
     if not passages:
         raise ValueError("--model: give it something to read, --text=file or --dataset=task")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from entropy_rl.report import rescore, token_figures, tokens, words
+from entropy_rl.report import token_figures, tokens, words
 from entropy_rl.report.figure import Figure
 from entropy_rl.report.token_figures import Steps
 
@@ -26,6 +26,8 @@ def figures(workdirs: Mapping[str, str], again: bool = False) -> list[Figure]:
     counted = {name: {step: tokens.fates(workdirs[name], step) for step in steps} for name, steps in recorded.items()}
     made.append(token_figures.fates(counted))
     if again:
+        from entropy_rl.report import rescore  # imports transformers
+
         chosen = {name: workdirs[name] for name in recorded} or workdirs
         made += rescore.figures({name: rescore.rescore(workdir) for name, workdir in chosen.items()})
     return [figure for figure in made if figure.table]

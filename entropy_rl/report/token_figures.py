@@ -69,8 +69,8 @@ def percentiles(runs: Steps) -> Figure:
         row = {"of": name, "tokens": entropy.size, "mean": entropy.mean()}
         row |= {f"{p}th percentile": float(np.quantile(entropy, p / 100)) for p in (20, 50, 80, 95, 99)}
         above = entropy[entropy >= np.quantile(entropy, FORKING)].sum()
-        row["share of all entropy above the 80th"] = above / entropy.sum() if entropy.any() else None
-        table.append(row | {"share of tokens below 0.01 nats": float((entropy < 0.01).mean())})
+        row["top 20% of all entropy"] = above / entropy.sum() if entropy.any() else None
+        table.append(row | {"tokens below 0.01": float((entropy < 0.01).mean())})
     return Figure(
         "entropy_percentiles",
         "The entropy of tokens in numbers",

@@ -44,14 +44,14 @@ def test_the_distribution_counts_every_token_of_the_first_and_last_step(figures,
         entropy = long[long.step == int(row["of"].split()[-1])].entropy
         assert row["80th percentile"] == pytest.approx(entropy.quantile(0.8), rel=1e-6)
         assert row["mean"] == pytest.approx(entropy.mean())
-        assert row["share of tokens below 0.01 nats"] == (entropy < 0.01).mean()
+        assert row["tokens below 0.01"] == (entropy < 0.01).mean()
 
 
 def test_the_share_of_the_forks_by_hand():
     (row,) = token_figures.percentiles({"x": [step_of([0, 0, 0, 0, 1, 1, 1, 1, 3, 3])]}).table
-    assert row["share of all entropy above the 80th"] == pytest.approx(6 / 10) and row["80th percentile"] > 1
+    assert row["top 20% of all entropy"] == pytest.approx(6 / 10) and row["80th percentile"] > 1
     (row,) = token_figures.percentiles({"x": [step_of([0, 0])]}).table
-    assert row["share of all entropy above the 80th"] is None
+    assert row["top 20% of all entropy"] is None
 
 
 def test_places_are_means_of_the_tokens_there(figures, long):
