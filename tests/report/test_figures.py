@@ -99,7 +99,7 @@ def test_a_run_too_short_for_a_figure_leaves_it_out():
 
 
 def test_the_files_of_every_figure(rows):
-    runs = {"a": rows, r"$\nonsense{": rows[:30]}  # a name is no formula
+    runs = {"a": rows, r"$\nonsense{$": rows[:30]}  # a name is no formula
     for figure in [curves(runs), *training.figures(runs)]:
         back = list(csv.DictReader(io.StringIO(to_csv(figure.table))))
         assert len(back) == len(figure.table) > 0
