@@ -112,6 +112,14 @@ def test_a_model_without_a_text_is_refused():
         analyze.report_texts(["x"], [], "", 0, "out")
 
 
+@pytest.mark.parametrize("flags", [[], ["--workdir=a", "--model=b"]])
+def test_the_command_takes_a_run_or_models(flags, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["analyze", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        analyze.main()
+    assert "give either --workdir, a run, or --model" in capsys.readouterr().err
+
+
 class Tags(html.parser.HTMLParser):
     """The tags of a page that could run something, and their attributes that do."""
 
