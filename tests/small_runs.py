@@ -37,7 +37,7 @@ def get_config(method: str = "adaptive_entropy") -> ConfigDict:
     c.warmup.updates, c.warmup.batch, c.warmup.lr = 30, 32, 1e-2
     c.optim.lr, c.train.steps, c.train.updates_per_rollout = 1e-3, 10, 2
     c.eval.every, c.eval.problems, c.eval.batch = 3, 8, 8
-    c.checkpoint.every, c.log.samples, c.mesh.data = 2, 2, 1
+    c.checkpoint.every, c.log.samples, c.log.rollouts, c.mesh.data = 2, 2, 2, 1
     if method == "file":
         for key in list(c.data.settings):
             del c.data.settings[key]
@@ -132,11 +132,17 @@ def leaves(workdir: pathlib.Path, step: int) -> dict[str, bytes]:
 
 
 def differences(one: pathlib.Path, other: pathlib.Path, step: int) -> list[str]:
-    """Where two runs differ up to `step`, the last of both: rows, samples and state, bit for bit; empty if nowhere."""
+    """Where two runs differ up to `step`, the last of both, bit for bit: rows, samples, recorded rollouts and state."""
     return list(
         itertools.chain(
             _unequal("metrics.jsonl, row", rows(one), rows(other)),
             _unequal("samples.jsonl, row", jsonl.read(one / "samples.jsonl"), jsonl.read(other / "samples.jsonl")),
+            (
+                f"rollouts/{name}"
+                for files in [(recorded(one), recorded(other))]
+                for name in sorted(files[0].keys() | files[1].keys())
+                if files[0].get(name) != files[1].get(name)
+            ),
             (
                 f"checkpoint {step}, {name}"
                 for (name, a), b in zip(leaves(one, step).items(), leaves(other, step).values(), strict=True)
@@ -144,6 +150,11 @@ def differences(one: pathlib.Path, other: pathlib.Path, step: int) -> list[str]:
             ),
         )
     )
+
+
+def recorded(workdir: pathlib.Path) -> dict[str, bytes]:
+    """The files of a run's recorded rollouts."""
+    return {path.name: path.read_bytes() for path in sorted((workdir / "rollouts").glob("*"))}
 
 
 def _unequal(what: str, one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Iterator[str]:

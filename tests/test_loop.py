@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
 
 import entropy_rl as erl
 from entropy_rl import config, evaluate, loop
@@ -22,6 +21,7 @@ from entropy_rl.record.lock import Lock
 from entropy_rl.runtime.preemption import Stop
 from entropy_rl.training import warmup
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 UNTIMED = ("time", "throughput")
 
 
@@ -54,21 +54,8 @@ def state_crcs(workdir, step):
     return {name: record for name, record in manifest["files"].items() if re.search(r"/[\d.]+$", name)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of one configuration are the same programs: the second takes them from a cache on disk."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, compiled_once):
     """A run of six steps that nothing interrupts, with a transform that has a state."""
     workdir = tmp_path_factory.mktemp("whole")
     loop.run(tiny(), str(workdir), profile=1)
@@ -76,7 +63,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def continued(tmp_path_factory):
+def continued(tmp_path_factory, compiled_once):
     """The same run, stopped after three steps and continued, which keeps more of its steps."""
     workdir, more = tmp_path_factory.mktemp("continued"), {"checkpoint.keep_every": 3, "checkpoint.hf_every": 2}
     loop.run(tiny(**more, **{"train.steps": 3}), str(workdir))

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from test_jsonl import bucket  # noqa: F401
 
 from entropy_rl.record import rollouts
 from entropy_rl.record.rollouts import RolloutLog
@@ -86,3 +87,12 @@ def test_other_files_are_no_steps_and_are_left(tmp_path, name):
     log.write(1, columns(), lists(), MASK)
     log.resume(0)
     assert log.steps() == [] and (tmp_path / "rollouts" / name).read_text() == "mine"
+
+
+def test_in_a_bucket(bucket, tmp_path):  # noqa: F811
+    log = RolloutLog("gs://bucket/runs/a", 1.0)
+    for step in (10, 20, 30):
+        log.write(step, columns(), lists(), MASK)
+    log.resume(20)
+    assert log.steps() == [10, 20] and bucket.puts == [f"step-000000{step}.parquet" for step in (10, 20, 30)]
+    assert len(pd.read_parquet(tmp_path / "bucket/runs/a/rollouts")) == 6
