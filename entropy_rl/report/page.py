@@ -101,7 +101,8 @@ def _section(figure: Figure) -> str:
     if figure.draw is None or len(figure.table) <= _ROWS:
         table = f"<div class=scroll tabindex=0>{_table(figure.table[:_ROWS])}</div>"
     return (
-        f"<section id='{figure.name}'><h2>{_escape(figure.title)}</h2><figure>{drawn}"
+        f"<section id='{figure.name}'><h2>{_escape(figure.title)}</h2>"
+        f"<figure><div class=scroll tabindex=0>{drawn}</div>"
         f"<figcaption>{_escape(figure.says)}{source} {' '.join(links)}</figcaption></figure>{table}</section>"
     )
 
