@@ -95,6 +95,7 @@ def test_a_resumed_run_records_the_same(whole, responses, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rollouts"), responses)
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_afresh_sets_its_rollouts_aside(whole, responses, tmp_path):
     loop.run(small(), str(tmp_path), force=True)
     for folder in ("checkpoints", "warmup"):

@@ -56,7 +56,7 @@ def overlap(base: np.ndarray, later: np.ndarray, share: float = TOP) -> float:
 def by_percentile(base: np.ndarray, later: np.ndarray, groups: int = _GROUPS) -> list[dict[str, float]]:
     """The mean change of entropy of the tokens in each group of equal size, by their entropy under the first policy.
 
-    >>> [row["mean change, nats"] for row in by_percentile(np.array([3.0, 1.0]), np.array([3.5, 1.0]), 2)]
+    >>> [float(row["mean change, nats"]) for row in by_percentile(np.array([3.0, 1.0]), np.array([3.5, 1.0]), 2)]
     [0.0, 0.5]
     """
     order = np.argsort(base, kind="stable")

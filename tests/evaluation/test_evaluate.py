@@ -46,9 +46,7 @@ def test_the_command_on_two_models_and_two_sets(policy, tmp_path):
     one = recorded[(recorded.policy == "a") & (recorded.set == "words") & (recorded["sample"] == 1)].iloc[0]
     mean = next(r["entropy"] for r in told if r["policy"] == "a" and r["question"] == one.question and r["sample"] == 1)
     assert np.mean(one.entropy) == pytest.approx(mean, rel=1e-5)
-
-    again = evaluate.Request(names[:1], c, str(tmp_path / "out"), rollouts=False)
-    evaluate.run(again)
+    Recording(str(tmp_path / "out"), 0.0)
     assert not list((tmp_path / "out" / "rollouts").iterdir())  # those of before do not stay beside another report
 
 

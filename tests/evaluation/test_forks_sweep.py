@@ -97,6 +97,7 @@ def test_every_pair_is_sampled_once_with_the_same_key(policy, encoder):
     assert all([a.sample for some in r.samples for a in some] == [0, 1] * 5 for r in results)
 
 
+@pytest.mark.slow
 def test_a_percentile_is_that_of_responses_at_temperature_1(policy, encoder):
     recorder = Keeping(policy.sampler)
     found, results = asked(policy, encoder, recorder, forks=forks.sweep_of("80%", ["2"], [], 1.0, 2, ""))

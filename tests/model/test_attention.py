@@ -104,6 +104,7 @@ def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
     assert f"tensor<{B}x{H}x256x256x" not in text  # the scores are never held
 
 
+@pytest.mark.slow
 def test_a_group_by_a_kernel_is_the_same_model():
     """Prompts padded on the left, with three responses each, of different lengths."""
     cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)

@@ -143,6 +143,7 @@ def test_in_a_bucket_the_configuration_comes_last(bucket, params, tmp_path, monk
     erl.load(str(tmp_path / "bucket/runs/a/hf/step-00000004"))
 
 
+@pytest.mark.slow
 def test_two_processes_that_hold_the_parameters_together_write_one_folder_and_fail_together(params, tmp_path):
     env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "launch/local.py", "--processes=2", "--module=shared_folder", "--", str(tmp_path)]

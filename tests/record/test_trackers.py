@@ -5,13 +5,15 @@ import struct
 
 import pytest
 from etils import epath
-from test_loop import compiled_once, tiny  # noqa: F401
+from test_loop import tiny
 
 from entropy_rl import config, loop
 from entropy_rl.record import jsonl, show, trackers
 from entropy_rl.record.metrics import RunLog
 from entropy_rl.record.show import Show
 from entropy_rl.record.trackers import TRACKERS, Trackers, check, run_name
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def events(folder):

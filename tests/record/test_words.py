@@ -4,7 +4,7 @@ import pathlib
 
 import jax.numpy as jnp
 import pytest
-from test_loop import compiled_once, from_file  # noqa: F401
+from test_loop import from_file
 
 from entropy_rl import loop
 from entropy_rl import token_transforms as tt
@@ -14,6 +14,8 @@ from entropy_rl.record.alarms import KINDS
 from entropy_rl.record.word_table import WORDS
 from entropy_rl.record.words import METRIC_KEYS, page, unknown, word_of
 from entropy_rl.training.rows import state_row
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = [word for words in WORDS.values() for word in words]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_loop import compiled_once, rows, tiny  # noqa: F401
+from test_loop import rows, tiny
 
 from entropy_rl import config, evaluate, loop
 from entropy_rl.data import encode_prompts, tiny_tokenizer
@@ -27,6 +27,8 @@ from entropy_rl.sampling import client
 from entropy_rl.sampling.base import GREEDY, Decoding, Prompts, Sampling
 from entropy_rl.sampling.client import Server
 from entropy_rl.sampling.remote import ServerSampler, check_gap
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 HERE = pathlib.Path(__file__).parents[1]
 TEXTS = ["1 + 1 =", "12 - 3 + 4", "boxed", "7"]
@@ -203,6 +205,7 @@ def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
         assert second != first and np.abs(out.logp - own(other, out, 3, 1.0)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_are_handed_over_in_the_dtype_that_the_trainer_computes_in(folder, tmp_path):
     """Half the bytes: a bfloat16 model multiplies with these values and no others, and so does the server now."""
     other = made(seed=1)
@@ -305,7 +308,8 @@ def trained(url, workdir, **changes):
     return rows(workdir)
 
 
-@pytest.mark.parametrize("layout", ["group", pytest.param("packed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["group", "packed"])
 def test_training_with_the_weights_handed_over(started, tmp_path, layout, monkeypatch):
     with started("--logprobs-mode=processed_logprobs") as address:
         kept = trained(address, tmp_path / "kept", **{"train.layout": layout})

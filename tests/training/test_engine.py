@@ -23,7 +23,7 @@ from entropy_rl.training.engine import Engine
         pytest.param((1, 8, 1), "group", marks=pytest.mark.slow),
         pytest.param((1, 1, 8), "group", marks=pytest.mark.slow),
         ((2, 2, 2), "group"),
-        ((2, 2, 2), "packed"),
+        pytest.param((2, 2, 2), "packed", marks=pytest.mark.slow),
     ],
 )
 def test_meshes_change_only_rounding(mesh, layout):

@@ -85,6 +85,7 @@ def test_a_rollout_in_its_own_layout_draws_the_same_tokens(shape, tensor):
     np.testing.assert_array_equal(greedy.tokens, alone()["greedy"])
 
 
+@pytest.mark.slow
 def test_few_slots_and_heads_that_do_not_divide_draw_the_same_tokens_in_their_own_layout():
     """Slots refilled and moved together, at temperature 1, two key/value heads over groups of eight devices or four."""
     cfg = dataclasses.replace(layouts.CFG, n_kv_heads=2)

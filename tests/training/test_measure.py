@@ -77,6 +77,7 @@ def small_engine(**changes) -> Engine:
     return Engine(c, updates.CFG, None, mesh, updates.method("grpo"), optimizer_of(c.optim), updates.G)
 
 
+@pytest.mark.slow
 def test_the_theorems_step_size_is_the_rate_of_the_update():
     """In the third update of a warm-up of ten it is a fifth of `optim.lr`, and a skipped update does not move it."""
     engine = small_engine(**{"optim.name": "sgd", "optim.lr": 0.1, "optim.warmup_updates": 10})
@@ -110,6 +111,7 @@ def test_the_prediction_by_entropy_scores_is_that_of_the_batchs_distributions(mi
     assert not unknown(m)
 
 
+@pytest.mark.slow
 def test_a_measured_update_holds_one_more_tree_of_parameters_and_no_more():
     """Compiled: the parameters from before the update, and no gradient of the entropy beside the update's own."""
     engine = small_engine(**{"train.micro_batches": 4})

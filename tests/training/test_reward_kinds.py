@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from small_runs import get_config
-from test_loop import compiled_once  # noqa: F401  # runs of one method are the same programs
 
 from entropy_rl import config, loop
 from entropy_rl.record import jsonl
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 UNTIMED = ("time", "throughput")
 

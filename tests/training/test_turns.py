@@ -28,6 +28,7 @@ def gradient(how, data):
     return jax.tree.map(lambda a, b: np.asarray(a - b), params(), new.params), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 def test_the_turns_have_the_whole_gradient_between_them():
     how = method("grpo")._replace(chain=tt.build([("lopti", {"bound": BOUND})]))
     turns = [gradient(how, in_turn(batch(), turn)) for turn in range(2)]
@@ -59,7 +60,7 @@ def test_the_loop_makes_all_updates_of_the_first_turn_and_then_those_of_the_seco
         scored = [engine.score(state.params, part)[0] for part in parts]
         for part, logp in zip(parts, scored, strict=True):  # the second turn starts its ratios from these
             np.testing.assert_array_equal(part.old_logp, logp)
-        got, metrics = loop.update_all(engine, state, parts, key, measure=False)
+        got, metrics, _ = loop.update_all(engine, state, parts, key, measure=False, record=False)
         want = fresh()
         for i, (turn, part) in enumerate([(0, parts[0]), (0, parts[1]), (1, parts[0]), (1, parts[1])]):
             want, _ = engine.update(want, in_turn(part, turn), jax.random.fold_in(key, 1 + i), i == 0)
@@ -84,7 +85,7 @@ def test_a_method_without_turns_makes_each_update_once_and_is_told_of_none():
     engine.update = update_and_note
     with engine.on_mesh():
         state = engine.init(jax.device_put(params(), engine.params_sharding))
-        _, metrics = loop.update_all(engine, state, engine.parts(batch()), jax.random.key(3), measure=False)
+        _, metrics, _ = loop.update_all(engine, state, engine.parts(batch()), jax.random.key(3), False, False)
     assert seen == [None, None] and len(metrics) == 2
 
 

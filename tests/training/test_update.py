@@ -30,7 +30,7 @@ def gradients(how, on_policy=False, micro=1, data=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["clip_cov", "forking", *(pytest.param(x, marks=pytest.mark.slow) for x in ("kl_cov", "entropy_bonus"))]
+    "name", ["clip_cov", *(pytest.param(x, marks=pytest.mark.slow) for x in ("forking", "kl_cov", "entropy_bonus"))]
 )
 def test_micro_batches_change_only_rounding(name):
     want, want_metrics = gradients(method(name))
@@ -40,6 +40,7 @@ def test_micro_batches_change_only_rounding(name):
     assert metrics["tokens/kept_frac"] == want_metrics["tokens/kept_frac"]
 
 
+@pytest.mark.slow
 def test_first_update_in_micro_batches_takes_the_scored_statistics():
     """What was scored before the first update serves as its statistics, with the correction for the sampler's gap."""
     how = method("clip_higher")._replace(correction=token_truncate(2.0))
