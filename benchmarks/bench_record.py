@@ -1,10 +1,11 @@
-"""What `log.rollouts=1` costs: training steps that record every token, against steps that record none.
+"""What recording a step's rollouts costs: in one run, every other step records every token.
 
-    python benchmarks/bench_record.py                   # the quickstart's model and task
-    python benchmarks/bench_record.py --config smollm2  # SmolLM2-135M
+    PYTHONPATH=. python benchmarks/bench_record.py                              # the quickstart's model and task
+    PYTHONPATH=. python benchmarks/bench_record.py --config smollm2 --steps 12  # SmolLM2-135M
 
-Both sides run the loop of `entropy_rl.train` without a warm-up; the first steps, which compile, are left out. Prints
-the bytes that a token takes, too.
+The steps between take the program of a run that records nothing. Compared is the time from the start of a step's
+updates to the start of the next rollout: the updates, the tokens' way to the host, the file. The first two steps,
+which compile, are left out.
 """
 
 import argparse
@@ -12,50 +13,78 @@ import json
 import pathlib
 import runpy
 import statistics
-import sys
 import tempfile
+import time
 
 import common
 
+from entropy_rl import loop
+from entropy_rl.record import jsonl
+from entropy_rl.runtime import host
+from entropy_rl.training.engine import Engine
+from entropy_rl.training.experience import Collector
+from entropy_rl.training.optimizer import optimizer_of
 
-def side(name: str, every: int, steps: int) -> common.Result:
-    """The median step of one run, by its own clock, which includes writing the record of the step before."""
-    from entropy_rl import loop
-    from entropy_rl.record import jsonl
 
+def timed_run(name: str, steps: int) -> common.Result:
+    """One run of `steps` measured steps, half of them recorded."""
     c = runpy.run_path(str(common.ROOT / "configs" / f"{name}.py"))["get_config"]("kl_cov")
-    c.warmup.updates, c.eval.every, c.train.steps, c.checkpoint.every = 0, 0, 4 + steps, 1000
-    c.log.rollouts = every
+    c.warmup.updates, c.eval.every, c.train.steps, c.checkpoint.every, c.log.rollouts = 0, 0, 2 + steps, 1000, 2
+    begun: list[float] = []  # of each step's updates
+    rollouts: list[tuple[float, float]] = []  # start and end
+    update_all, collect = loop.update_all, Collector.collect
+    plain: list[Engine] = []
+
+    def updates(engine, state, parts, key, measure, record):
+        if not plain:
+            method = engine.method._replace(records=False)
+            plain.append(
+                Engine(c, engine.model_config, None, engine.mesh, method, optimizer_of(c.optim), engine.samples)
+            )
+        begun.append(time.perf_counter())
+        return update_all(engine if record else plain[0], state, parts, key, measure, record)
+
+    def collected(*args):
+        start = time.perf_counter()
+        found = collect(*args)
+        rollouts.append((start, time.perf_counter()))
+        return found
+
+    loop.update_all, Collector.collect = updates, collected
     with tempfile.TemporaryDirectory() as folder:
         loop.run(c, folder)
-        rows = jsonl.read(pathlib.Path(folder) / "metrics.jsonl")[4:]
-        tokens = sum(row["length/mean"] for row in rows) * c.rollout.prompts * c.rollout.samples
+        rows = jsonl.read(pathlib.Path(folder) / "metrics.jsonl")[1::2]  # the recorded steps
         size = sum(path.stat().st_size for path in pathlib.Path(folder).glob("rollouts/*.parquet"))
-    times = [sum(v for k, v in row.items() if k.startswith("time/") and v is not None) for row in rows]
-    per_token = size / (tokens * (4 + steps) / steps)
-    seconds = statistics.median(times)
-    rate = tokens / steps / seconds
-    memory = common.memory_mb()
-    return {"seconds": seconds, "tokens_per_s": rate, "memory_mb": memory, "bytes_per_token": per_token, "all": times}
+    tokens = sum(row["length/mean"] for row in rows) * c.rollout.prompts * c.rollout.samples
+    spans = [start - began for began, (start, _) in zip(begun, rollouts[1:], strict=False)][2:]
+    without, recorded = spans[::2], spans[1::2]
+    rollout = statistics.median(end - start for start, end in rollouts[2:])
+    more = statistics.median(b - a for a, b in zip(without, recorded, strict=False))
+    return {
+        "share": more / (rollout + statistics.median(without)),
+        "seconds_more": more,
+        "step_seconds": rollout + statistics.median(without),
+        "bytes_per_token": size / tokens,
+        "without": without,
+        "recorded": recorded,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="quickstart", choices=("quickstart", "smollm2"))
-    parser.add_argument("--side", type=int, help="run one side: the value of log.rollouts")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
-    if options.side is not None:
-        print(json.dumps(side(options.config, options.side, options.steps)))
-        return
-    shared = ("--config", options.config, "--steps", str(options.steps))
-    sides = {
-        name: (__file__, sys.executable, *shared, "--side", every) for name, every in (("without", "0"), ("with", "1"))
-    }
-    results = common.side_by_side(sides, options.rounds)
-    common.report(f"record-{options.config}", results)
-    print(f"{results['with'][-1]['bytes_per_token']:.0f} bytes per token")
+    host.prepare()
+    found = timed_run(options.config, options.steps)
+    out = pathlib.Path(__file__).parent / "out"
+    out.mkdir(exist_ok=True)
+    record = {"machine": common.machine(), "result": found}
+    (out / f"record-{options.config}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(
+        f"{options.config}: a recorded step takes {1e3 * found['seconds_more']:.0f} ms more, "
+        f"{found['share']:.1%} of {found['step_seconds']:.2f} s; {found['bytes_per_token']:.0f} bytes per token"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long the report takes to write and to open: one step of 500 responses of 2,000 tokens, and a run of 100 steps.
 
-    python benchmarks/bench_report.py     # needs selenium, chromium and chromedriver, as tests/report/test_browser.py
+    PYTHONPATH=. python benchmarks/bench_report.py  # needs selenium, chromium and chromedriver
 
 Opening is from the navigation to the first response on the page; then another step is chosen, until it is shown.
 """

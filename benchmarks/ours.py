@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl import config, token_transforms
-from entropy_rl.model import head, hf_config
+from entropy_rl.model import decode, head, hf_config
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.precision import compute_dtype
 from entropy_rl.model.shapes import SHAPES
@@ -103,7 +103,7 @@ def rollout(options: argparse.Namespace) -> common.Result:
     """Rollouts of full length; or skewed: most responses end within 16 of 256 tokens, and a few are cut at the end."""
     model_config, _, weights = open_shape(options.shape)
     params = jax.block_until_ready(weights(jax.sharding.SingleDeviceSharding(jax.devices()[0])))
-    model = Transformer(model_config, compute_dtype(options.dtype), unroll=jax.default_backend() == "cpu")
+    model = Transformer(model_config, compute_dtype(options.dtype), unroll=decode.unrolled(jax.devices()[0]))
     skewed = options.task == "skewed"
     T = 256 if skewed else options.tokens
     work = common.work(options.groups, options.samples, model_config.vocab_size, P=options.prompt, T=T)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
-from entropy_rl.model import head
+from entropy_rl.model import decode, head
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.precision import compute_dtype, head_dtype, held_in, precision
 from entropy_rl.model.source import load_model
@@ -70,7 +70,7 @@ class Policy:
         head_dtype: np.dtype | None = None,
     ):
         self.cfg, self.params, self.tokenizer = cfg, params, tokenizer
-        self.model = Transformer(cfg, dtype, unroll=jax.default_backend() == "cpu", head_dtype=head_dtype)
+        self.model = Transformer(cfg, dtype, unroll=decode.unrolled(jax.devices()[0]), head_dtype=head_dtype)
         self.sampler = LocalSampler(self.model, tokenizer)
 
     def logits(self, tokens_BxS: ArrayLike, mask_BxS: ArrayLike) -> jax.Array:

@@ -215,7 +215,7 @@ def cudnn(
     window: int | None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Array:
-    """The GPU's kernel. It has not run on a GPU: lowered for one it calls cuDNN; run on a CPU ("xla") it is `attend`.
+    """The GPU's kernel; on a CPU ("xla") it is `attend`. `tests/test_gpu.py` compares the two on a GPU.
 
     Segments and window become a mask, which JAX hands to cuDNN as a bias [B, 1, S, S] of 2 bytes for all heads; the
     backward pass makes a gradient of the same size. The window is part of the mask because cuDNN before 9.10.2 takes no

@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         cfg: the shape.
         dtype: the dtype to compute in; parameters are float32.
         remat: what the backward pass recomputes: "none"; "full": whole blocks; "dots": all but their products.
-        unroll: decode through the layers one by one, with a cache each; on a CPU, a scan would copy what it slices.
+        unroll: decode through the layers one by one, with a cache each, see `decode.unrolled`.
         kernel: for rows that attend to themselves alone, see `attention.kernel_for`; None: they go through `attend`.
         head_dtype: the dtype of the product that gives the logits; None: `dtype`.
     """

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from entropy_rl import config as config_lib
 from entropy_rl import token_transforms
 from entropy_rl.data import tiny_tokenizer
-from entropy_rl.model import attention, sharding
+from entropy_rl.model import attention, decode, sharding
 from entropy_rl.model.precision import compiler_options, compute_dtype, head_dtype, on_mesh
 from entropy_rl.model.sharding import MeshRules
 from entropy_rl.model.source import open_model
@@ -149,7 +149,7 @@ class Engine:
             model_config,
             dtype,
             c.model.remat,
-            unroll=device.platform == "cpu",
+            unroll=decode.unrolled(device),
             kernel=kernel,
             head_dtype=head_dtype(c.model.dtype, device),
         )
