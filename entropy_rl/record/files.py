@@ -25,7 +25,7 @@ def replace(path: epath.Path, contents: str | bytes, aside: str = "new") -> None
     if in_bucket(path):
         path.write_bytes(data)
         return
-    beside = path.with_name(f"{path.name}.{aside}")
+    beside = path.with_name(f".{path.name}.{aside}")  # hidden: a kill may leave it, and readers of the folder skip it
     try:
         with beside.open("wb") as file:
             file.write(data)

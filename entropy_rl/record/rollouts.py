@@ -33,7 +33,7 @@ _NAME = re.compile(r"step-(\d+)(?:\.p\d+)?\.parquet")
 # Per response.
 COLUMNS: dict[str, str] = {
     "step": "int32",
-    "update": "int8",  # of the step's, from 0, in which the response was trained on; null without training
+    "update": "int32",  # of the step's, from 0, in which the response was trained on; null without training
     "prompt": "uint32",  # the problem's uid: equal for all responses of a group
     "sample": "int16",  # its number in the group
     "question": "string",
@@ -84,7 +84,7 @@ class RolloutLog:
     def write(
         self, step: int, columns: Mapping[str, Sequence[Any]], lists: Mapping[str, np.ndarray], mask: Any
     ) -> None:
-        """Records a step, unless the disk is nearly full: then that is logged, and the run goes on.
+        """Records a step. If it cannot, or the disk is nearly full, that is logged, and the run continues.
 
         Args:
             step: its number.
@@ -92,21 +92,20 @@ class RolloutLog:
             lists: name -> [B, T], those of `TOKEN_COLUMNS`; what lacks is null.
             mask: bool[B, T], the tokens of the responses.
         """
-        contents = encode({"step": [step] * len(mask), **columns}, lists, np.asarray(mask) > 0)
-        if (reason := no_room(self._folder, len(contents))) is not None:
-            if not self._full:
-                logging.warning("log.rollouts: step %d is not recorded: %s", step, reason)
-            self._full = True
-            return
-        self._full = False
-        suffix = f".p{jax.process_index()}" if jax.process_count() > 1 else ""
-        self._folder.mkdir(parents=True, exist_ok=True)
         try:
+            contents = encode({"step": [step] * len(mask), **columns}, lists, np.asarray(mask) > 0)
+            if (reason := no_room(self._folder, len(contents))) is not None:
+                if not self._full:
+                    logging.warning("log.rollouts: step %d is not recorded: %s", step, reason)
+                self._full = True
+                return
+            self._full = False
+            suffix = f".p{jax.process_index()}" if jax.process_count() > 1 else ""
+            self._folder.mkdir(parents=True, exist_ok=True)
             files.replace(self._folder / f"step-{step:08d}{suffix}.parquet", contents)
-        except OSError as error:
+            self._thin()
+        except (OSError, ValueError) as error:  # of Arrow too: a text or a number that a column cannot hold
             logging.warning("log.rollouts: step %d could not be recorded: %s", step, error)
-            return
-        self._thin()
 
     def _files(self) -> list[tuple[int, epath.Path]]:
         if not self._folder.exists():
@@ -163,11 +162,11 @@ def encode(columns: Mapping[str, Sequence[Any]], lists: Mapping[str, np.ndarray]
     ends = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int32)
     table: dict[str, pa.Array] = {}
     for name, kind in COLUMNS.items():
-        table[name] = pa.array(columns.get(name, [None] * n), _type(kind))
+        table[name] = pa.array(columns.get(name, [None] * n), _type(kind), from_pandas=True)  # NaN is null
     for name in columns:
         if name not in table:
             kind = pa.string() if len(columns[name]) and isinstance(columns[name][0], str) else pa.float32()
-            table[name] = pa.array(columns[name], kind, from_pandas=True)  # NaN, not scored, is null
+            table[name] = pa.array(columns[name], kind, from_pandas=True)
     for name, kind in TOKEN_COLUMNS.items():
         inner = _type(kind)
         if name in lists:

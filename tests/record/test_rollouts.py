@@ -1,9 +1,11 @@
 """Recorded rollouts: what a reader of the Parquet files finds, the budget, and a disk that is nearly full."""
 
+import os
 import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from test_jsonl import bucket  # noqa: F401
 
@@ -40,6 +42,39 @@ def test_a_reader_finds_every_response_with_its_tokens(tmp_path):
     np.testing.assert_array_equal(np.concatenate(found.logp.to_list()), want[MASK > 0])  # to the last bit
     assert found.covariance.isna().all()  # not given
     assert found.logp.iloc[0].dtype == np.float32 and found.step.dtype == np.int32
+
+
+def test_what_was_not_scored_is_null_in_an_array_too(tmp_path):
+    given = columns() | {"reward": np.array([1, np.nan, 0], np.float32), "update": np.array([0, 300, 70_000])}
+    RolloutLog(tmp_path, 1.0).write(1, given, lists(), MASK)
+    table = pyarrow.parquet.read_table(tmp_path / "rollouts")
+    assert table["reward"].to_pylist() == [1.0, None, 0.0] and table["update"].to_pylist() == [0, 300, 70_000]
+
+
+@pytest.mark.parametrize("name, value", [("text", "a\ud800"), ("sample", 40_000)])
+def test_what_a_column_cannot_hold_ends_no_run(tmp_path, caplog, name, value):
+    given = columns() | {name: [value, *columns()[name][1:]]}
+    RolloutLog(tmp_path, 1.0).write(1, given, lists(), MASK)
+    assert "log.rollouts: step 1 could not be recorded: " in caplog.text
+    RolloutLog(tmp_path, 1.0).write(2, columns(), lists(), MASK)
+    assert RolloutLog(tmp_path, 1.0).steps() == [2]
+
+
+def test_what_a_kill_leaves_in_the_folder_is_not_read(tmp_path, monkeypatch):
+    log, synced = RolloutLog(tmp_path, 1.0), os.fsync
+    log.write(1, columns(), lists(), MASK)
+
+    def half(handle):
+        synced(handle)
+        (left,) = set((tmp_path / "rollouts").iterdir()) - {tmp_path / "rollouts/step-00000001.parquet"}
+        left.write_bytes(b"PAR1 half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", half)
+    with pytest.raises(KeyboardInterrupt):
+        log.write(2, columns(), lists(), MASK)
+    assert len(list((tmp_path / "rollouts").iterdir())) == 2
+    assert pd.read_parquet(tmp_path / "rollouts").step.unique().tolist() == log.steps() == [1]
 
 
 def test_a_run_that_resumes_drops_what_it_will_write_again(tmp_path):
