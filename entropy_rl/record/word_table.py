@@ -34,7 +34,7 @@ def _always(key: str, unit: str, formula: str, moves: str, paper: str = "") -> W
 
 EVAL_PATTERN = "eval/<set>/accuracy"  # in its place are, in a row, all keys of every evaluation
 
-_LAW, _TAIL, _MOVES = "2505.22617, figures 1, 3 and 5", "2505.22617, table 1", "2505.22617, figures 7 and 8"
+_LAW, _TAIL, _MOVES = "2505.22617, figures 1, 3 and 5", "2505.22617, table 1", "2505.22617, figure 8"
 _THEOREM = "only a direction under AdamW: its scale is that of steps in logits"
 
 # By section of the page, in the order of the file; the keys that only some rows have come after the others there.
@@ -48,7 +48,7 @@ WORDS: dict[str, tuple[Word, ...]] = {
         _always("reward/mean", "reward",
             "mean over the scored responses of Σ weight · part, of the step's first rollout",
             "learning; longer responses under a length part. Before refills: what the policy itself did",
-            "2505.22617, figure 1; 2506.01939, figure 6"),
+            "2505.22617, figure 1"),
         _always("reward/std", "reward",
             "standard deviation of the same rewards", "0 if all are alike: nothing to learn"),
         Word("reward/unscored", "responses", "responses whose reward could not be computed", "graders that fail"),
@@ -60,7 +60,7 @@ WORDS: dict[str, tuple[Word, ...]] = {
     "Evaluation": (
         _always(EVAL_PATTERN, "share",
             "right / scored problems, decoded greedily; at step 0, each `eval.every` steps and at the end",
-            "learning, and forgetting", "2505.22617, figures 1 and 2; 2506.01939, figure 6"),
+            "learning, and forgetting", "2505.22617, figures 1 and 11; 2506.01939, figure 6"),
         Word("eval/<set>/low", "share",
             "lower end of the 95% Wilson interval of the accuracy", "more problems raise it"),
         Word("eval/<set>/high", "share", "upper end of the same interval", "more problems lower it"),
