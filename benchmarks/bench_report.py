@@ -17,10 +17,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from entropy_rl.report import page
-
-sys.path.insert(0, str(common.ROOT / "tests"))
+sys.path[:0] = [str(common.ROOT), str(common.ROOT / "tests")]  # finds the package even if it is not installed
 from recorded_runs import write_run  # noqa: E402  # made-up runs, shared with the tests
+
+from entropy_rl.report import page  # noqa: E402
 
 
 def main() -> None:
