@@ -14,35 +14,32 @@ from etils import epath
 
 from entropy_rl import covariance, law
 from entropy_rl.record import jsonl, metrics
-from entropy_rl.report import page, recorded, training
+from entropy_rl.report import page, recorded, summary, training
 from entropy_rl.report.curves import curves
 from entropy_rl.report.figure import Rows, to_png
 from entropy_rl.runtime.files import expand
 
-_TABLE_ROWS = 10
-_PREDICTIONS = {"exact first order": "predicted", "Theorem 1": "thm1", "Theorem 2": "thm2"}  # name -> entropy/delta_…
-_LATER_PREDICTIONS = {"entropy score": "score"}  # which runs of an earlier version lack
 _QUADRANT_FIELDS = ("share", "covariance", "entropy_change")
 
 
-def read_run(workdir: str) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl.
+def read_run(workdir: str, flag: str = "--workdir") -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; `flag`: by which the run was given.
 
     Raises:
         ValueError: If there are none, or if a line is not a row with what this report reads; names the line.
     """
     path = epath.Path(workdir) / "metrics.jsonl"
     if not jsonl.exists(path) or not (rows := metrics.rows(path)):
-        raise ValueError(f"--workdir: {path} holds no metrics; give the directory of a run")
+        raise ValueError(f"{flag}: {path} holds no metrics; give the directory of a run")
     for place, row in rows:
         needed = [
             f"{key.rsplit('/', 1)[0]}/{bound}"
-            for key in accuracy_keys([row])
+            for key in summary.accuracy_keys([row])
             if row[key] is not None
             for bound in ("low", "high", "problems")
         ]
         if row.get("entropy/delta") is not None:
-            needed += [f"entropy/delta_{name}" for name in _PREDICTIONS.values()]
+            needed += [f"entropy/delta_{name}" for name in summary.PREDICTIONS.values()]
             needed += [f"quadrant/{name}/{field}" for name in covariance.QUADRANTS for field in _QUADRANT_FIELDS]
         metrics.need(place, row, needed)
     return [row for _, row in rows]
@@ -59,36 +56,21 @@ def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([step for step, _ in found]), np.array([value for _, value in found])
 
 
-def accuracy_keys(rows: Rows) -> list[str]:
-    """The `eval/<name>/accuracy` keys of a run."""
-    return sorted({k for r in rows for k in r if k.startswith("eval/") and k.endswith("/accuracy")})
-
-
-def trained(rows: Rows, key: str = "entropy/mean") -> tuple[np.ndarray, np.ndarray]:
-    """(entropy, reward) of the steps that have a reward, float64; NaN for an entropy that was not measured."""
-    rows = [r for r in rows if r.get("reward/mean") is not None]
-    return np.array([r.get(key) for r in rows], float), np.array([r["reward/mean"] for r in rows], float)
-
-
 def table(rows: Rows) -> str:
     """Reward and entropy over the run in ten spans of steps, and every evaluation."""
-    rl = [r for r in rows if r["step"] > 0]
-    spans = np.array_split(np.arange(len(rl)), min(_TABLE_ROWS, len(rl)))
-    keys = ("reward/mean", "entropy/mean", "length/mean", "grad/norm")
     lines = [f"{'steps':>11}  {'reward':>7}  {'entropy':>8}  {'length':>7}  {'|grad|':>7}"]
-    for span in spans:
-        means = [np.mean([rl[i][k] for i in span if rl[i].get(k) is not None] or [np.nan]) for k in keys]
-        name = f"{rl[span[0]]['step']}–{rl[span[-1]]['step']}"
-        lines.append(f"{name:>11}  {means[0]:7.3f}  {means[1]:8.3f}  {means[2]:7.1f}  {means[3]:7.3f}")
-    for key in accuracy_keys(rows):
-        name = key.rsplit("/", 1)[0]
-        lines.append("")
-        for r in rows:
-            if r.get(key) is not None:
-                lines.append(
-                    f"{name} at step {r['step']:>4}: greedy accuracy {r[key]:6.1%}  "
-                    f"[{r[name + '/low']:.1%}, {r[name + '/high']:.1%}]  of {r[name + '/problems']}"
-                )
+    for span in summary.spans(rows):
+        name = f"{span['from step']}–{span['to step']}"
+        reward, entropy, length, grad = (span[key] for key in summary.SPAN_KEYS)
+        lines.append(f"{name:>11}  {reward:7.3f}  {entropy:8.3f}  {length:7.1f}  {grad:7.3f}")
+    last = ""
+    for row in summary.evaluations(rows):
+        lines += [""] * (row["set"] != last)
+        last = row["set"]
+        lines.append(
+            f"{last} at step {row['step']:>4}: greedy accuracy {row['greedy accuracy']:6.1%}  "
+            f"[{row['low']:.1%}, {row['high']:.1%}]  of {row['problems']}"
+        )
     return "\n".join(lines)
 
 
@@ -98,23 +80,19 @@ def entropy_changes(rows: Rows) -> str:
     Returns:
         The table; "" if fewer than two updates were measured.
     """
-    rows = [r for r in rows if r.get("entropy/delta") is not None]
-    if len(rows) < 2:
+    if not (found := summary.predictions(rows)):
         return ""
-    measured = np.array([r["entropy/delta"] for r in rows])
+    of_all, rows = found[0], [r for r in rows if r.get("entropy/delta") is not None]
     lines = [
-        f"entropy change of an update, {len(rows)} measured: mean {measured.mean():.2e} nats, mean size "
-        f"{np.abs(measured).mean():.2e}",
+        f"entropy change of an update, {len(rows)} measured: mean {of_all['mean of the change']:.2e} nats, mean size "
+        f"{of_all['mean size of the change']:.2e}",
         f"{'':>18}  {'mean':>9}  {'median |error| / |change|':>25}  {'correlation':>11}  {'same sign':>9}",
     ]
-    later = {name: key for name, key in _LATER_PREDICTIONS.items() if all(f"entropy/delta_{key}" in r for r in rows)}
-    for name, key in (_PREDICTIONS | later).items():
-        guess = np.array([r[f"entropy/delta_{key}"] for r in rows])
-        error = np.median(np.abs(guess - measured) / np.maximum(np.abs(measured), 1e-30))
-        flat = min(guess.std(), measured.std()) == 0
-        correlation = np.nan if flat else np.corrcoef(guess, measured)[0, 1]
-        same = np.mean(np.sign(guess) == np.sign(measured))
-        lines.append(f"{name:>18}  {guess.mean():9.2e}  {error:25.1%}  {correlation:11.3f}  {same:9.0%}")
+    for row in found:
+        lines.append(
+            f"{row['prediction']:>18}  {row['mean']:9.2e}  {row['median |error| / |change|']:25.1%}  "
+            f"{row['correlation']:11.3f}  {row['same sign']:9.0%}"
+        )
     lines.append(f"{'quadrant':>18}  {'share':>9}  {'covariance':>11}  {'entropy change':>14}")
     for name in covariance.QUADRANTS:
         share, cov, change = (np.mean([r[f"quadrant/{name}/{field}"] for r in rows]) for field in _QUADRANT_FIELDS)
@@ -138,15 +116,15 @@ def report(workdir: str, compare: Sequence[str] = (), rescore: bool = False) -> 
             recorded or no later checkpoint was kept.
     """
     workdirs = named([workdir, *compare])
-    runs = {name: read_run(path) for name, path in workdirs.items()}
+    runs = {n: read_run(path, "--compare" if i else "--workdir") for i, (n, path) in enumerate(workdirs.items())}
     texts = []
     for name, rows in runs.items():
-        if not trained(rows)[1].size:
+        if not summary.trained(rows)[1].size:
             raise ValueError(f"{name}: no step was trained yet")
         parts = (table(rows), laws(rows), entropy_changes(rows))
         texts.append(f"{name}\n" + "\n\n".join(part for part in parts if part))
     text = "\n\n".join(texts)
-    figures = [curves(runs), *training.figures(runs), *recorded.figures(workdirs, rescore)]
+    figures = [curves(runs), *training.figures(runs), *recorded.figures(workdirs, rescore), *summary.figures(runs)]
     folder = epath.Path(next(iter(workdirs.values()))) / "report"
     page.write(folder, ", ".join(runs), figures, workdirs, text)
     (folder / "curves.png").write_bytes(to_png(figures[0]))
@@ -189,18 +167,25 @@ def report_texts(models: Sequence[str], texts: Sequence[str], dataset: str, prob
 
 
 def named(sources: Sequence[str]) -> dict[str, str]:
-    """The last part of each path -> the path; paths that end alike keep their whole name."""
-    paths = [expand(source) for source in sources]
+    """The last part of each path -> the path, once each; paths that end alike keep their whole name.
+
+    >>> named(["runs/a", "runs/a/", "other/b/.", "x/c", "y/c"])
+    {'a': 'runs/a', 'b': 'other/b/.', 'x/c': 'x/c', 'y/c': 'y/c'}
+    """
+    once: dict[str, str] = {}
+    for path in map(expand, sources):
+        once.setdefault(str(epath.Path(path)), path)
+    paths = list(once.values())
     short = [epath.Path(path).name for path in paths]
+    short = [name if name not in ("", "..") else epath.Path(path).resolve().name for name, path in zip(short, paths)]
     return {name if short.count(name) == 1 else path: path for name, path in zip(short, paths)}
 
 
 def laws(rows: Rows) -> str:
     """The law with either mean of the entropy, a line each."""
-    names = ("law R = −a·exp(H) + b", "  with the mean of H over responses (eq. 5)")
     lines = []
-    for name, key in zip(names, ("entropy/mean", "entropy/response_mean"), strict=True):
-        fitted = law.fit(*trained(rows, key))
+    for name, key in summary.LAWS.items():
+        fitted = law.fit(*summary.trained(rows, key))
         lines.append(f"{name}: {fitted.message or describe(fitted)}")
     return "\n".join(lines)
 
@@ -213,8 +198,8 @@ def describe(fitted: law.Law) -> str:
     )
 
 
-def main() -> None:
-    """The command."""
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags; ends the process if they contradict one another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="", help="the run directory")
     parser.add_argument("--compare", default="", help="other run directories, separated by commas")
@@ -222,18 +207,30 @@ def main() -> None:
     parser.add_argument("--model", default="", help="without a run: models as for erl.load, separated by commas")
     parser.add_argument("--text", default="", help="with --model: text files, separated by commas")
     parser.add_argument("--dataset", default="", help="with --model: a task, a file of problems or a data set")
-    parser.add_argument("--problems", type=int, default=64, help="of --dataset")
-    parser.add_argument("--out", default="report", help="with --model: the folder of the page")
-    args = parser.parse_args()
+    parser.add_argument("--problems", type=int, help="of --dataset; 64 unless given")
+    parser.add_argument("--out", help="with --model: the folder of the page; report unless given")
+    args = parser.parse_args(given)
     if bool(args.workdir) == bool(args.model):
         parser.error("give either --workdir, a run, or --model with --text or --dataset")
+    others = ("compare", "rescore") if args.model else ("text", "dataset", "problems", "out")
+    if unused := [f"--{name}" for name in others if getattr(args, name)]:
+        parser.error(f"{', '.join(unused)} has no meaning with --{'model' if args.model else 'workdir'}; leave it out")
+    if args.problems is not None and (args.problems < 1 or not args.dataset):
+        parser.error(f"--problems={args.problems} must be at least 1, and is of --dataset")
+    return args
+
+
+def main() -> None:
+    """The command."""
+    args = arguments()
     compare, models, texts = (
         [part for part in flag.split(",") if part] for flag in (args.compare, args.model, args.text)
     )
     try:
         if models:
-            print(report_texts(models, texts, args.dataset, args.problems, args.out))
-            print(f"\npage: {epath.Path(expand(args.out)) / 'index.html'}")
+            out = args.out or "report"
+            print(report_texts(models, texts, args.dataset, args.problems or 64, out))
+            print(f"\npage: {epath.Path(expand(out)) / 'index.html'}")
             return
         print(report(args.workdir, compare, args.rescore))
     except (ValueError, OSError) as error:

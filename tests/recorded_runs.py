@@ -13,9 +13,17 @@ EVIL = "</script><script>document.title='ran'</script>\u2028\u2029\x00<img src=x
 
 
 def write_run(
-    workdir: epath.PathLike, seed: int, steps: tuple[int, ...] = (1, 10), responses: int = N * G, length: int = 12
+    workdir: epath.PathLike,
+    seed: int,
+    steps: tuple[int, ...] = (1, 10),
+    responses: int = N * G,
+    length: int = 12,
+    unscored: int = 0,
 ) -> None:
-    """A recorded run of made-up tokens; the first response holds everything that could break a page."""
+    """A recorded run of made-up tokens; the first response holds everything that could break a page.
+
+    The rewards of the last `unscored` responses are not known.
+    """
     rng, log = np.random.default_rng(seed), RolloutLog(workdir, 1.0)
     for step in steps:
         mask = np.arange(length) < rng.integers(length // 2, length + 1, responses)[:, None]
@@ -39,7 +47,7 @@ def write_run(
             "sample": np.arange(responses) % G,
             "question": [f"{EVIL} question {p}" for p in prompt],
             "text": ["".join(t[m]) for t, m in zip(token, mask, strict=True)],
-            "reward": rng.integers(0, 2, responses).astype(float),
+            "reward": np.where(np.arange(responses) < responses - unscored, rng.integers(0, 2, responses), np.nan),
             "advantage": rng.normal(size=responses),
             "length": mask.sum(axis=1),
             "finished": rng.random(responses) < 0.8,

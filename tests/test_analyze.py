@@ -36,6 +36,41 @@ def test_runs_with_the_same_name_are_shown_by_their_paths(tmp_path):
     assert text.count("law R") == 2 and run in text and other in text
 
 
+def test_a_run_is_named_by_its_folder_from_within_it_too(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "grpo")
+    monkeypatch.chdir(run)
+    assert analyze.named([".", run]) == {".": ".", run: run} and analyze.named(["../grpo/.."]) == {
+        tmp_path.name: "../grpo/.."
+    }
+    assert analyze.report(".").startswith("grpo\n")
+    assert "<title>grpo</title>" in (tmp_path / "grpo/report/index.html").read_text()
+    assert analyze.named([run, f"{run}/"]) == {"grpo": run}
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "give either --workdir"),
+        (["--workdir=a", "--model=b"], "give either --workdir"),
+        (["--workdir=a", "--text=b", "--out=c"], "--text, --out has no meaning with --workdir"),
+        (["--workdir=a", "--problems=3"], "--problems has no meaning with --workdir"),
+        (["--model=a", "--text=b", "--compare=c"], "--compare has no meaning with --model"),
+        (["--model=a", "--text=b", "--rescore"], "--rescore has no meaning with --model"),
+        (["--model=a", "--dataset=b", "--problems=0"], "--problems=0 must be at least 1"),
+        (["--model=a", "--text=b", "--problems=3"], "--problems=3 must be at least 1, and is of --dataset"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        analyze.arguments(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_to_compare_that_is_none_is_named_by_its_flag(tmp_path):
+    with pytest.raises(ValueError, match=r"--compare: .*none/metrics.jsonl holds no metrics"):
+        analyze.report(write_run(tmp_path / "a"), [str(tmp_path / "none")])
+
+
 def test_few_steps_give_a_sentence_and_no_law(tmp_path):
     text = analyze.report(write_run(tmp_path / "short", rows=3))
     assert "law R = −a·exp(H) + b: " in text and "a = " not in text

@@ -1,7 +1,7 @@
 """The first figure of a report: what happened over the steps, and reward against entropy with the fitted law."""
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,13 +25,12 @@ _STYLES = ("-", "--", ":", "-.")  # of the evaluation sets, in turn
 
 def curves(runs: Runs) -> Figure:
     """Reward, entropy, accuracy, length and covariance over the steps; reward against entropy."""
-    table = [
-        {"run": name, "metric": metric, "step": row["step"], "value": row[metric]}
-        for name, rows in runs.items()
-        for metric in dict.fromkeys(key for row in rows for key in row if _panel(key) in _PANELS)
-        for row in rows
-        if row.get(metric) is not None
-    ]
+    table: list[dict[str, Any]] = []
+    for name, rows in runs.items():
+        for metric in dict.fromkeys(key for row in rows for key in row if _panel(key) in _PANELS):
+            some = [{"step": row["step"], "value": row[metric]} for row in rows if row.get(metric) is not None]
+            means = smooth(column(some, "value")).tolist()
+            table += [{"run": name, "metric": metric, **row, "running mean": m} for row, m in zip(some, means)]
     color = colored(list(runs))
 
     def draw(canvas: "Canvas") -> None:
@@ -43,7 +42,7 @@ def curves(runs: Runs) -> Figure:
                     steps, values = column(points, "step"), column(points, "value")
                     dots = "o" if panel == _ACCURACY else ""
                     axes.plot(steps, values, style, color=color[name], lw=0.8, alpha=0.4, marker=dots, ms=4)
-                    axes.plot(steps, smooth(values), style, color=color[name])
+                    axes.plot(steps, column(points, "running mean"), style, color=color[name])
                 if metric != panel:
                     axes.plot([], [], style, color="gray", label=metric.split("/")[1])
             if len({row["metric"] for row in shown}) > 1:
@@ -62,7 +61,7 @@ def curves(runs: Runs) -> Figure:
         "Each step's rollout as a thin line, with its running mean; in the last panel a dot is a step, and the line is "
         "R = −a·exp(H) + b. Entropy that falls to nothing within a fraction of the steps, while reward levels off, is "
         "the collapse.",
-        "2505.22617, figures 1, 2 and 7; 2506.01939, figure 6",
+        "2505.22617, figures 1, 8 and 11; 2506.01939, figures 6 and 7",
         table,
         draw,
         (12.0, 7.0),

@@ -1,9 +1,11 @@
 """A figure of the report: what it shows, the numbers it is drawn from, and how it is drawn."""
 
 import csv
+import functools
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +43,7 @@ class Figure(NamedTuple):
         table: the numbers of the figure, one row per point or bar.
         draw: draws the table onto a canvas; None: the table alone is shown.
         size: of the drawing, in inches.
-        body: HTML that shows the table in place of a drawing.
+        points: what is drawn beside the table, one row per point; a file of its own.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Figure(NamedTuple):
     table: Table
     draw: Callable[["Canvas"], None] | None = None
     size: tuple[float, float] = (9.0, 3.4)
-    body: str = ""
+    points: Table = ()
 
 
 def to_csv(table: Table) -> str:
@@ -83,6 +85,7 @@ def _save(figure: Figure, kind: str) -> bytes:
     ink = INK if kind == "svg" else "black"
     style: dict[Any, Any] = {
         "font.size": 11,
+        "font.family": ["DejaVu Sans", *_more_fonts()],
         "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
         "svg.hashsalt": figure.name,
         "text.parse_math": False,  # a name with $ in it is a name
@@ -97,7 +100,8 @@ def _save(figure: Figure, kind: str) -> bytes:
             for k in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
         },
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a model's text may hold any; it becomes a box
         canvas = Canvas(figsize=figure.size, layout="constrained")
         assert figure.draw is not None
         figure.draw(canvas)
@@ -105,6 +109,14 @@ def _save(figure: Figure, kind: str) -> bytes:
         more: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {"dpi": 150}
         canvas.savefig(file, format=kind, **more)
     return file.getvalue()
+
+
+@functools.cache
+def _more_fonts() -> tuple[str, ...]:
+    """Fonts of this machine for what matplotlib's own has no letters for: Chinese, Japanese and Korean."""
+    from matplotlib import font_manager
+
+    return tuple(name for name in font_manager.get_font_names() if "CJK" in name)[:1]
 
 
 def by(table: Table, key: str) -> Iterator[tuple[Any, list[Mapping[str, Any]]]]:

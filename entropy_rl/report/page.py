@@ -14,7 +14,7 @@ from entropy_rl.report.tokens import Step
 
 _WRITTEN = (".png", ".svg", ".csv", ".js")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-_ROWS = 40  # of a table on the page; its file has all
+_ROWS, _MOST_ROWS = 40, 400  # of a table on the page: open, and folded; its file has all
 _VIEWER = """
 <section id="tokens"><h2>Every token</h2>
 <form onsubmit="return false">
@@ -63,9 +63,11 @@ def write(
     for number, (name, step) in enumerate((given or {}).items()):
         file = f"data/text{number}.js"
         _write(folder / file, tokens.script(name, step))
-        scripts[name] = [(step.step, file)]
+        scripts[name] = [tokens.listed(step, file)]
     for figure in figures:
         _write(folder / "tables" / f"{figure.name}.csv", to_csv(figure.table))
+        if figure.points:
+            _write(folder / "tables" / f"{figure.name}_points.csv", to_csv(figure.points))
         if figure.draw is not None:
             (folder / "figures" / f"{figure.name}.png").write_bytes(to_png(figure))
             _write(folder / "figures" / f"{figure.name}.svg", to_svg(figure))
@@ -79,30 +81,34 @@ def write(
     _write(folder / "index.html", f"{head}{style}<body><main>{''.join(parts)}</main></body></html>\n")
 
 
-def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """A script per recorded step; yields each run's name with its (step, file) pairs."""
+def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A script per recorded step; yields each run's name with its steps as the viewer's index has them."""
     for number, (name, steps) in enumerate(tokens.by_run(workdirs)):
         listed = []
-        for step in steps:
-            file = f"data/run{number}-step{step}.js"
-            _write(folder / file, tokens.script(name, tokens.read(workdirs[name], step)))
-            listed.append((step, file))
+        for step in (tokens.read(workdirs[name], step) for step in steps):
+            file = f"data/run{number}-step{step.step}.js"
+            _write(folder / file, tokens.script(name, step))
+            listed.append(tokens.listed(step, file))
         yield name, listed
 
 
 def _section(figure: Figure) -> str:
     links = [f"<a href='tables/{figure.name}.csv'>CSV</a>"]
-    drawn = figure.body
+    if figure.points:
+        links.append(f"<a href='tables/{figure.name}_points.csv'>CSV of the points</a>")
+    drawn = ""
     if figure.draw is not None:
         links = [f"<a href='figures/{figure.name}.{kind}'>{kind.upper()}</a>" for kind in ("png", "svg")] + links
-        drawn = to_svg(figure)
+        drawn = f"<div class=scroll tabindex=0>{to_svg(figure)}</div>"
     source = f" <span class=source>Compare {_escape(figure.source)}.</span>" if figure.source else ""
     table = ""
-    if figure.draw is None or len(figure.table) <= _ROWS:
-        table = f"<div class=scroll tabindex=0>{_table(figure.table[:_ROWS])}</div>"
+    if figure.draw is None or len(figure.table) <= _MOST_ROWS:
+        table = f"<div class=scroll tabindex=0>{_table(figure.table[:_MOST_ROWS])}</div>"
+    if table and len(figure.table) > _ROWS:
+        table = f"<details><summary>The table</summary>{table}</details>"
     return (
         f"<section id='{figure.name}'><h2>{_escape(figure.title)}</h2>"
-        f"<figure><div class=scroll tabindex=0>{drawn}</div>"
+        f"<figure>{drawn}"
         f"<figcaption>{_escape(figure.says)}{source} {' '.join(links)}</figcaption></figure>{table}</section>"
     )
 

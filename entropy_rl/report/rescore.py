@@ -73,7 +73,7 @@ def rescore(workdir: str) -> Rescored:
     """Scores the responses of the first recorded step with the policy of every checkpoint that is kept.
 
     The start is the earliest checkpoint, if it is from before these responses were trained on; otherwise it is the
-    entropy that the run recorded when it sampled them.
+    entropy that the run recorded: that under the policy which each one's update started from.
 
     Raises:
         ValueError: The run recorded no rollouts, or kept no checkpoint that could be compared with the start.
@@ -86,7 +86,7 @@ def rescore(workdir: str) -> Rescored:
     if kept and kept[0] < step.step:
         start, base = f"step {kept[0]}", entropy.pop(kept[0])
     else:
-        start, base = f"as sampled in step {step.step}", step.values["entropy"]
+        start, base = f"as recorded in step {step.step}", step.values["entropy"]
     if not entropy:
         raise ValueError(
             f"--rescore: {workdir} keeps the checkpoints of steps {kept}, and nothing later to compare {start} with; "
@@ -160,7 +160,7 @@ def _changes(rescored: Mapping[str, Rescored]) -> Figure:
         "The responses of the first recorded step under the last kept policy: how the mean entropy of the tokens in "
         "each twentieth, by their entropy at the start, has changed. In the paper tokens that had little hardly "
         "change, and those that had much change most.",
-        "2506.01939, figure 5",
+        "2506.01939, figure 4",
         table,
         draw,
         (8.0, 3.4),

@@ -2,13 +2,14 @@
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from entropy_rl.record.rollouts import FOLDER, TOKEN_COLUMNS, RolloutLog
+from entropy_rl.record.rollouts import COLUMNS, FOLDER, TOKEN_COLUMNS, RolloutLog
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,9 +65,11 @@ def read(workdir: epath.PathLike, step: int) -> Step:
     """
     import pyarrow as pa
 
-    table = pa.concat_tables([_open(path) for path in _paths(workdir, step)], promote_options="default")
+    if not (paths := _paths(workdir, step)):
+        raise ValueError(f"{workdir}: the files of step {step} were removed meanwhile; make the report again")
+    table = pa.concat_tables([_open(path) for path in paths], promote_options="permissive")
     names = ("prompt", "sample", "update", "question", "answer", "reward", "advantage", "length", "finished")
-    rows = table.select([name for name in names if name in table.column_names]).to_pylist()
+    rows = table.select(names).to_pylist()
     flat = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
 
     def numbers(name: str) -> np.ndarray:
@@ -104,9 +107,12 @@ def _open(path: epath.Path, columns: list[str] | None = None) -> "pyarrow.Table"
 
     try:
         with path.open("rb") as file:
-            return pyarrow.parquet.read_table(file, columns=columns)
+            table = pyarrow.parquet.read_table(file, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error}); remove it") from error
+    if lacking := {*(columns or (*COLUMNS, *TOKEN_COLUMNS))} - {*table.column_names}:
+        raise ValueError(f"{path}: no {', '.join(sorted(lacking))}; not a file of this run? Remove it")
+    return table
 
 
 def script(run: str, step: Step) -> str:
@@ -115,7 +121,7 @@ def script(run: str, step: Step) -> str:
     questions = list(dict.fromkeys(row["question"] for row in step.rows))
     number = {question: i for i, question in enumerate(questions)}
     rows = [
-        {k: row.get(k) for k in ("prompt", "sample", "reward", "advantage", "length", "finished")}
+        {k: finite(row.get(k)) for k in ("prompt", "sample", "update", "reward", "advantage", "length", "finished")}
         | {"question": number[row["question"]]}
         for row in step.rows
     ]
@@ -130,12 +136,20 @@ def script(run: str, step: Step) -> str:
     return f"report.add({as_script(run)}, {step.step}, {as_script(data)});\n"
 
 
-def index_script(runs: Mapping[str, Sequence[tuple[int, str]]]) -> str:
-    """What the viewer can load: run -> (step, file) pairs."""
-    listed = [
-        {"name": name, "steps": [{"step": step, "file": file} for step, file in files]} for name, files in runs.items()
-    ]
+def index_script(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What the viewer can load: run -> what `listed` gives of each of its steps."""
+    listed = [{"name": name, "steps": list(steps)} for name, steps in runs.items()]
     return f"report.start({as_script({'runs': listed})});\n"
+
+
+def finite(value: Any) -> Any:
+    """The value; None for a float that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def listed(step: Step, file: str) -> dict[str, Any]:
+    """A step in the viewer's index: its number, its file and the problems that it has."""
+    return {"step": step.step, "file": file, "prompts": sorted({row["prompt"] for row in step.rows})}
 
 
 def as_script(value: Any) -> str:

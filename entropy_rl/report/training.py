@@ -112,10 +112,17 @@ def the_law(runs: Runs) -> Figure:
         "A dot is a step; the line is the fit, which meets the left edge at the ceiling b − a. Any two series that "
         "only rise and only fall look linear, so the table has two models that know nothing of entropy: the law is "
         "worth something if it beats both.",
-        "2505.22617, figures 1 and 3",
+        "2505.22617, figures 1, 3 and 4",
         table,
         draw,
         (7.0, 4.2),
+        [
+            {"run": name, "step": int(step), "exp(entropy)": x, "reward": y, "law": line}
+            for name, p in points.items()
+            if any(row["run"] == name for row in table)
+            for x_all in [np.exp(p["entropy"])]
+            for step, x, y, line in zip(p["step"], x_all, p["reward"], fitted(x_all, p["reward"], x_all))
+        ],
     )
 
 
@@ -156,10 +163,16 @@ def forecasts(runs: Runs) -> Figure:
         "The forecast from the first 15% of the steps",
         "Each model is fitted to the shaded steps and then told the later steps' entropy, number or length, but not "
         "their reward. The law forecasts if its line stays on the measured one, and nearer to it than the two others.",
-        "2505.22617, figure 4",
+        "2505.22617, figure 5",
         table,
         draw,
         (4.0 * max(1, min(3, len(lines))) + 1, 3.6),
+        [
+            {"run": name, "step": int(step), "reward": reward, "running mean": mean}
+            | {model: values[i] for model, values in predicted.items()}
+            for name, (p, predicted) in lines.items()
+            for i, (step, reward, mean) in enumerate(zip(p["step"], p["reward"], smooth(p["reward"])))
+        ],
     )
 
 
@@ -257,7 +270,8 @@ def quadrants(runs: Runs) -> Figure:
                     "updates": len(measured),
                     "share": np.nanmean(share),
                 }
-                | {"mean covariance": np.nanmean(cov), "contribution to ΔH": np.nanmean(share * change)}
+                | {"mean covariance": np.nanmean(cov), "mean change": np.nanmean(change)}
+                | {"contribution to ΔH": np.nanmean(share * change)}
             )
 
     def draw(canvas: "Canvas") -> None:

@@ -193,6 +193,66 @@ def test_a_token_has_a_link_and_keys_move_from_one_to_the_next(browser, report, 
     quiet(browser)
 
 
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "#run=none&step=abc&colour=__proto__&sort=evil&against=none 7&prompt=x",
+        "#step=99&prompt=5000&sample=77&token=12345678901234567890&colour=toString",
+        "#run=other&prompt=3&sample=77&token=99999&against=other 99",
+        "#run=%E0%A4%A&group=<script>",
+    ],
+)
+def test_an_address_that_names_nothing_shows_what_there_is(browser, report, fragment):
+    opened(browser, report, fragment=fragment)
+    values = {
+        name: find(browser, f"#{name}")[0].get_attribute("value") for name in ("step", "colour", "sort", "against")
+    }
+    assert values == {"step": "10", "colour": "entropy", "sort": "order", "against": ""}
+    assert len(find(browser, "#list [aria-current]")) == 1
+    browser.execute_script("location.hash = '#run=other&step=1&prompt=4&sample=1&token=2&colour=ratio'")
+    wait(browser, lambda: find(browser, ".marked"))
+    assert (
+        find(browser, "#run")[0].get_attribute("value") == "other"
+        and "sample 1" in find(browser, "article .facts")[0].text
+    )
+    browser.execute_script("location.hash = '#step=-1'")
+    wait(browser, lambda: "step=10&" in browser.current_url and not find(browser, ".marked"))
+    quiet(browser)
+
+
+def test_beside_lists_where_the_problem_is_and_differences_leave_out_what_is_not_known(browser, tmp_path):
+    write_run(tmp_path / "a", 0, steps=(1,))
+    write_run(tmp_path / "b", 1, steps=(1, 2), unscored=2)
+    write_run(tmp_path / "c", 1, steps=(1,), responses=4)  # one problem alone
+    page.write(epath.Path(tmp_path / "page"), "Runs </script>", [], {n: str(tmp_path / n) for n in "abc"}, "")
+    opened(browser, tmp_path / "page" / "index.html", fragment=f"#run=a&prompt={N}&sample=0&group=1")
+    groups = [
+        (group.get_attribute("label"), [o.get_attribute("value") for o in group.find_elements(By.TAG_NAME, "option")])
+        for group in find(browser, "#against optgroup")
+    ]
+    assert groups == [("with this problem", ["b 1", "b 2"]), ("without it", ["c 1"])]
+    choose(browser, "against", "b 1")
+    wait(browser, lambda: len(find(browser, ".other article")) == G)
+    head, reward, *_ = (
+        [c.text for c in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in find(browser, ".other tr")
+    )
+    assert head == ["mean of the group", "a, step 1", "b, step 1", "difference"]
+    facts = [box.text for box in find(browser, ".other article .facts")]
+    known = [float(text.split("reward ")[1].split(" ")[0]) for text in facts if "reward –" not in text]
+    assert len(known) == G - 2 and float(reward[2]) == sum(known) / len(known)
+    find(browser, "#sort")[0].send_keys("reward")
+    wait(browser, lambda: "sort=reward" in browser.current_url)
+    choose(browser, "run", "b")
+    last = [box.text for box in find(browser, "#list .facts")][-2:]
+    assert all("reward –" in text for text in last)
+    choose(browser, "run", "a")
+    choose(browser, "against", "c 1")
+    wait(
+        browser, lambda: "not drawn, or not recorded" in (find(browser, ".other") or [find(browser, "body")[0]])[0].text
+    )
+    quiet(browser)
+
+
 def test_every_control_can_be_reached_by_keyboard(browser, report):
     opened(browser, report)
     reached = set()

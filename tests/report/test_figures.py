@@ -9,7 +9,7 @@ import pytest
 from recorded_runs import metric_rows
 
 from entropy_rl import law
-from entropy_rl.report import training
+from entropy_rl.report import summary, training
 from entropy_rl.report.curves import curves
 from entropy_rl.report.figure import Figure, to_csv, to_png, to_svg
 
@@ -28,6 +28,51 @@ def test_the_curves_are_the_rows_of_the_run(rows):
     keys = ("reward/mean", "entropy/mean", "length/mean", "cov/mean", "eval/a/accuracy", "eval/b/accuracy")
     want = {(key, row["step"]): row[key] for row in rows for key in keys if row.get(key) is not None}
     assert found == want
+
+
+def test_what_is_drawn_beside_a_table_is_in_a_table_of_its_own(rows):
+    rl = rows[1:]
+    for row in curves({"a": rl}).table:
+        if row["metric"] == "reward/mean":  # 60 steps: the mean over three
+            near = [r["reward/mean"] for r in rl if abs(r["step"] - row["step"]) <= 1]
+            assert row["running mean"] == pytest.approx(np.mean(near))
+    x, y = np.exp(values(rows, "entropy/mean")), values(rows, "reward/mean")
+    points = training.the_law({"a": rows}).points
+    assert [(p["step"], p["exp(entropy)"], p["reward"]) for p in points] == list(zip(range(1, 61), x, y))
+    want = law.fit(values(rows, "entropy/mean"), y)
+    assert [p["law"] for p in points] == pytest.approx((want.b - want.a * x).tolist())
+    points, first = training.forecasts({"a": rows}).points, 9
+    for model, z in (
+        ("law: −exp(H)", -x),
+        ("log step", np.log(np.arange(1, 61))),
+        ("length", values(rows, "length/mean")),
+    ):
+        slope, intercept = np.polyfit(z[:first], y[:first], 1)
+        assert [p[model] for p in points] == pytest.approx((slope * z + intercept).tolist())
+    error = [p["law: −exp(H)"] - p["reward"] for p in points[first:]]
+    assert np.sqrt(np.mean(np.square(error))) == pytest.approx(training.forecasts({"a": rows}).table[0]["RMSE"])
+
+
+def test_the_tables_of_the_text_are_what_numpy_gives(rows):
+    tables = {figure.name: figure.table for figure in summary.figures({"a": rows})}
+    assert tables.keys() == {"spans", "evaluations", "laws", "predictions"}
+    assert len(tables["spans"]) == 10
+    for i, row in enumerate(tables["spans"]):
+        assert (row["from step"], row["to step"]) == (6 * i + 1, 6 * i + 6) and np.isnan(row["|grad|"])
+        assert row["reward"] == pytest.approx(values(rows, "reward/mean")[6 * i : 6 * i + 6].mean())
+    assert [(r["set"], r["step"], r["greedy accuracy"], r["low"]) for r in tables["evaluations"]] == [
+        ("eval/a", 0, 0.25, 8),
+        ("eval/b", 0, 0.5, 8),
+    ]
+    (only,) = tables["laws"]  # these rows have no mean over responses
+    want = law.fit(values(rows, "entropy/mean"), values(rows, "reward/mean"))
+    assert (only["a"], only["ceiling"], only["RMSE"]) == (want.a, want.ceiling, want.rmse)
+    exact, first, second = tables["predictions"]
+    assert exact["median |error| / |change|"] == pytest.approx(0.1) and exact["same sign"] == 1
+    assert (exact["correlation"], second["correlation"]) == (pytest.approx(1), pytest.approx(1))
+    assert (
+        exact["updates"] == 30 and exact["mean of the change"] == pytest.approx(-0.3) and np.isnan(first["correlation"])
+    )
 
 
 def test_the_law_is_that_of_law_fit(rows):

@@ -79,6 +79,20 @@ def _as_shown(cell):
     return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d+(e[-+]\d+)?|-?\d+e[-+]\d+", cell) else cell
 
 
+def test_every_number_of_the_text_is_in_a_table(report):
+    text, folder = report
+    names = ("spans", "evaluations", "laws", "predictions", "quadrants")
+    cells = [cell for name in names for row in table_of(folder, name) for cell in row.values()]
+    known = [float(cell) for cell in cells if re.fullmatch(r"[-+.\de]+", cell)]
+    found = re.findall(r"(-?\d+\.\d+(?:e[-+]\d+)?)(%?)", text.replace("[", " ").replace("-–", ""))
+    assert len(found) > 50
+    for number, percent in found:
+        value, digits = float(number), len(number.partition(".")[2].partition("e")[0])
+        scale = 100.0 if percent else 1.0
+        unit = 10.0**-digits * 10.0 ** int(number.partition("e")[2] or 0)
+        assert any(abs(scale * x - value) <= 0.5001 * unit for x in known), number
+
+
 def test_the_tables_are_the_runs_metrics(report, recorded):
     _, folder = report
     rows = jsonl.read(recorded / "metrics.jsonl")

@@ -1,6 +1,10 @@
 """The first recorded responses under later policies: the pure functions by hand, and a real run's own numbers."""
 
+import csv
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from entropy_rl import analyze
@@ -53,3 +57,37 @@ def test_the_page_of_a_rescored_run(real_run):
     table = (real_run / "report" / "tables" / "entropy_overlap.csv").read_text().splitlines()
     assert [line.split(",")[1:3] for line in table[1:]] == [["step 0", "2"], ["step 0", "4"], ["step 0", "6"]]
     assert "id='entropy_by_percentile'" in (real_run / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_without_an_earlier_checkpoint_the_start_is_the_recorded_entropy(real_run, tmp_path):
+    """The numbers of the two tables, from the Parquet file, the later policies' scores and plain sums."""
+    run = tmp_path / "run"
+    shutil.copytree(real_run, run)
+    for gone in (0, 2):
+        shutil.rmtree(run / "checkpoints" / str(gone))
+    analyze.report(str(run), rescore=True)
+    recorded = pd.read_parquet(run / "rollouts" / "step-00000003.parquet")
+    base = np.concatenate(recorded.entropy.to_list()).astype(np.float64)
+    later = {n: rescore.score(str(run), n, tokens.read(str(run), 3)).astype(np.float64) for n in (4, 6)}
+    n, places = -(-len(base) // 5), np.arange(len(base))
+    highest = [set(sorted(places, key=lambda i: (-x[i], i))[:n]) for x in (base, later[4], later[6])]
+    with (run / "report/tables/entropy_overlap.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["start"], row["step"]) for row in rows] == [
+        ("as recorded in step 3", "4"),
+        ("as recorded in step 3", "6"),
+    ]
+    for row, other in zip(rows, highest[1:], strict=True):
+        assert float(row["overlap"]) == len(highest[0] & other) / n
+        assert float(row["mean entropy at the start"]) == pytest.approx(base.mean(), rel=1e-6)
+        assert float(row["mean entropy"]) == pytest.approx(later[int(row["step"])].mean(), rel=1e-6)
+    with (run / "report/tables/entropy_by_percentile.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["step"] == "6"]
+    order, done = np.argsort(base, kind="stable"), 0
+    for row in rows:
+        part = order[done : done + int(row["tokens"])]
+        done += len(part)
+        assert float(row["mean before, nats"]) == pytest.approx(base[part].mean(), rel=1e-6)
+        assert float(row["mean change, nats"]) == pytest.approx((later[6] - base)[part].mean(), abs=1e-7)
+    assert done == len(base) and len(rows) == 20

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import recorded_runs
 
 from entropy_rl.report import recorded, token_figures, tokens, words
+from entropy_rl.report.figure import to_png, to_svg
 from entropy_rl.report.tokens import Step
 
 
@@ -95,11 +97,52 @@ def test_a_token_that_occurred_too_seldom_has_no_mean():
 
 
 def test_a_word_in_a_cloud_is_text():
-    table = [{"of": "<b>", "token": t, "count": 5, "mean entropy, nats": 1.0} for t in ("<script>", "  ", "\n", "\x00")]
-    made = words.cloud(table)
-    assert "<script" not in made and "<b>" not in made and ">&lt;script&gt;<" in made
-    assert ">␣␣<" in made and ">⏎<" in made and ">␀<" in made
+    token = [text for text in ("<script>", "  ", "\n", "\x00", "猫$\\x$", "]]>") for _ in range(5)]
+    made = words.words({"<b>": [step_of(np.linspace(0, 1, len(token)), token)]})[0]
+    drawn = to_svg(made)
+    assert "<script" not in drawn and "<b>" not in drawn and ">&lt;script&gt;<" in drawn and ">&lt;b&gt;" in drawn
+    assert ">␣␣<" in drawn and ">⏎<" in drawn and ">␀<" in drawn and "]]>" not in drawn.replace("]]&gt;", "")
+    assert "猫$\\x$" in drawn
+    assert to_png(made)[:4] == b"\x89PNG"  # and no warning of a letter that no font has
     assert words.visible("a\u2028\x7f\x85") == "a⏎␡␡"
+
+
+def test_a_cloud_grows_with_entropy_and_no_word_is_on_another():
+    rows = [{"token": "w" * (1 + i % 40), "mean entropy, nats": 3.0 - i / 50} for i in range(words.MOST)]
+    cloud, height = words.placed(rows)
+    assert [word.size for word in cloud] == sorted((word.size for word in cloud), reverse=True)
+    assert cloud[0].size > 2 * cloud[-1].size and max(len(word.text) for word in cloud) == 24
+    lines = {y: [word for word in cloud if word.y == y] for y in sorted({word.y for word in cloud})}
+    for line, below in zip(lines.values(), [*list(lines)[1:], height]):
+        assert all(word.y + word.size / 72 < below for word in line)
+        for word, right in zip(line, line[1:]):
+            assert word.x + 0.65 * len(word.text) * word.size / 72 < right.x
+        assert line[-1].x + 0.65 * len(line[-1].text) * line[-1].size / 72 <= 9
+    assert words.placed([]) == ([], 0.0)
+    same, _ = words.placed([{"token": "a", "mean entropy, nats": 0.0}] * 2)
+    assert same[0].size == same[1].size
+
+
+def test_a_file_that_is_no_record_of_the_run_is_named(made_up_run, tmp_path):
+    folder = tmp_path / "rollouts"
+    folder.mkdir()
+    pd.DataFrame({"step": [4], "entropy": [[0.5]]}).to_parquet(folder / "step-00000004.parquet")
+    with pytest.raises(
+        ValueError, match=r"step-00000004.parquet: no advantage, .*; not a file of this run\? Remove it"
+    ):
+        tokens.read(str(tmp_path), 4)
+    with pytest.raises(ValueError, match=r"step-00000004.parquet: no fate; not a file"):
+        tokens.fates(str(tmp_path), 4)
+    with pytest.raises(ValueError, match="the files of step 5 were removed meanwhile; make the report again"):
+        tokens.read(str(tmp_path), 5)
+
+
+def test_a_reward_that_is_not_known_is_null_for_the_viewer(tmp_path):
+    recorded_runs.write_run(tmp_path, 0, steps=(1,), unscored=3)
+    step = tokens.read(str(tmp_path), 1)
+    assert [row["reward"] for row in step.rows[-3:]] == [None] * 3 and step.rows[0]["reward"] is not None
+    older = step._replace(rows=[row | {"reward": float("nan"), "advantage": float("inf")} for row in step.rows])
+    assert '"reward": null, "advantage": null' in tokens.script("a", older)
 
 
 def test_words_in_a_table_are_one_line_each():

@@ -15,6 +15,7 @@ const report = (() => {
     entropy_gradient: "gradient of the entropy",
     fate: "fate",
   };
+  const COLOURS = ["entropy", "covariance", "advantage", "ratio", "fate"];
   const SHOWN_AT_ONCE = 200; // rows of the list
   let index = null;
   const steps = new Map(); // "run step" -> step
@@ -60,10 +61,7 @@ const report = (() => {
   function start(given) {
     index = given;
     for (const run of index.runs) $("run").append(element("option", run.name, { value: run.name }));
-    fromHash();
-    if (!index.runs.some((run) => run.name === chosen.run)) chosen.run = index.runs[0].name;
-    for (const name of ["entropy", "covariance", "advantage", "ratio", "fate"])
-      $("colour").append(element("option", LABELS[name], { value: name }));
+    for (const name of COLOURS) $("colour").append(element("option", LABELS[name], { value: name }));
     const control = (id, event, act) => $(id).addEventListener(event, () => (act($(id)), refresh()));
     control("run", "change", (box) => ((chosen.run = box.value), nearest(), reset()));
     control("step", "change", (box) => ((chosen.step = Number(box.value)), reset()));
@@ -77,7 +75,7 @@ const report = (() => {
     $("shown").addEventListener("click", (event) => select(event.target));
     $("shown").addEventListener("keydown", move);
     window.addEventListener("hashchange", () => (fromHash(), refresh()));
-    nearest();
+    fromHash();
     refresh();
   }
 
@@ -115,7 +113,8 @@ const report = (() => {
     made.rows = given.rows.map((row, i) => {
       const whole = { ...row, i, from: offset, to: (offset += row.length) };
       whole.entropy = mean(made.values.entropy, whole.from, whole.to);
-      whole.surprise = made.values.logp ? -mean(made.values.logp, whole.from, whole.to) : null;
+      const logp = made.values.logp ? mean(made.values.logp, whole.from, whole.to) : null;
+      whole.surprise = logp === null ? null : -logp;
       return whole;
     });
     made.most = {};
@@ -129,7 +128,7 @@ const report = (() => {
   function mean(values, from, to) {
     let sum = 0;
     for (let i = from; i < to; i++) sum += values[i];
-    return to > from ? sum / (to - from) : 0;
+    return to > from ? sum / (to - from) : null;
   }
 
   // The 99th percentile of the absolute values: one outlier does not bleach the others.
@@ -153,7 +152,11 @@ const report = (() => {
     load(chosen.run, chosen.step, (data) => {
       if (data.run !== chosen.run || data.step !== chosen.step) return;
       const rows = listed(data);
-      if (chosen.prompt === null && rows.length) Object.assign(chosen, { prompt: rows[0].prompt, sample: rows[0].sample });
+      const there = data.rows.filter((row) => row.prompt === chosen.prompt);
+      const first = there.length ? there[0] : rows[0]; // of a prompt or a sample that is not there
+      if (first && !there.some((row) => row.sample === chosen.sample))
+        Object.assign(chosen, { prompt: first.prompt, sample: first.sample, token: null });
+      toOthers();
       list(data, rows);
       show(data);
       toHash();
@@ -165,8 +168,8 @@ const report = (() => {
     const rows = data.rows.filter(
       (row) => !wanted || textOf(data, row).toLowerCase().includes(wanted) || data.questions[row.question].toLowerCase().includes(wanted),
     );
-    const by = { reward: (r) => r.reward ?? -Infinity, entropy: (r) => r.entropy, surprise: (r) => r.surprise, length: (r) => r.length };
-    if (by[chosen.sort]) rows.sort((a, b) => by[chosen.sort](b) - by[chosen.sort](a) || a.i - b.i);
+    const size = (row) => row[chosen.sort] ?? -Number.MAX_VALUE; // what was not measured: last
+    if (chosen.sort !== "order") rows.sort((a, b) => size(b) - size(a) || a.i - b.i);
     return rows;
   }
 
@@ -177,7 +180,7 @@ const report = (() => {
       if (current) button.setAttribute("aria-current", "true");
       button.append(
         element("span", `reward ${number(row.reward)} · entropy ${number(row.entropy)} · ${row.length} tokens`, { className: "facts" }),
-        element("span", visible(textOf(data, row).slice(0, 90)), { className: "start" }),
+        element("span", visible(textOf(data, row).slice(0, 90).replace(/[\ud800-\udbff]$/, "")), { className: "start" }),
       );
       button.addEventListener("click", () => {
         Object.assign(chosen, { prompt: row.prompt, sample: row.sample, token: null });
@@ -234,10 +237,11 @@ const report = (() => {
       cells.forEach((cell, i) => row.append(element(i ? tag : "th", cell, i ? {} : { scope: "row" })));
       table.append(row);
     };
-    line(["mean of the group", `step ${data.step}`, `step ${other.step}`, "difference"], "th");
+    line(["mean of the group", `${data.run}, step ${data.step}`, `${other.run}, step ${other.step}`, "difference"], "th");
     for (const name of ["reward", "entropy", "surprise", "length"]) {
-      const [a, b] = [here, there].map((rows) => rows.reduce((sum, row) => sum + (row[name] ?? 0), 0) / rows.length);
-      line([name, number(a), number(b), number(b - a)], "td");
+      const measured = (rows) => rows.map((row) => row[name]).filter((x) => x !== null);
+      const [a, b] = [here, there].map((rows) => mean(measured(rows), 0, measured(rows).length));
+      line([name, number(a), number(b), number(a === null || b === null ? null : b - a)], "td");
     }
     return table;
   }
@@ -279,6 +283,7 @@ const report = (() => {
     box.setAttribute("aria-label", `sample ${row.sample}; arrow keys go from token to token`);
     const facts = [`sample ${row.sample}`, `reward ${number(row.reward)}`, `advantage ${number(row.advantage)}`];
     facts.push(`entropy ${number(row.entropy)}`, `${row.length} tokens`, row.finished ? "" : "cut");
+    if (row.update) facts.push(`update ${row.update + 1} of the step`); // a turn of a method has the same responses again
     box.append(element("p", facts.filter(Boolean).join(" · "), { className: "facts" }));
     const text = element("div", undefined, { className: "text" });
     box.dataset.row = row.i;
@@ -374,10 +379,20 @@ const report = (() => {
   function toControls() {
     const options = runOf(chosen.run).steps.map((s) => element("option", `${s.step}`, { value: s.step }));
     $("step").replaceChildren(...options);
-    const others = index.runs.flatMap((run) => run.steps.map((s) => ({ name: key(run.name, s.step), text: `${run.name}, step ${s.step}` })));
-    $("against").replaceChildren(element("option", "nothing", { value: "" }), ...others.map((o) => element("option", o.text, { value: o.name })));
-    for (const id of ["run", "step", "against", "colour", "sort", "search"]) $(id).value = chosen[id];
+    for (const id of ["run", "step", "colour", "sort", "search"]) $(id).value = chosen[id];
     $("group").checked = chosen.group;
+  }
+
+  // What may be beside: first the steps that have the same problem.
+  function toOthers() {
+    const groups = [element("optgroup", undefined, { label: "with this problem" }), element("optgroup", undefined, { label: "without it" })];
+    for (const run of index.runs)
+      for (const s of run.steps)
+        if (run.name !== chosen.run || s.step !== chosen.step)
+          groups[s.prompts.includes(chosen.prompt) ? 0 : 1].append(element("option", `${run.name}, step ${s.step}`, { value: key(run.name, s.step) }));
+    $("against").replaceChildren(element("option", "nothing", { value: "" }), ...groups.filter((group) => group.childElementCount));
+    if (chosen.against === key(chosen.run, chosen.step)) chosen.against = "";
+    $("against").value = chosen.against;
   }
 
   function toHash() {
@@ -390,9 +405,17 @@ const report = (() => {
 
   function fromHash() {
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const name of ["run", "colour", "sort", "search", "against"]) if (given.has(name)) chosen[name] = given.get(name);
-    for (const name of ["step", "prompt", "sample", "token"]) if (given.has(name)) chosen[name] = Number(given.get(name));
+    const among = (name, values, otherwise) => (values.includes(given.get(name)) ? given.get(name) : otherwise);
+    const whole = (name) => (/^\d{1,10}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+    const places = index.runs.flatMap((run) => run.steps.map((s) => key(run.name, s.step)));
+    chosen.run = among("run", index.runs.map((run) => run.name), index.runs[0].name);
+    chosen.colour = among("colour", COLOURS, "entropy");
+    chosen.sort = among("sort", Array.from($("sort").options, (option) => option.value), "order");
+    chosen.against = among("against", places, "");
+    chosen.search = given.get("search") ?? "";
+    for (const name of ["step", "prompt", "sample", "token"]) chosen[name] = whole(name);
     chosen.group = given.get("group") === "1";
+    nearest();
   }
 
   return { start, add };
