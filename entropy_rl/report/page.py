@@ -64,14 +64,15 @@ def write(
         file = f"data/text{number}.js"
         _write(folder / file, tokens.script(name, step))
         scripts[name] = [tokens.listed(step, file)]
+    drawings = {figure.name: to_svg(figure) for figure in figures if figure.draw is not None}
     for figure in figures:
         _write(folder / "tables" / f"{figure.name}.csv", to_csv(figure.table))
         if figure.points:
             _write(folder / "tables" / f"{figure.name}_points.csv", to_csv(figure.points))
         if figure.draw is not None:
             (folder / "figures" / f"{figure.name}.png").write_bytes(to_png(figure))
-            _write(folder / "figures" / f"{figure.name}.svg", to_svg(figure))
-    parts = [f"<h1>{_escape(title)}</h1>", *map(_section, figures)]
+            _write(folder / "figures" / f"{figure.name}.svg", drawings[figure.name])
+    parts = [f"<h1>{_escape(title)}</h1>", *(_section(figure, drawings.get(figure.name, "")) for figure in figures)]
     if scripts:
         _write(folder / "data" / "index.js", tokens.index_script(scripts))
         parts.append(f"{_VIEWER}<script>{_asset('report.js')}</script><script src=data/index.js></script>")
@@ -92,14 +93,13 @@ def _write_tokens(folder: epath.Path, workdirs: Mapping[str, str]) -> Iterator[t
         yield name, listed
 
 
-def _section(figure: Figure) -> str:
+def _section(figure: Figure, drawn: str) -> str:
     links = [f"<a href='tables/{figure.name}.csv'>CSV</a>"]
     if figure.points:
         links.append(f"<a href='tables/{figure.name}_points.csv'>CSV of the points</a>")
-    drawn = ""
-    if figure.draw is not None:
+    if drawn:
         links = [f"<a href='figures/{figure.name}.{kind}'>{kind.upper()}</a>" for kind in ("png", "svg")] + links
-        drawn = f"<div class=scroll tabindex=0>{to_svg(figure)}</div>"
+        drawn = f"<div class=scroll tabindex=0>{drawn}</div>"
     source = f" <span class=source>Compare {_escape(figure.source)}.</span>" if figure.source else ""
     table = ""
     if figure.draw is None or len(figure.table) <= _MOST_ROWS:

@@ -118,7 +118,7 @@ def predictions(rows: Rows) -> list[dict[str, Any]]:
     for name, key in (PREDICTIONS | later).items():
         guess = np.array([r[f"entropy/delta_{key}"] for r in rows], float)
         error = np.median(np.abs(guess - measured) / np.maximum(np.abs(measured), 1e-30))
-        flat = min(guess.std(), measured.std()) == 0
+        flat = min(np.ptp(guess), np.ptp(measured)) == 0
         found.append(
             {"prediction": name, "updates": len(rows), "mean": guess.mean(), "mean of the change": measured.mean()}
             | {"mean size of the change": np.abs(measured).mean(), "median |error| / |change|": error}

@@ -159,4 +159,4 @@ def test_the_files_of_every_figure(rows):
 
 def test_csv_of_what_was_not_measured():
     assert to_csv([{"a": None, "b": math.nan}, {"b": 0.1, "c": "x,y"}]) == 'a,b,c\n,,\n,0.1,"x,y"\n'
-    assert Figure("a", "", "", "", []).body == ""
+    assert Figure("a", "", "", "", []).points == ()
