@@ -178,6 +178,7 @@ def named(sources: Sequence[str]) -> dict[str, str]:
     paths = list(once.values())
     short = [epath.Path(path).name for path in paths]
     short = [name if name not in ("", "..") else epath.Path(path).resolve().name for name, path in zip(short, paths)]
+    short = [f"./{name}" if name.startswith("_") else name for name in short]  # which legends would leave out
     return {name if short.count(name) == 1 else path: path for name, path in zip(short, paths)}
 
 

@@ -47,6 +47,22 @@ def test_a_run_is_named_by_its_folder_from_within_it_too(tmp_path, monkeypatch):
     assert analyze.named([run, f"{run}/"]) == {"grpo": run}
 
 
+def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legends(tmp_path):
+    run = write_run(tmp_path / "_a")
+    analyze.report(run, [write_run(tmp_path / "b")])
+    assert ">./_a<" in (tmp_path / "_a/report/figures/law.svg").read_text()
+
+
+def test_a_run_that_does_not_change_has_its_page(tmp_path):
+    """Rewards and entropies of one value: nothing to fit, and no warning."""
+    run = tmp_path / "a"
+    run.mkdir()
+    rows = [{"step": i, "reward/mean": 1.0, "entropy/mean": 0.0, "length/mean": 3.0} for i in range(1, 31)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "law R = −a·exp(H) + b: " in analyze.report(str(run))
+    assert (run / "report/figures/forecast.png").exists()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -110,6 +126,7 @@ def test_a_directory_without_a_run_is_an_error(tmp_path):
     "change, message",
     [
         ({"step": None}, "step is None, expected an int"),
+        ({"reward/mean": math.nan}, r"not JSON \(NaN is no number of JSON; a value that was not measured is null"),
         ({"reward/mean": "high"}, "reward/mean is 'high', expected a number or null"),
         ({"eval/sum/accuracy": 0.5}, "no eval/sum/low, eval/sum/high, eval/sum/problems; put the line back"),
         ({"entropy/delta": 0.5}, "no entropy/delta_predicted, entropy/delta_thm1, .*quadrant/"),

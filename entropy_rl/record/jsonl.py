@@ -116,6 +116,10 @@ def parts(path: epath.Path) -> list[epath.Path]:
     return sorted((p for p in numbered if p.name.rpartition(".")[2].isdigit()), key=lambda p: p.name)
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON; a value that was not measured is null")
+
+
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -124,7 +128,7 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 logging.warning("%s: torn (%d bytes without a newline), dropped", place, len(line))
                 return
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_refuse)
             except ValueError as error:
                 raise ValueError(f"{place}: not JSON ({error})") from error
             if not isinstance(row, dict):

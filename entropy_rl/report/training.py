@@ -155,7 +155,8 @@ def forecasts(runs: Runs) -> Figure:
         panels[0].set(ylabel="reward")
         rewards = np.concatenate([p["reward"] for p, _ in lines.values()])
         low, high = rewards.min(), rewards.max()
-        panels[0].set_ylim(low - 0.3 * (high - low), high + 0.5 * (high - low))
+        room = high - low or 1.0
+        panels[0].set_ylim(low - 0.3 * room, high + 0.5 * room)
         panels[0].legend(frameon=False, fontsize="small")
 
     return Figure(

@@ -245,8 +245,7 @@ def test_beside_lists_where_the_problem_is_and_differences_leave_out_what_is_not
     choose(browser, "run", "b")
     last = [box.text for box in find(browser, "#list .facts")][-2:]
     assert all("reward –" in text for text in last)
-    choose(browser, "run", "a")
-    choose(browser, "against", "c 1")
+    opened(browser, tmp_path / "page" / "index.html", fragment=f"#run=a&prompt={N}&sample=0&against=c+1")
     wait(
         browser, lambda: "not drawn, or not recorded" in (find(browser, ".other") or [find(browser, "body")[0]])[0].text
     )
