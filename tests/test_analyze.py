@@ -50,7 +50,7 @@ def test_a_run_is_named_by_its_folder_from_within_it_too(tmp_path, monkeypatch):
 def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legends(tmp_path):
     run = write_run(tmp_path / "_a")
     analyze.report(run, [write_run(tmp_path / "b")])
-    assert ">./_a<" in (tmp_path / "_a/report/figures/law.svg").read_text()
+    assert ">./_a<" in (tmp_path / "_a/report/figures/curves.svg").read_text()
 
 
 def test_a_run_that_does_not_change_has_its_page(tmp_path):
