@@ -17,6 +17,7 @@ from entropy_rl.data.prompts import check_templates
 from entropy_rl.evaluation.in_training import Examiner
 from entropy_rl.model.transformer import Params
 from entropy_rl.objective import advantages
+from entropy_rl.policy import config_of
 from entropy_rl.record import metrics, trackers
 from entropy_rl.record.checkpoint import Checkpoints
 from entropy_rl.record.hf_folders import HfFolders
@@ -132,7 +133,7 @@ def check_same_warm_up(c: ConfigDict, warm_up_of: str) -> None:
     Raises:
         ValueError: The other run has no warm-up, or another one; names the settings that differ.
     """
-    own, other = (warmup.settings_of(x) for x in (c.to_dict(), metrics.read_config(warm_up_of)))
+    own, other = (warmup.settings_of(x.to_dict()) for x in (c, config_of(warm_up_of)))
     if not c.warmup.updates:
         raise ValueError(f"--warm_up_of={warm_up_of}: this run has no warm-up (warmup.updates=0)")
     if differ := [key for key in own if own[key] != other[key]]:

@@ -39,8 +39,7 @@ def check(c: ConfigDict) -> None:
     _check_train(c.train, c.rollout.prompts)
     if c.warmup.batch % c.warmup.micro_batches:
         raise ValueError(f"warmup.micro_batches={c.warmup.micro_batches} must divide warmup.batch={c.warmup.batch}")
-    if c.optim.name == "sgd" and c.optim.weight_decay:
-        raise ValueError(f"optim.weight_decay={c.optim.weight_decay} is not read by sgd; set it to 0, or use adamw")
+    _check_optim(c.optim)
     check_reward(c.reward, c.rollout.max_tokens)
     check_control(c.reward, c.rollout.refills)
     check_algo(c.algo, c.train, c.rollout)
@@ -83,6 +82,16 @@ def _check_train(train: ConfigDict, prompts: int) -> None:
         raise ValueError(
             f"train.micro_batches={train.micro_batches} must divide the {per_update} prompts of an update "
             "(rollout.prompts / train.updates_per_rollout)"
+        )
+
+
+def _check_optim(optim: ConfigDict) -> None:
+    if optim.name == "sgd" and optim.weight_decay:
+        raise ValueError(f"optim.weight_decay={optim.weight_decay} is not read by sgd; set it to 0, or use adamw")
+    if optim.name in ("sgd", "adafactor") and optim.mu_dtype != "float32":
+        raise ValueError(
+            f"optim.mu_dtype={optim.mu_dtype!r} is not read by {optim.name}, which keeps no mean of the gradients; set "
+            "it to 'float32', or use adamw, lion or muon"
         )
 
 

@@ -44,6 +44,11 @@ FIELDS: dict[str, Field] = {
         one_of("auto", "float32", "bfloat16", "bfloat16_float32_head"),
         "of the computation; auto: bfloat16 if the accelerator has it; the last: float32 for the logits' product alone",
     ),
+    "model.param_dtype": Field(
+        "float32",
+        one_of("float32", "bfloat16"),
+        "of the parameters and their gradients; bfloat16 takes half the memory, and steps are rounded stochastically",
+    ),
     "model.remat": Field(
         "dots", one_of("none", "full", "dots"), "what backward recomputes: full: each block; dots: all but products"
     ),
@@ -138,13 +143,25 @@ FIELDS: dict[str, Field] = {
     "warmup.misread_rate": Field(0.0, _PROBABILITY, "probability that a worked solution reads every minus as a plus"),
     # the optimiser; algo, the method, comes from recipes.py
     "optim.name": Field(
-        "adamw", one_of("adamw", "sgd"), "sgd, which the theorems assume, reads lr, warmup_updates and grad_clip"
+        "adamw",
+        one_of("adamw", "adafactor", "lion", "muon", "sgd"),
+        "adafactor keeps no mean; muon is AdamW for what is no matrix; sgd, which the theorems assume, keeps nothing",
     ),
-    "optim.lr": Field(1e-6, _FROM_0, "learning rate"),
+    "optim.lr": Field(
+        1e-6, _FROM_0, "learning rate; of lion a third to a tenth of AdamW's, of adafactor and muon the same"
+    ),
     "optim.warmup_updates": Field(0, _AT_LEAST_0, "linear, from 0"),
-    "optim.b1": Field(0.9, number(least=0, below=1), "decay of AdamW's mean"),
-    "optim.b2": Field(0.999, number(least=0, below=1), "decay of AdamW's second moment"),
-    "optim.eps": Field(1e-8, _ABOVE_0, "added to AdamW's root"),
+    "optim.schedule": Field(
+        "constant", one_of("constant", "linear", "cosine"), "after the warm-up: falls to 0 at the end of train.steps"
+    ),
+    "optim.b1": Field(0.9, number(least=0, below=1), "of adamw, muon's AdamW and lion: decay of the mean"),
+    "optim.b2": Field(
+        0.999, number(least=0, below=1), "of adamw and muon's AdamW: decay of the second moment; lion: 0.99 is usual"
+    ),
+    "optim.eps": Field(1e-8, _ABOVE_0, "of adamw and muon: added to the root"),
+    "optim.mu_dtype": Field(
+        "float32", one_of("float32", "bfloat16"), "of the mean that adamw, lion and muon keep of the gradients"
+    ),
     "optim.weight_decay": Field(0.0, _FROM_0, "per update, times the learning rate"),
     "optim.grad_clip": Field(1.0, _ABOVE_0, "global norm"),
     "optim.max_skipped": Field(

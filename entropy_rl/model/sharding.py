@@ -61,10 +61,17 @@ def param_shardings(cfg: ModelConfig, mesh: Mesh, table: Rules) -> Params:
 
 
 def like_params(tree: Any, params: Params, shardings: Params, mesh: Mesh) -> Any:
-    """Shardings for an optimiser's state: those of the parameters for sub-trees shaped like them, others replicated."""
-    outline: Any = jax.tree.structure(params)
+    """Shardings for an optimiser's state: a parameter's for what has its path's end and its shape, others replicated.
 
-    def is_params(x: Any) -> bool:
-        return outline == jax.tree.structure(x)
+    So the moments of a part of the parameters, which is what Muon keeps, are found too. What is replicated is small:
+    counts, and Adafactor's sums over rows and columns.
+    """
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    known = {path: (x.shape, place) for (path, x), place in zip(paths, jax.tree.leaves(shardings), strict=True)}
 
-    return jax.tree.map(lambda x: shardings if is_params(x) else replicated(mesh), tree, is_leaf=is_params)
+    def place(path: tuple[Any, ...], x: Any) -> Any:
+        ends = (path[i:] for i in range(len(path)))
+        shape, sharding = next((known[end] for end in ends if end in known), (None, None))
+        return sharding if x.shape == shape else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,6 +1,7 @@
 """The report for GPUs, by arithmetic alone: nothing is compiled, and what only a compiler knows is left out."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,24 +130,30 @@ def _seconds(run: Run, topology: Topology, shape: _Shape, done: float, passes: i
     """The time of `done` FLOPs per GPU, while parameters are gathered and their gradient is reduced.
 
     For every piece, each pass gathers the parameters once in the compute dtype, and the gradient is reduced once in
-    float32. Attention counts in its plain form, which computes above the diagonal too.
+    that of the parameters. Attention counts in its plain form, which computes above the diagonal too.
     """
     _, fsdp, tensor = shape
-    params = bytes_per_chip(run.engine.abstract_state.params)
-    sent = run.pieces * params / tensor * (passes * _width(run) / 4 + 1) * (fsdp - 1) / fsdp
+    params = run.engine.abstract_state.params
+    pieces = passes * _numbers(params) * _width(run) + bytes_per_chip(params)
+    sent = run.pieces * pieces / tensor * (fsdp - 1) / fsdp
     return Seconds(compute=done / topology.chip.flops, memory=0.0, wires=sent / topology.chip.links, exposed=0.0)
 
 
 def _sampling_weights(run: Run, rollout_tensor: int, shape: _Shape, sampling: _Shape) -> float:
     """Bytes per GPU of the weights that sampling reads: gathered over fsdp if `rollout.tensor` is set."""
     parts = sampling[2] if rollout_tensor else shape[1] * shape[2]
-    return bytes_per_chip(run.engine.abstract_state.params) / parts * _width(run) / 4
+    return _numbers(run.engine.abstract_state.params) / parts * _width(run)
 
 
 def _cache(run: Run, sampling: _Shape) -> float:
     """Bytes per GPU of the KV cache. Its heads are split over `tensor` if their number allows it."""
     data, fsdp, tensor = sampling
     return cache_bytes(run) / (data * fsdp) / (tensor if run.engine.model_config.n_kv_heads % tensor == 0 else 1)
+
+
+def _numbers(tree: Any) -> int:
+    """How many numbers the leaves hold."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def _width(run: Run) -> int:

@@ -249,7 +249,7 @@ def check_config(
         workdir: the run directory. If it has no config.json, there is nothing to compare. A field that its config.json
             lacks has its default there.
         config: the configuration as nested dicts.
-        free: patterns (fnmatch) of the dotted keys that may differ.
+        free: patterns (fnmatch) of the dotted keys that may differ; not train.steps if optim.schedule falls over it.
         force: return the differences instead of raising an error.
 
     Returns:
@@ -261,13 +261,16 @@ def check_config(
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         return []
-    now = _flat(json.loads(json.dumps(config)))
+    now, why = _flat(json.loads(json.dumps(config))), {}
+    if now.get("optim.schedule", "constant") != "constant":
+        free = [key for key in free if key != "train.steps"]
+        why = {"train.steps": f" (optim.schedule={now['optim.schedule']!r} falls over its updates)"}
     default = _flat(json.loads(json.dumps(config_lib.default().to_dict())))
     # a run of an earlier version lacks the newer fields, and did what their defaults mean
     before = {key: default[key] for key in now.keys() & default.keys()} | _flat(read_config(workdir))
     absent = "(absent)"
     differences = [
-        f"{key}: {before.get(key, absent)!r} in the run, {now.get(key, absent)!r} now"
+        f"{key}: {before.get(key, absent)!r} in the run, {now.get(key, absent)!r} now{why.get(key, '')}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, absent) != now.get(key, absent) and not _is_free(key, free)
     ]

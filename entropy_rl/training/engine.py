@@ -33,8 +33,9 @@ from entropy_rl.sampling.remote import ServerSampler
 from entropy_rl.token_transforms.chain import ChainState
 from entropy_rl.training.batch import Batch, TrainState, cut, lay_out
 from entropy_rl.training.measure import measured_step
-from entropy_rl.training.optimizer import optimizer_of, rate_of
+from entropy_rl.training.optimizer import optimizer_of, rate_of, updates_of
 from entropy_rl.training.packing import Plan
+from entropy_rl.training.rounding import in_float32
 from entropy_rl.training.scoring import score
 from entropy_rl.training.update import Method, Metrics, train_step
 
@@ -51,7 +52,7 @@ class Loaded(NamedTuple):
     Attributes:
         model_config: the decoder's shape.
         tokenizer: a transformers tokenizer.
-        weights: shardings -> the float32 parameters, made or read, each placed as its sharding says.
+        weights: shardings -> the parameters in `model.param_dtype`, made or read, each placed as its sharding says.
     """
 
     model_config: ModelConfig
@@ -70,12 +71,18 @@ def load(model: ConfigDict, seed: int) -> Loaded:
         ValueError: The source cannot be opened, see `model/source.py: open_model`.
     """
     if model.source != "tiny":
-        return Loaded(*open_model(model.source))
+        model_config, tokenizer, read = open_model(model.source)
+        return Loaded(model_config, tokenizer, functools.partial(read, dtype=jnp.dtype(model.param_dtype)))
     shape = model.tiny.to_dict()
     tokenizer = tiny_tokenizer(shape.pop("words"))
     model_config = ModelConfig(len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **shape)
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    return Loaded(model_config, tokenizer, lambda shardings: jax.device_put(init_params(model_config, key), shardings))
+
+    def weights(shardings: Shardings) -> Params:
+        made = init_params(model_config, key)
+        return jax.device_put(jax.tree.map(lambda x: x.astype(model.param_dtype), made), shardings)
+
+    return Loaded(model_config, tokenizer, weights)
 
 
 def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Method:
@@ -171,7 +178,10 @@ class Engine:
 
         shape = prompts * samples, c.rollout.max_tokens
         init = functools.partial(init_state, method, optimizer, shape)
-        abstract = jax.eval_shape(init, abstract_params(model_config))
+        params = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, c.model.param_dtype), abstract_params(model_config)
+        )
+        abstract = jax.eval_shape(init, params)
         state = state_shardings(abstract, self.params_sharding, mesh)
         self.abstract_state: TrainState = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, state
@@ -192,7 +202,7 @@ class Engine:
         fixed = self.model, method, optimizer, self.micro_batches
         self.jitted_update = update_jit(functools.partial(train_step, *fixed))
         self.jitted_measured_update = update_jit(
-            functools.partial(measured_step, *fixed, functools.partial(rate_of, c.optim))
+            functools.partial(measured_step, *fixed, functools.partial(rate_of, c.optim, updates=updates_of(c)))
         )
 
     @classmethod
@@ -208,7 +218,8 @@ class Engine:
             mesh: the run's mesh, see `mesh_of`.
         """
         method = method_of(c.algo, c.rollout, c.train)._replace(records=c.log.rollouts > 0)
-        return cls(c, model_config, tokenizer, mesh, method, optimizer_of(c.optim), c.rollout.samples)
+        optimizer = optimizer_of(c.optim, updates_of(c))
+        return cls(c, model_config, tokenizer, mesh, method, optimizer, c.rollout.samples)
 
     @property
     def mesh(self) -> Mesh:
@@ -290,7 +301,7 @@ def init_state(
     """The state before step 1, for updates of [B, T] = `shape`."""
     zero = jnp.zeros((), jnp.int32)
     ref = jax.tree.map(jnp.copy, params) if method.needs_ref else None
-    return TrainState(zero, params, optimizer.init(params), init_token_state(method, shape), zero, ref)
+    return TrainState(zero, params, optimizer.init(in_float32(params)), init_token_state(method, shape), zero, ref)
 
 
 def init_token_state(method: Method, shape: tuple[int, int]) -> ChainState:

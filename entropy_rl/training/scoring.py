@@ -150,7 +150,8 @@ def pulled_along(p: Pieces, params: Params, g: TokenGrads, step: Params) -> Arra
     """
 
     def along(gradient: Params) -> Array:
-        return sum(jax.tree.leaves(jax.tree.map(lambda d, s: jnp.sum(d * s), gradient, step)), jnp.float32(0))
+        products = jax.tree.map(lambda d, s: jnp.sum(d.astype(jnp.float32) * s), gradient, step)
+        return sum(jax.tree.leaves(products), jnp.float32(0))
 
     return _over_pieces(p, params, g, along, jnp.add, lambda: jnp.float32(0))
 

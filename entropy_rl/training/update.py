@@ -20,6 +20,7 @@ from entropy_rl.stats import masked
 from entropy_rl.stats.divergence import clamped
 from entropy_rl.token_transforms.chain import Chain
 from entropy_rl.token_transforms.schedule import Schedule
+from entropy_rl.training import rounding
 from entropy_rl.training.batch import Batch, TrainState
 from entropy_rl.training.scoring import pieces, pull, pull_back, score, token_stats
 
@@ -263,11 +264,12 @@ def train_step(
     An update whose gradient is not finite changes nothing but `skipped`.
     """
     grads, token_state, metrics = gradients(model, method, micro_batches, state, batch, key, on_policy)
+    grads = rounding.in_float32(grads)
     norm = optax.tree.norm(grads)
 
     finite = jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new = optax.apply_updates(state.params, updates), opt_state, token_state
+    updates, opt_state = optimizer.update(grads, state.opt_state, rounding.in_float32(state.params))
+    new = rounding.moved(state.params, updates, key), opt_state, token_state
 
     def keep(new: Array, old: Array) -> Array:
         # element by element, so that the donated state is written in place: a branch would hold it twice

@@ -68,6 +68,10 @@ class Lessons:
             made.tokens[row, : len(ids)], made.mask[row, : len(ids)] = ids, 1
         return Batch.of(Prompts(*self._encoder(problems), uid), made, uid=uid)
 
+    def key(self, i: int) -> jax.Array:
+        """Update i's key, which only the rounding of bfloat16 parameters draws from."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), 2), i)
+
     def solution(self, problem: Problem, i: int) -> list[int]:
         """The tokens of a worked solution and the end of sequence.
 
@@ -172,7 +176,7 @@ def run(
             keeper.spent()
             # several pieces take their statistics from a forward pass, which an on-policy update would leave out
             one_piece = batch.packed is None and engine.micro_batches == 1
-            state, metrics = engine.update(state, batch, jax.random.key(0), on_policy=one_piece)
+            state, metrics = engine.update(state, batch, lessons.key(i), on_policy=one_piece)
             losses = [*losses, float(metrics["loss"])][-reported:]  # waits for the update
             if int(state.skipped) > max_skipped:
                 raise RuntimeError(

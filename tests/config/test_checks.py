@@ -22,7 +22,10 @@ from entropy_rl.training import engine
         ({"algo.scope": "microbatch"}, r"algo.scope='microbatch' with train.micro_batches=1 is the same as 'global'"),
         ({"train.layout": "rows"}, r"train.layout='rows' must be one of auto, group, packed"),
         ({"model.remat": "all"}, r"model.remat='all' must be one of none, full, dots"),
-        ({"optim.name": "lion"}, r"optim.name='lion' must be one of adamw, sgd"),
+        ({"optim.name": "adam"}, r"optim.name='adam' must be one of adamw, adafactor, lion, muon, sgd"),
+        ({"optim.name": "adafactor", "optim.mu_dtype": "bfloat16"}, r"optim.mu_dtype='bfloat16' is not read by adafa"),
+        ({"optim.schedule": "step"}, r"optim.schedule='step' must be one of constant, linear, cosine"),
+        ({"model.param_dtype": "float16"}, r"model.param_dtype='float16' must be one of float32, bfloat16"),
         ({"optim.name": "sgd", "optim.weight_decay": 0.1}, r"optim.weight_decay=0.1 is not read by sgd"),
         ({"eval.every": -1}, r"eval.every=-1 must be 0 or above"),
         (

@@ -290,3 +290,19 @@ def test_a_field_that_an_older_run_lacks_has_its_default_there(tmp_path):
     now.optim.max_skipped = 9
     with pytest.raises(ValueError, match=r"optim.max_skipped: 3 in the run, 9 now"):
         check_config(tmp_path, now.to_dict())
+
+
+def test_a_run_whose_rate_falls_over_its_steps_keeps_their_number(tmp_path):
+    now = config.default()
+    RunLog(tmp_path, None).config(now.to_dict())
+    now.train.steps += 1
+    assert check_config(tmp_path, now.to_dict()) == []
+    now.train.steps -= 1
+    now.optim.schedule = "linear"
+    RunLog(tmp_path, None).config(now.to_dict())
+    assert check_config(tmp_path, now.to_dict()) == []
+    now.train.steps += 1
+    with pytest.raises(
+        ValueError, match=r"train.steps: 100 in the run, 101 now \(optim.schedule='linear' falls over its"
+    ):
+        check_config(tmp_path, now.to_dict())
