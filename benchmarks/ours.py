@@ -49,8 +49,10 @@ def build(options: argparse.Namespace) -> tuple[Engine, Params]:
     c.train.updates_per_rollout, c.train.micro_batches = 1, options.micro
     c.data.max_prompt_len, c.mesh.data, c.train.layout = options.prompt, 1, "group"
     c.model.remat, c.model.dtype = options.remat, options.dtype
+    c.model.lora.rank = options.lora
     config.apply_recipe(c, options.method)
-    model_config, tokenizer, weights = open_shape(options.shape)
+    opened = engine_lib.load(c.model, c.seed) if options.shape == "smollm2" else open_shape(options.shape)
+    model_config, tokenizer, weights = opened
     method = engine_lib.method_of(c.algo, c.rollout, c.train)
     if options.transforms:
         specs = json.loads(options.transforms)
@@ -223,7 +225,7 @@ def train(options: argparse.Namespace) -> common.Result:
     batch = batch_of(options, engine.model_config.vocab_size)
     with engine.on_mesh():
         state = engine.init(params)
-        loaded = common.memory_mb() - 8 * sum(x.size for x in jax.tree.leaves(state.params)) / 2**20
+        loaded = common.memory_mb() - sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) / 2**20
 
         def run() -> object:
             nonlocal state
@@ -272,6 +274,7 @@ def main() -> None:
         "--transforms", help='in place of the method\'s, as JSON: [["clip_cov", {"fraction": 1e-3}], …]'
     )
     parser.add_argument("--micro", type=int, default=1)
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters, in `train` and `score` of smollm2")
     parser.add_argument("--remat", default="dots", choices=("none", "full", "dots"))
     parser.add_argument("--fixed", action="store_true", help="rollouts in one batch until its last response ends")
     parser.add_argument("--repeats", type=int, default=3)

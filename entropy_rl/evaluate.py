@@ -102,7 +102,7 @@ class Opened(NamedTuple):
 def opened(request: Request, source: str, step: int | None = None) -> Opened:
     """A policy whose responses are made on the mesh here, or by the request's server; `step`: as `Request.chosen`."""
     from entropy_rl import policy
-    from entropy_rl.model.precision import held_in
+    from entropy_rl.model.precision import head_dtype, held_in
     from entropy_rl.model.source import open_model
     from entropy_rl.model.transformer import dtype_of_head
     from entropy_rl.training.engine import Engine
@@ -112,7 +112,7 @@ def opened(request: Request, source: str, step: int | None = None) -> Opened:
         return _opened_on_server(request, source, step)
     mesh = mesh_of(c)
     if policy.is_run(source):
-        model_config, tokenizer, params = policy.read_run(source, mesh, step)
+        model_config, tokenizer, params = policy.read_run(source, mesh, step, head_dtype(c.model.dtype))
         engine = Engine.of(c, model_config, tokenizer, mesh)
         params = held_in(dtype_of_head(engine.model), params)
     else:

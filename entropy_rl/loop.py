@@ -32,6 +32,7 @@ from entropy_rl.runtime.files import expand
 from entropy_rl.runtime.profile import Profiler
 from entropy_rl.start import Desk, Setup, begin, check_directory, check_same_warm_up, conclude, due, prepare, resume
 from entropy_rl.training import checks
+from entropy_rl.training import engine as engine_lib
 from entropy_rl.training.batch import Batch, TrainState, in_turn
 from entropy_rl.training.engine import Engine
 from entropy_rl.training.experience import Collector, Experience, refill
@@ -86,7 +87,8 @@ def run(c: ConfigDict, workdir: str, force: bool = False, profile: int = 0, warm
             rollouts.resume(0 if begins_at is None else begins_at)
             examiner = Examiner(engine, setup.tokenizer, c.eval, setup.encoder, sources.evals, grader)
             hf_every, model_config = c.checkpoint.hf_every, engine.model_config
-            folders = HfFolders(workdir, hf_every, c.train.steps, model_config, setup.tokenizer, lock)
+            base = engine_lib.base_of(c.model)
+            folders = HfFolders(workdir, hf_every, c.train.steps, model_config, setup.tokenizer, lock, base)
             desk = Desk(log, rollouts, keeper, lock, examiner, clock, show, stop, folders)
             state, start = (
                 begin(setup, desk, warmed, force, warm_up_of) if restored is None else resume(c, desk, *restored)
@@ -180,7 +182,7 @@ def with_old_logp(engine: Engine, state: TrainState, parts: list[Batch]) -> list
     The old ones are needed where the sampler's do not serve.
     """
     if state.ref is not None:
-        scored = [engine.score(state.ref, part) for part in parts]
+        scored = [engine.score(engine.reference(state), part) for part in parts]
         parts = [part._replace(ref_logp=r[0], ref_entropy=r[1]) for part, r in zip(parts, scored, strict=True)]
     if not engine.sampler.measures_entropy:  # these responses have been scored already
         return parts

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.data import encode_prompts
-from entropy_rl.model import decode, head
+from entropy_rl.model import decode, head, lora
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.precision import compute_dtype, head_dtype, held_in, precision
 from entropy_rl.model.source import load_model
@@ -189,7 +189,7 @@ def load(source: str, dtype: str = "float32", step: int | None = None) -> Policy
 
 def load_run(workdir: str, dtype: str, step: int | None = None) -> Policy:
     """The policy of a run directory (`read_run`), on the first device whatever mesh it was trained on."""
-    run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]), step)
+    run = read_run(workdir, make_mesh(devices=jax.local_devices()[:1]), step, head_dtype(dtype))
     params = held_in(head_dtype(dtype), jax.device_put(run.params, jax.local_devices()[0]))
     return Policy(run.model_config, params, run.tokenizer, compute_dtype(dtype), head_dtype(dtype))
 
@@ -232,13 +232,14 @@ def config_of(workdir: str) -> ConfigDict:
     return c
 
 
-def read_run(workdir: str, mesh: Mesh, step: int | None = None) -> TrainedRun:
-    """The policy of a run directory, its parameters on the mesh.
+def read_run(workdir: str, mesh: Mesh, step: int | None = None, dtype: np.dtype = FLOAT32) -> TrainedRun:
+    """The policy of a run directory, its parameters on the mesh, with adapters merged into them.
 
     Args:
         workdir: the run directory.
         mesh: where the parameters are placed.
         step: the step whose checkpoint is taken; None: the newest sound one.
+        dtype: that of merged parameters; those of a run without adapters are as they were saved.
 
     Raises:
         ValueError: No checkpoint has been finished yet, or none of that step.
@@ -249,7 +250,14 @@ def read_run(workdir: str, mesh: Mesh, step: int | None = None) -> TrainedRun:
     model_config, tokenizer, _ = engine_lib.load(c.model, c.seed)
     engine = engine_lib.Engine.of(c, model_config, tokenizer, mesh)
     wanted = {"params": engine.abstract_state.params}  # the optimiser's state is two to three times as large
-    restored = Checkpoints(epath.Path(workdir) / "checkpoints").restore(wanted, step=step, partial=True)
+    checkpoints = Checkpoints(epath.Path(workdir) / "checkpoints")
+    if model_config.lora:  # frozen weights have the dtype that the run computed in, maybe on another device
+        wanted = checkpoints.as_saved(wanted, step)
+    restored = checkpoints.restore(wanted, step=step, partial=True)
     if restored is None:
         raise ValueError(f"{workdir}/checkpoints holds no finished checkpoint yet")
-    return TrainedRun(model_config, tokenizer, restored[0]["params"])
+    params = restored[0]["params"]
+    if model_config.lora:
+        plain = lora.split(engine.params_sharding)[1]
+        params = jax.jit(functools.partial(lora.merged, model_config, dtype=dtype), out_shardings=plain)(params)
+    return TrainedRun(lora.plain(model_config), tokenizer, params)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from entropy_rl import token_transforms
 from entropy_rl.config.fields import check_fields
 from entropy_rl.config.recipes import named, transforms_of
+from entropy_rl.model.matrices import WEIGHTS
 from entropy_rl.objective import advantages, surrogates
 from entropy_rl.rewards.controls import PART
 from entropy_rl.rules import TEXTS, number, of_options, one_of, whole
@@ -40,6 +41,7 @@ def check(c: ConfigDict) -> None:
     if c.warmup.batch % c.warmup.micro_batches:
         raise ValueError(f"warmup.micro_batches={c.warmup.micro_batches} must divide warmup.batch={c.warmup.batch}")
     _check_optim(c.optim)
+    _check_lora(c.model)
     check_reward(c.reward, c.rollout.max_tokens)
     check_control(c.reward, c.rollout.refills)
     check_algo(c.algo, c.train, c.rollout)
@@ -92,6 +94,23 @@ def _check_optim(optim: ConfigDict) -> None:
         raise ValueError(
             f"optim.mu_dtype={optim.mu_dtype!r} is not read by {optim.name}, which keeps no mean of the gradients; set "
             "it to 'float32', or use adamw, lion or muon"
+        )
+
+
+def _check_lora(model: ConfigDict) -> None:
+    if not model.lora.rank:
+        return
+    legal = [f"{name}_proj" for name in WEIGHTS]
+    if wrong := [name for name in model.lora.targets if name not in legal]:
+        raise ValueError(f"model.lora.targets: {wrong[0]!r} is no matrix of a layer; these are {', '.join(legal)}")
+    if not model.lora.targets or len(set(model.lora.targets)) < len(model.lora.targets):
+        raise ValueError(
+            f"model.lora.targets={tuple(model.lora.targets)} must name one or more of {', '.join(legal)}, each once"
+        )
+    if model.param_dtype != "float32":
+        raise ValueError(
+            f"model.param_dtype={model.param_dtype!r} with model.lora.rank={model.lora.rank}: frozen weights have the "
+            "dtype of the computation and adapters are float32; set it to 'float32'"
         )
 
 

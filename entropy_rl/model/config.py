@@ -13,6 +13,29 @@ class RopeScaling:
     original_max_positions: int
 
 
+ADAPTER = "_lora_"  # the leaves of the adapter of a matrix, such as q, are q_lora_a and q_lora_b
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Adapters beside frozen weights, see `lora.py`.
+
+    Attributes:
+        rank: inner size of an adapter.
+        alpha: its product is multiplied by alpha / rank.
+        targets: the leaves of the matrices that have one, such as "q".
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / self.rank
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder.
@@ -39,6 +62,7 @@ class ModelConfig:
     max_positions: int = 2048
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    lora: Lora | None = None  # adapters, which are leaves beside the weights; None: there are none
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from entropy_rl.model import lookup
+from entropy_rl.model import lookup, lora
 from entropy_rl.model.attention import KeyValue, visible
 from entropy_rl.model.block import Block, Context, rms_norm
 from entropy_rl.model.rope import rope_tables
@@ -75,9 +75,10 @@ def unrolled(device: jax.Device) -> bool:
 def decode_weights(model: Transformer, params: Params, *, places: int) -> DecodeWeights:
     """What each step would otherwise compute again: weights in their dtypes, RoPE's tables for `places` positions.
 
-    Left to the steps, a cosine is computed for every head of every layer, since XLA fuses it into each of its readers.
+    Adapters are merged into their weights, so that a step costs what it costs without them. Left to the steps, a cosine
+    is computed for every head of every layer, since XLA fuses it into each of its readers.
     """
-    p = jax.tree.map(lambda x: x.astype(model.dtype), params)
+    p = dict(lora.merged(model.cfg, params, model.dtype))
     output = "head" if "head" in p else "embed"
     p[output] = params[output].astype(dtype_of_head(model))
 
@@ -91,7 +92,8 @@ def decode_weights(model: Transformer, params: Params, *, places: int) -> Decode
 
 def decode_sharding(model: Transformer, params_sharding: Params) -> DecodeWeights:
     """The sharding of `decode_weights`, from that of the parameters (NamedShardings on the mesh of the rollout)."""
-    p = params_sharding
+    adapters, rest = lora.split(params_sharding)
+    p = rest or adapters
     layers = p["layers"]
     if model.unroll:
         one = jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(*s.spec[1:])), layers)
@@ -287,7 +289,7 @@ def step(
     Returns:
         (hidden [W, D] after the last norm, the cache with the token written at `column`).
     """
-    c = model.cfg
+    c = lora.plain(model.cfg)
     x = lookup.embed(weights.embed, token_W[:, None], model.dtype)
     x = nn.with_logical_constraint(x, ("batch", None, None))
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import DTypeLike
 
-from entropy_rl.model import tensor_file
+from entropy_rl.model import lora, tensor_file
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.foreign import read_json
 from entropy_rl.model.hf_config import read_config, write_config
@@ -163,18 +163,20 @@ def save_folder(
     cfg: ModelConfig,
     params: Params,
     tokenizer: "PreTrainedTokenizerBase",
-    fetch: Callable[[Any], np.ndarray] = np.asarray,
+    fetch: Callable[[Any], np.ndarray] = lora.on_host,
 ) -> None:
     """Writes a folder that transformers loads: config, tensors in the parameters' own dtype, tokenizer.
 
-    One leaf at a time is brought to the host. Above 5 GB the tensors go into several files with an index.
+    One leaf at a time is brought to the host. Above 5 GB the tensors go into several files with an index. Adapters are
+    merged into their weights, which are then float32.
 
     Args:
         folder: created if absent.
         cfg: the shape.
         params: the tree of parameters.
         tokenizer: a transformers tokenizer.
-        fetch: brings a leaf to the host; it is called once for each, in the order of `in_order`.
+        fetch: brings a leaf to the host, adapted ones by `lora.now`; it is called once for each, in the order of
+            `in_order`.
 
     Raises:
         ValueError: If the family cannot carry the config's features, or a leaf has another shape or no float dtype.
@@ -182,7 +184,8 @@ def save_folder(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shards, source = plan_shards(folder, cfg, params)
-    write_config(folder, cfg, str(params["embed"].dtype), tokenizer.pad_token_id)
+    dtype = "float32" if cfg.lora else str(params["embed"].dtype)
+    write_config(folder, cfg, dtype, tokenizer.pad_token_id)
     tokenizer.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"
     # transformers 5 names a class that transformers 4, and the servers built on it, do not know.
@@ -191,8 +194,9 @@ def save_folder(
 
 
 def in_order(cfg: ModelConfig, params: Params) -> list[Any]:
-    """The leaves, in the order in which `save_folder` brings them to the host."""
-    return [functools.reduce(operator.getitem, path.split("/"), params) for path in leaves(cfg)]
+    """The leaves, in the order in which `save_folder` brings them to the host; see `lora.pending` for adapted ones."""
+    merging = lora.pending(cfg, params)
+    return [functools.reduce(operator.getitem, path.split("/"), merging) for path in leaves(cfg)]
 
 
 def plan_shards(folder: pathlib.Path, cfg: ModelConfig, params: Params) -> tuple[list[list[Entry]], dict[str, Part]]:
@@ -220,7 +224,7 @@ def write_shards(
     folder: pathlib.Path,
     shards: list[list[Entry]],
     source: dict[str, Part],
-    fetch: Callable[[Any], np.ndarray] = np.asarray,
+    fetch: Callable[[Any], np.ndarray] = lora.on_host,
 ) -> None:
     """Writes the safetensors files of a folder, and their index if there are several; `fetch` as in `save_folder`."""
     held: tuple[Any, Any] = (None, None)  # the last leaf, and the same on the host

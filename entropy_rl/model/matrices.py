@@ -10,8 +10,15 @@ from typing import Any
 
 import jax
 
+from entropy_rl.model.config import ADAPTER
+
 # The matrices' leaves, and how many of the first axes of each, in one layer, are inputs.
-INPUTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
+WEIGHTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
+INPUTS = {
+    **WEIGHTS,
+    **{f"{name}{ADAPTER}a": inputs for name, inputs in WEIGHTS.items()},
+    **{f"{name}{ADAPTER}b": 1 for name in WEIGHTS},
+}
 
 Array = jax.Array
 

@@ -58,6 +58,16 @@ def held_in(dtype: np.dtype, params: Params) -> Params:
     return jax.tree.map(convert, params)
 
 
+def stochastic(x: jax.Array, key: jax.Array) -> jax.Array:
+    """bfloat16 of float32: up or down with the chances that make the mean exact; what bfloat16 can hold stays.
+
+    The 16 bits that are cut off are added to 16 random ones first: the carry decides. An infinite x stays infinite.
+    """
+    random = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + random) & jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
+
+
 def precision(dtype: np.dtype) -> contextlib.AbstractContextManager:
     """A context in which float32 means float32: by default accelerators multiply float32 in bfloat16 passes."""
     return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")

@@ -21,6 +21,7 @@ RULES: Rules = (
     ("head_dim", None),
     ("mlp", TENSOR),
     ("vocab", TENSOR),
+    ("rank", None),
 )
 
 

@@ -21,11 +21,13 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from entropy_rl.model import lora, peft
 from entropy_rl.model.config import ModelConfig
-from entropy_rl.model.foreign import read_json, token_id
+from entropy_rl.model.foreign import token_id
 from entropy_rl.model.gguf import load_gguf
 from entropy_rl.model.hf import check_tensors, load_params, load_tokenizer, read_config, save_folder
 from entropy_rl.model.leaves import Shardings
+from entropy_rl.model.peft import Adapter
 from entropy_rl.model.transformer import Params
 from entropy_rl.runtime.files import expand, refuse_url
 from entropy_rl.runtime.host import cache_folder
@@ -83,14 +85,14 @@ def open_model(
 
     The tokenizer's end token is among the end tokens, whatever config.json names. `weights(shardings, dtype=float32)`
     reads the parameters, and puts each leaf on its devices as soon as it is read. So a model may be larger than one
-    device (that of a .gguf file is read at once).
+    device (that of a .gguf file is read at once). A folder with a LoRA adapter is its base with the adapter merged.
 
     Args:
         source: see `resolve`.
         weights: False: only the configuration and the tokenizer are used, so the files of the weights may be absent.
 
     Raises:
-        ValueError: As `resolve`, `hf.check_tensors` and `gguf.load_gguf`; or if the folder is a LoRA adapter.
+        ValueError: As `resolve`, `hf.check_tensors`, `gguf.load_gguf` and `open_adapter`.
     """
     path = resolve(source)
     if path.suffix == ".gguf" and path.is_file():
@@ -100,26 +102,44 @@ def open_model(
             return jax.device_put(jax.tree.map(lambda x: x.astype(dtype, copy=False), params), shardings)
 
         return with_end(cfg, its_tokenizer, path), its_tokenizer, placed
-    refuse_adapter(path)
+    if adapter := open_adapter(path):
+        return _merged(adapter, weights)
     cfg, tokenizer = read_config(path), load_tokenizer(path)
     if weights:
         check_tensors(path, cfg)
     return with_end(cfg, tokenizer, path), tokenizer, functools.partial(load_params, path, cfg)
 
 
-def refuse_adapter(folder: pathlib.Path) -> None:
-    """Refuses a folder that holds a LoRA adapter, alone or beside a model: nothing here applies it.
+def open_adapter(folder: pathlib.Path) -> Adapter | None:
+    """The LoRA adapter in a folder, as PEFT saves it; None if there is none.
 
     Raises:
-        ValueError: If there is an adapter_config.json.
+        ValueError: There is a model beside it, its base is an adapter too, or as `Adapter.open`.
     """
-    path = folder / "adapter_config.json"
-    if path.exists():
-        base = read_json(path).get("base_model_name_or_path") or "a model"
+    if not (folder / peft.CONFIG).is_file():
+        return None
+    if (folder / "config.json").exists():
         raise ValueError(
-            f"model.source: {folder} is a LoRA adapter of {base} (adapter_config.json); merge it first "
-            "(merge_and_unload) and give that folder, or remove the adapter's files to use the model beside it"
+            f"model.source: {folder} has a model (config.json) and a LoRA adapter ({peft.CONFIG}); keep the files of "
+            "one of them there"
         )
+    adapter = Adapter.open(folder)
+    if (pathlib.Path(expand(adapter.base)) / peft.CONFIG).is_file():
+        raise ValueError(f"{folder / peft.CONFIG}: its base, {adapter.base}, is an adapter too; merge that one first")
+    return adapter
+
+
+def _merged(adapter: Adapter, weights: bool) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[..., Params]]:
+    """`open_model` of an adapter's base, whose parameters are merged with it."""
+    cfg, tokenizer, of_base = open_model(adapter.base, weights)
+    adapted = lora.adapted(cfg, adapter.lora)
+
+    def placed(shardings: Shardings, dtype: DTypeLike = np.float32) -> Params:
+        params = lora.join(adapter.read(adapted), of_base(shardings, dtype=dtype))
+        now = functools.partial(lora.now, dtype=dtype)
+        return jax.tree.map(now, lora.pending(adapted, params), is_leaf=lora.is_pending)
+
+    return cfg, tokenizer, placed
 
 
 def with_end(cfg: ModelConfig, tokenizer: "PreTrainedTokenizerBase", path: pathlib.Path) -> ModelConfig:

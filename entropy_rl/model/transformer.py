@@ -128,7 +128,7 @@ def head_inputs(model: Transformer, params: Params, hidden: Array) -> tuple[Arra
 
 
 def init_params(cfg: ModelConfig, key: Array) -> Params:
-    """Fresh float32 parameters as a plain nested dict (no Flax boxes)."""
+    """Fresh float32 parameters as a plain nested dict (no Flax boxes), those of adapters among them."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     return jax.jit(lambda key: nn.unbox(Transformer(cfg).init(key, tokens, tokens, tokens + 1))["params"])(key)
 

@@ -1,7 +1,6 @@
 """The report for GPUs, by arithmetic alone: nothing is compiled, and what only a compiler knows is left out."""
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,13 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
-from entropy_rl.model import sharding
+from entropy_rl.model import lora, sharding
 from entropy_rl.preflight import flops, programs
 from entropy_rl.preflight.chips import Topology
 from entropy_rl.preflight.cost import Seconds
 from entropy_rl.preflight.programs import Run
 from entropy_rl.preflight.report import Report
-from entropy_rl.preflight.sizes import bytes_per_chip, cache_bytes
+from entropy_rl.preflight.sizes import bytes_per_chip, cache_bytes, numbers
 from entropy_rl.runtime.mesh import AXES, mesh_shape, sampling_shape
 
 _Shape = tuple[int, ...]  # sizes of the mesh's axes
@@ -57,16 +56,17 @@ def estimate(c: ConfigDict, topology: Topology) -> Report:
     seconds = _seconds(run, topology, shape, done, passes=2 + len(phases))
     activations = _activations(run, shape)
     state = run.engine.abstract_state
-    params = bytes_per_chip(state.params) / (shape[1] * shape[2])  # whole along `data`
-    optimiser = bytes_per_chip(state.opt_state) / (shape[1] * shape[2])
+    params, trained, optimiser, ref = (  # whole along `data`
+        bytes_per_chip(tree) / (shape[1] * shape[2])
+        for tree in (state.params, lora.split(state.params)[0], state.opt_state, state.ref)
+    )
     cache = _cache(run, sampling)
-    ref = params if state.ref is not None else 0.0
     # an update holds two trees of gradients, a measured one the old parameters as well
-    update_peak = 3 * params + optimiser + ref + activations.saved + activations.layer
-    more = {"measured update": {"peak": update_peak + params}} if c.measure.every else {}
+    update_peak = params + 2 * trained + optimiser + ref + activations.saved + activations.layer
+    more = {"measured update": {"peak": update_peak + trained}} if c.measure.every else {}
     if c.warmup.updates:
         lesson = _activations(programs.warm_up(run), shape)
-        more["warm-up update"] = {"peak": 3 * params + optimiser + lesson.saved + lesson.layer}
+        more["warm-up update"] = {"peak": params + 2 * trained + optimiser + lesson.saved + lesson.layer}
     # a rollout holds the parameters again in the compute dtype and, while slots move, two caches
     rollout_peak = params + _sampling_weights(run, c.rollout.tensor, shape, sampling) + optimiser + ref + 2 * cache
     return Report.of(
@@ -129,12 +129,12 @@ def _activations(run: Run, shape: _Shape) -> _Activations:
 def _seconds(run: Run, topology: Topology, shape: _Shape, done: float, passes: int) -> Seconds:
     """The time of `done` FLOPs per GPU, while parameters are gathered and their gradient is reduced.
 
-    For every piece, each pass gathers the parameters once in the compute dtype, and the gradient is reduced once in
-    that of the parameters. Attention counts in its plain form, which computes above the diagonal too.
+    For every piece, each pass gathers the parameters once in the compute dtype, and the gradient of the trained ones is
+    reduced once in their own. Attention counts in its plain form, which computes above the diagonal too.
     """
     _, fsdp, tensor = shape
     params = run.engine.abstract_state.params
-    pieces = passes * _numbers(params) * _width(run) + bytes_per_chip(params)
+    pieces = passes * numbers(params) * _width(run) + bytes_per_chip(lora.split(params)[0])
     sent = run.pieces * pieces / tensor * (fsdp - 1) / fsdp
     return Seconds(compute=done / topology.chip.flops, memory=0.0, wires=sent / topology.chip.links, exposed=0.0)
 
@@ -142,18 +142,13 @@ def _seconds(run: Run, topology: Topology, shape: _Shape, done: float, passes: i
 def _sampling_weights(run: Run, rollout_tensor: int, shape: _Shape, sampling: _Shape) -> float:
     """Bytes per GPU of the weights that sampling reads: gathered over fsdp if `rollout.tensor` is set."""
     parts = sampling[2] if rollout_tensor else shape[1] * shape[2]
-    return _numbers(run.engine.abstract_state.params) / parts * _width(run)
+    return numbers(run.engine.abstract_state.params) / parts * _width(run)
 
 
 def _cache(run: Run, sampling: _Shape) -> float:
     """Bytes per GPU of the KV cache. Its heads are split over `tensor` if their number allows it."""
     data, fsdp, tensor = sampling
     return cache_bytes(run) / (data * fsdp) / (tensor if run.engine.model_config.n_kv_heads % tensor == 0 else 1)
-
-
-def _numbers(tree: Any) -> int:
-    """How many numbers the leaves hold."""
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def _width(run: Run) -> int:

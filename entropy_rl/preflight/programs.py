@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl import config as config_lib
 from entropy_rl.evaluation.in_training import sampled_batch
-from entropy_rl.model import head
+from entropy_rl.model import head, lora
 from entropy_rl.model.precision import on_mesh
 from entropy_rl.model.shapes import SHAPES
 from entropy_rl.model.sharding import MeshRules
@@ -124,7 +124,10 @@ def prepare(c: ConfigDict, devices: list[jax.Device]) -> Run:
     """
     config_lib.check(c)
     source = c.model.source
-    model_config = SHAPES[source] if source in SHAPES else engine_lib.load(c.model, c.seed).model_config
+    if source in SHAPES:
+        model_config = lora.adapted(SHAPES[source], engine_lib.lora_of(c.model))
+    else:
+        model_config = engine_lib.load(c.model, c.seed).model_config
     if c.data.max_prompt_len + c.rollout.max_tokens > model_config.max_positions:
         raise ValueError(
             f"data.max_prompt_len={c.data.max_prompt_len} + rollout.max_tokens={c.rollout.max_tokens} must be at most "

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.model import lora
 from entropy_rl.preflight.programs import Run
 from entropy_rl.runtime.mesh import TENSOR, row_shards
 from entropy_rl.sampling import room
@@ -30,16 +31,26 @@ def cache_bytes(run: Run) -> float:
     return positions * position_bytes / row_shards(mesh)
 
 
-def multiplied_parameters(run: Run) -> float:
-    """The number of parameters in products: all of them, except for an embedding that is only looked up."""
+def numbers(tree: Any) -> int:
+    """How many numbers the leaves hold."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def multiplied_parameters(run: Run) -> tuple[int, int]:
+    """The number of parameters in products, (trained, frozen): all, except for an embedding that is only looked up."""
     model = run.engine.model_config
-    total = sum(math.prod(x.shape) for x in jax.tree.leaves(run.engine.abstract_state.params))
-    return total if model.tied else total - model.vocab_size * model.d_model
+    trained, frozen = map(numbers, lora.split(run.engine.abstract_state.params))
+    looked_up = 0 if model.tied else model.vocab_size * model.d_model
+    return (trained, frozen - looked_up) if frozen else (trained - looked_up, 0)
 
 
 def useful_flops(run: Run) -> float:
-    """FLOPs that an update needs on all chips: 6·parameters·tokens, and attention under a causal mask, both passes."""
+    """FLOPs that an update needs on all chips: 6·parameters·tokens, and attention under a causal mask, both passes.
+
+    A frozen parameter needs 4: its gradient is not computed.
+    """
     c, model = run.config, run.engine.model_config
     length = c.data.max_prompt_len + c.rollout.max_tokens - 1
     attention = 6 * length * length * model.n_layers * model.n_heads * model.head_dim
-    return run.sequences * (6 * multiplied_parameters(run) * length + attention)
+    trained, frozen = multiplied_parameters(run)
+    return run.sequences * ((6 * trained + 4 * frozen) * length + attention)

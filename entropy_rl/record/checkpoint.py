@@ -179,6 +179,22 @@ class Checkpoints:
             "Put back a copy, or start in another workdir"
         )
 
+    def as_saved(self, abstract_state: State, step: int | None = None) -> State:
+        """The tree with the dtypes that its leaves have in the newest checkpoint, or in that of a step, if it is there.
+
+        Args:
+            abstract_state: a tree of jax.ShapeDtypeStruct.
+            step: as for `restore`.
+        """
+        step = self.latest() if step is None else step
+        contents = manifest.read(self._folder(step) / _MANIFEST) if step in self.steps() else None
+        saved = contents["leaves"] if contents else {}
+        leaves = [
+            jax.ShapeDtypeStruct(x.shape, saved[name]["dtype"], sharding=x.sharding) if name in saved else x
+            for name, x in _named_leaves(abstract_state).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+
     def _load(self, folder: epath.Path, abstract_state: State, partial: bool, added: Mapping[str, jax.Array]) -> State:
         names = list(_named_leaves(abstract_state))
         wanted = {name: x for name, x in _named_leaves(abstract_state).items() if name not in added}

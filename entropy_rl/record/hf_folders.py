@@ -12,7 +12,9 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from entropy_rl.model import lora
 from entropy_rl.model.hf import in_order, save_folder
+from entropy_rl.model.peft import CONFIG, save_adapter
 from entropy_rl.model.transformer import ModelConfig, Params
 from entropy_rl.record.files import in_bucket
 from entropy_rl.record.lock import Lock
@@ -35,6 +37,8 @@ class HfFolders:
         model_config: the parameters' shape.
         tokenizer: a transformers tokenizer.
         lock: the run directory's; it is checked before every folder.
+        base: the model that adapters belong to, if the parameters have any: these go into a folder of PEFT's too,
+            `step-00000040-adapter`, beside the merged model.
     """
 
     def __init__(
@@ -45,8 +49,9 @@ class HfFolders:
         model_config: ModelConfig,
         tokenizer: "PreTrainedTokenizerBase",
         lock: Lock,
+        base: str = "",
     ):
-        self._directory = epath.Path(workdir) / "hf"
+        self._directory, self._base = epath.Path(workdir) / "hf", base
         self._every, self._last = every, last
         self._model_config, self._tokenizer, self._lock = model_config, tokenizer, lock
 
@@ -68,6 +73,8 @@ class HfFolders:
         """
         if self._every and (step % self._every == 0 or step == self._last):
             self._lock.check()
+            if self._model_config.lora:
+                self._write_adapter(self.folder(step), params)
             self._write(self.folder(step), params)
 
     def resumed(self, step: int, params: Params) -> None:
@@ -80,6 +87,18 @@ class HfFolders:
         if not distributed.collect((self.folder(step) / LAST).exists())[0]:
             self.reached(step, params)
 
+    def _write_adapter(self, folder: epath.Path, params: Params) -> None:
+        trained = distributed.fetch(lora.split(params)[0])
+
+        def write(there: pathlib.Path) -> None:
+            save_adapter(there, self._model_config, trained, self._base)
+
+        def work() -> None:
+            if distributed.first():
+                _whole(folder.with_name(f"{folder.name}-adapter"), write)
+
+        distributed.outcomes(work)
+
     def _write(self, folder: epath.Path, params: Params) -> None:
         """Every process brings each leaf to its host, in one order; the first one writes.
 
@@ -89,7 +108,7 @@ class HfFolders:
 
         def fetch(x: Any) -> np.ndarray:
             left.pop(0)
-            return np.asarray(distributed.fetch(x))
+            return np.asarray(distributed.fetch(lora.now(x)))
 
         def work() -> None:
             try:
@@ -141,9 +160,11 @@ def _whole(folder: epath.Path, write: Callable[[pathlib.Path], None]) -> None:
 
 
 def _upload(here: pathlib.Path, folder: epath.Path) -> None:
-    """Copies a folder into a bucket, which does not rename, so that LAST is there only while all the rest is."""
+    """Copies a folder into a bucket, which does not rename, so that its config is there only while all the rest is."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LAST).unlink(missing_ok=True)
-    for file in sorted(here.iterdir(), key=lambda file: file.name == LAST):
+    last = (LAST, CONFIG)
+    for name in last:
+        (folder / name).unlink(missing_ok=True)
+    for file in sorted(here.iterdir(), key=lambda file: file.name in last):
         with file.open("rb") as source, (folder / file.name).open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 24)

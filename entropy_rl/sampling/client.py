@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from entropy_rl.model import lora
 from entropy_rl.model.hf import save_folder
 from entropy_rl.model.transformer import ModelConfig, Params
 from entropy_rl.runtime.files import expand
@@ -113,11 +114,14 @@ class Server:
         Raises:
             ValueError: The server has no route to take weights, or could not take them.
         """
-        small = min(jax.tree.leaves(params), key=lambda x: x.size)  # represents all: an update makes new arrays
+        # represents all: an update makes new arrays of what is trained
+        small = min(jax.tree.leaves(lora.split(params)[0]), key=lambda x: x.size)
         if small is self._has:
             return
         folder = pathlib.Path(self.weights).absolute() / f"weights-{time.time_ns()}"
-        save_folder(folder, cfg, params if dtype is None else _in_dtype(params, dtype), tokenizer)
+        if dtype is not None:
+            cfg, params = lora.plain(cfg), lora.merged(cfg, params, dtype)
+        save_folder(folder, cfg, params, tokenizer)
         for route, body in TAKE.items():
             status, answer = self._call(route, body(str(folder)))
             if status not in (404, 405):
@@ -197,10 +201,6 @@ def connect(url: str, weights: str = "") -> Server:
 def untouched() -> dict[str, Any]:
     """Fields that keep a server from taking sampling options from the model's generation_config.json."""
     return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-def _in_dtype(params: Params, dtype: np.dtype) -> Params:
-    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def _read(body: bytes) -> Any:

@@ -122,7 +122,8 @@ class TrainState(NamedTuple):
         opt_state: the optimiser's state.
         token_state: the state of the chain over token gradients.
         skipped: i32[], updates refused in a row because the gradient was not finite.
-        ref: the reference policy's parameters, those before step 1; None if the method does not need them.
+        ref: the trained part of the reference policy's parameters, those before step 1; None if the method does not
+            need them.
     """
 
     step: jax.Array

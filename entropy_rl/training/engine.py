@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -17,10 +18,12 @@ from ml_collections import ConfigDict
 from entropy_rl import config as config_lib
 from entropy_rl import token_transforms
 from entropy_rl.data import tiny_tokenizer
-from entropy_rl.model import attention, decode, sharding
+from entropy_rl.model import attention, decode, lora, sharding
+from entropy_rl.model.config import Lora
+from entropy_rl.model.peft import Adapter
 from entropy_rl.model.precision import compiler_options, compute_dtype, head_dtype, on_mesh
 from entropy_rl.model.sharding import MeshRules
-from entropy_rl.model.source import open_model
+from entropy_rl.model.source import open_adapter, open_model, resolve
 from entropy_rl.model.transformer import ModelConfig, Params, Transformer, abstract_params, init_params
 from entropy_rl.objective import corrections, surrogates
 from entropy_rl.objective.tokens import TokenGrads
@@ -52,7 +55,7 @@ class Loaded(NamedTuple):
     Attributes:
         model_config: the decoder's shape.
         tokenizer: a transformers tokenizer.
-        weights: shardings -> the parameters in `model.param_dtype`, made or read, each placed as its sharding says.
+        weights: shardings -> the parameters, made or read, each placed as its sharding says.
     """
 
     model_config: ModelConfig
@@ -70,19 +73,80 @@ def load(model: ConfigDict, seed: int) -> Loaded:
     Raises:
         ValueError: The source cannot be opened, see `model/source.py: open_model`.
     """
-    if model.source != "tiny":
-        model_config, tokenizer, read = open_model(model.source)
-        return Loaded(model_config, tokenizer, functools.partial(read, dtype=jnp.dtype(model.param_dtype)))
-    shape = model.tiny.to_dict()
-    tokenizer = tiny_tokenizer(shape.pop("words"))
-    model_config = ModelConfig(len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **shape)
-    key = jax.random.fold_in(jax.random.key(seed), 0)
+    key, dtype = jax.random.key(seed), base_dtype(model)
+    wanted = lora_of(model)
+    adapter = _adapter_of(model)
+    if model.source == "tiny":
+        base, tokenizer, read = _untrained(model.tiny.to_dict(), jax.random.fold_in(key, 0))
+    else:
+        base, tokenizer, read = open_model(adapter.base if adapter else model.source)
+    model_config = lora.adapted(base, wanted)
+    if adapter:
+        adapter.check(model_config)
 
     def weights(shardings: Shardings) -> Params:
-        made = init_params(model_config, key)
-        return jax.device_put(jax.tree.map(lambda x: x.astype(model.param_dtype), made), shardings)
+        if not wanted:
+            return read(shardings, dtype=dtype)
+        of_adapters, frozen = lora.split(shardings)
+        if adapter:
+            trained = jax.device_put(adapter.read(model_config), of_adapters)
+        else:
+            fresh = functools.partial(lora.fresh, model_config)
+            trained = jax.jit(fresh, out_shardings=of_adapters)(jax.random.fold_in(key, 3))
+        return lora.join(trained, read(frozen, dtype=dtype))
 
     return Loaded(model_config, tokenizer, weights)
+
+
+def held_params(cfg: ModelConfig, dtype: np.dtype) -> Params:
+    """The parameters of a run as ShapeDtypeStructs: adapters in float32, all others in `dtype`."""
+    shapes = abstract_params(cfg)
+    trained, frozen = lora.split(shapes)
+
+    def held(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, dtype)
+
+    return lora.join(trained, jax.tree.map(held, frozen)) if frozen else jax.tree.map(held, shapes)
+
+
+def _untrained(
+    tiny: dict[str, Any], key: Array
+) -> tuple[ModelConfig, "PreTrainedTokenizerBase", Callable[..., Params]]:
+    """The model of the config section `model.tiny`, as `open_model` returns one."""
+    tokenizer = tiny_tokenizer(tiny.pop("words"))
+    cfg = ModelConfig(len(tokenizer), eos_ids=(tokenizer.eos_token_id,), **tiny)
+
+    def weights(shardings: Shardings, dtype: np.dtype) -> Params:
+        return jax.device_put(jax.tree.map(lambda x: x.astype(dtype), init_params(cfg, key)), shardings)
+
+    return cfg, tokenizer, weights
+
+
+def base_of(model: ConfigDict) -> str:
+    """The source of the weights that adapters belong to, by the config section `model`."""
+    adapter = _adapter_of(model)
+    return adapter.base if adapter else str(model.source)
+
+
+def _adapter_of(model: ConfigDict) -> Adapter | None:
+    """The adapter that a run continues to train, if `model.source` is one and is not merged."""
+    return open_adapter(resolve(model.source)) if model.lora.rank and model.source != "tiny" else None
+
+
+def lora_of(model: ConfigDict) -> Lora | None:
+    """The adapters that the config section `model` asks for, or None."""
+    c = model.lora
+    return Lora(c.rank, c.alpha, tuple(name.removesuffix("_proj") for name in c.targets)) if c.rank else None
+
+
+def base_dtype(model: ConfigDict, device: jax.Device | None = None) -> np.dtype:
+    """The dtype of the parameters that are no adapters: if these are frozen, that in which products take them.
+
+    Args:
+        model: the config section.
+        device: the device to compute on; None: the first one.
+    """
+    return head_dtype(model.dtype, device) if model.lora.rank else jnp.dtype(model.param_dtype)
 
 
 def method_of(algo: ConfigDict, rollout: ConfigDict, train: ConfigDict) -> Method:
@@ -178,10 +242,7 @@ class Engine:
 
         shape = prompts * samples, c.rollout.max_tokens
         init = functools.partial(init_state, method, optimizer, shape)
-        params = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, c.model.param_dtype), abstract_params(model_config)
-        )
-        abstract = jax.eval_shape(init, params)
+        abstract = jax.eval_shape(init, held_params(model_config, base_dtype(c.model, device)))
         state = state_shardings(abstract, self.params_sharding, mesh)
         self.abstract_state: TrainState = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, state
@@ -250,6 +311,11 @@ class Engine:
         """A rollout's batch (on the host) as one batch per update, each laid out as is cheapest."""
         return [lay_out(self.plan, part) for part in cut(batch, self.updates)]
 
+    def reference(self, state: TrainState) -> Params:
+        """The reference policy's parameters; the method has to need one."""
+        assert state.ref is not None
+        return lora.join(state.ref, lora.split(state.params)[1])
+
     def score(self, params: Params, batch: Batch) -> tuple[Array, Array]:
         """(logp, entropy), f32[B, T], of an update's batch, see `scoring.score`."""
         return self.jitted_score(params, batch)
@@ -299,9 +365,9 @@ def init_state(
     method: Method, optimizer: optax.GradientTransformation, shape: tuple[int, int], params: Params
 ) -> TrainState:
     """The state before step 1, for updates of [B, T] = `shape`."""
-    zero = jnp.zeros((), jnp.int32)
-    ref = jax.tree.map(jnp.copy, params) if method.needs_ref else None
-    return TrainState(zero, params, optimizer.init(in_float32(params)), init_token_state(method, shape), zero, ref)
+    zero, (trained, _) = jnp.zeros((), jnp.int32), lora.split(params)
+    ref = jax.tree.map(jnp.copy, trained) if method.needs_ref else None
+    return TrainState(zero, params, optimizer.init(in_float32(trained)), init_token_state(method, shape), zero, ref)
 
 
 def init_token_state(method: Method, shape: tuple[int, int]) -> ChainState:
@@ -315,7 +381,7 @@ def state_shardings(abstract: TrainState, params_sharding: Shardings, mesh: Mesh
     """The shardings of a TrainState: the optimiser's copies like the parameters, all else replicated."""
     shardings: TrainState = jax.tree.map(lambda _: replicated(mesh), abstract)
     opt_state = sharding.like_params(abstract.opt_state, abstract.params, params_sharding, mesh)
-    ref = None if abstract.ref is None else params_sharding
+    ref = None if abstract.ref is None else lora.split(params_sharding)[0]
     return shardings._replace(params=params_sharding, opt_state=opt_state, ref=ref)
 
 

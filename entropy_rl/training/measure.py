@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from entropy_rl import covariance
+from entropy_rl.model import lora
 from entropy_rl.model.head_extras import Extras
 from entropy_rl.model.transformer import Transformer
 from entropy_rl.objective.tokens import TokenGrads
@@ -44,11 +45,12 @@ def measured_step(
     step_size = rate_of(state.opt_state)
     new, metrics = train_step(model, method, optimizer, micro_batches, state, batch, key, on_policy)
     # After the update, piece by piece: no gradient of the entropy is in memory beside the update's own.
-    old_params, params, batch = jax.lax.optimization_barrier((state.params, new.params, batch))
-    _, after = score(model, method.temperature, micro_batches, params, batch)
+    (old, frozen), (trained, _) = lora.split(state.params), lora.split(new.params)
+    old, trained, batch = jax.lax.optimization_barrier((old, trained, batch))
+    _, after = score(model, method.temperature, micro_batches, lora.join(trained, frozen), batch)
     p = pieces(model, method.temperature, micro_batches, batch)
     summed = TokenGrads(jnp.zeros_like(before), mask.astype(jnp.float32))
-    moved = pulled_along(p, old_params, summed, jax.tree.map(jnp.subtract, params, old_params))
+    moved = pulled_along(p, lora.join(old, frozen), summed, jax.tree.map(jnp.subtract, trained, old))
     table = covariance.quadrants(logp, batch.advantage, mask, after - before)
 
     def theorem(number: int) -> Array:

@@ -19,7 +19,7 @@ def optimizer_of(optim: ConfigDict, updates: int = 0) -> optax.GradientTransform
 
     All of them take `optim.lr` as the size of a step: Adafactor does not scale it by the parameters' norm, as in the
     trainer of transformers, and Muon's matrices are scaled to the RMS of AdamW's. Both see each layer's matrices as
-    such. What is no matrix of a layer (embedding, head, norms, biases) is moved by AdamW under Muon.
+    such. What is no matrix of a layer (embedding, head, norms, biases) is moved by NAdamW under Muon.
 
     Args:
         optim: the config section.

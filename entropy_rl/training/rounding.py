@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from entropy_rl.model.precision import stochastic
+
 Array = jax.Array
 ROUNDING = 1 << 20  # folded into an update's key; the chain's transforms fold in small numbers
 
@@ -37,13 +39,3 @@ def moved(params: Any, updates: Any, key: Array) -> Any:
         return x + step if x.dtype == jnp.float32 else stochastic(x.astype(jnp.float32) + step, own)
 
     return jax.tree.map(move, params, updates)
-
-
-def stochastic(x: Array, key: Array) -> Array:
-    """bfloat16 of float32: up or down with the chances that make the mean exact; what bfloat16 can hold stays.
-
-    The 16 bits that are cut off are added to 16 random ones first: the carry decides. An infinite x stays infinite.
-    """
-    random = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + random) & jnp.uint32(0xFFFF0000)
-    return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.model import head
+from entropy_rl.model import head, lora
 from entropy_rl.model.head_extras import NONE, Extras
 from entropy_rl.model.transformer import Group, Params, Transformer, head_inputs, positions
 from entropy_rl.objective.tokens import TokenGrads
@@ -135,16 +135,19 @@ def pull(g: TokenGrads, logp: Array, entropy: Array, *extras: Array) -> Array:
 
 
 def pull_back(p: Pieces, params: Params, g: TokenGrads) -> Params:
-    """The gradient of Σ g·statistics with respect to the parameters, summed over the pieces."""
+    """The gradient of Σ g·statistics with respect to the trained parameters, summed over the pieces."""
+    trained, _ = lora.split(params)
 
     def add(total: Params, gradient: Params) -> Params:
         return jax.tree.map(jnp.add, total, gradient)
 
-    return _over_pieces(p, params, g, lambda gradient: gradient, add, lambda: jax.tree.map(jnp.zeros_like, params))
+    return _over_pieces(p, params, g, lambda gradient: gradient, add, lambda: jax.tree.map(jnp.zeros_like, trained))
 
 
 def pulled_along(p: Pieces, params: Params, g: TokenGrads, step: Params) -> Array:
-    """⟨pull-back of g, step⟩, f32[]: the change of Σ g·statistics along a step of the parameters, to first order.
+    """⟨pull-back of g, step⟩, f32[]: the change of Σ g·statistics along a step, to first order.
+
+    The step is one of the trained parameters.
 
     It is summed over the pieces, so that no sum of their gradients is held.
     """
@@ -167,11 +170,12 @@ def _over_pieces(
     add: Callable[[Summed, Summed], Summed],
     zero: Callable[[], Summed],
 ) -> Summed:
-    """The sum over the pieces of a function of each one's pull-back of g."""
+    """The sum over the pieces of a function of each one's pull-back of g to the trained parameters."""
+    trained, frozen = lora.split(params)
 
     def piece(i: int | Array) -> Summed:
         part = jax.tree.map(lambda x: p.take(x, i), g)
-        return of(jax.grad(lambda params: pull(part, *p.stats(params, i)))(params))
+        return of(jax.grad(lambda trained: pull(part, *p.stats(lora.join(trained, frozen), i)))(trained))
 
     if isinstance(p.number, int) and p.number == 1:
         return piece(0)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from entropy_rl import covariance, token_transforms
+from entropy_rl.model import lora
 from entropy_rl.model.head_extras import NONE, Extras
 from entropy_rl.model.transformer import Params, Transformer
 from entropy_rl.objective import corrections
@@ -224,16 +225,20 @@ def gradients(
     key: Array,
     on_policy: Array | bool,
 ) -> tuple[Params, Any, Metrics]:
-    """(the parameters' gradient, the chain's new state, metrics) of one update.
+    """(the gradient of the trained parameters, the chain's new state, metrics) of one update.
 
     With one micro-batch the chain runs between the forward and the backward pass. With several, and in packed rows,
     a forward-only pass gathers the statistics of the whole update first. The first update of a rollout does not need
     that pass, unless the recipe reads more: its logp and entropy are the batch's `old_logp` and `old_entropy`.
     """
     if micro_batches == 1 and batch.packed is None:
-        differentiated = jax.value_and_grad(loss_fn, argnums=2, has_aux=True)
-        out = differentiated(model, method, state.params, batch, key, state.token_state, on_policy, state.step)
-        (_, (token_state, metrics)), grads = out
+        trained, frozen = lora.split(state.params)
+
+        def loss(trained: Params) -> tuple[Array, tuple[Any, Metrics]]:
+            params = lora.join(trained, frozen)
+            return loss_fn(model, method, params, batch, key, state.token_state, on_policy, state.step)
+
+        (_, (token_state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
         return grads, token_state, metrics
 
     def known() -> tuple[Array, Array]:
@@ -267,15 +272,16 @@ def train_step(
     grads = rounding.in_float32(grads)
     norm = optax.tree.norm(grads)
 
-    finite = jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, rounding.in_float32(state.params))
-    new = rounding.moved(state.params, updates, key), opt_state, token_state
+    finite, (trained, frozen) = jnp.isfinite(norm), lora.split(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, rounding.in_float32(trained))
+    new = rounding.moved(trained, updates, key), opt_state, token_state
 
     def keep(new: Array, old: Array) -> Array:
         # element by element, so that the donated state is written in place: a branch would hold it twice
         return jnp.where(finite, new, old)
 
-    params, opt_state, token_state = jax.tree.map(keep, new, (state.params, state.opt_state, state.token_state))
+    trained, opt_state, token_state = jax.tree.map(keep, new, (trained, state.opt_state, state.token_state))
+    params = lora.join(trained, frozen)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     metrics |= {"grad/norm": norm, "grad/skipped": 1 - finite.astype(jnp.int32)}
     return TrainState(state.step, params, opt_state, token_state, skipped, state.ref), metrics

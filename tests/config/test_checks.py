@@ -27,6 +27,15 @@ from entropy_rl.training import engine
         ({"optim.schedule": "step"}, r"optim.schedule='step' must be one of constant, linear, cosine"),
         ({"model.param_dtype": "float16"}, r"model.param_dtype='float16' must be one of float32, bfloat16"),
         ({"optim.name": "sgd", "optim.weight_decay": 0.1}, r"optim.weight_decay=0.1 is not read by sgd"),
+        (
+            {"model.lora.rank": 4, "model.lora.targets": ("q_proj", "lm_head")},
+            r"model.lora.targets: 'lm_head' is no matrix of a layer; these are q_proj, k_proj, .*, down_proj",
+        ),
+        ({"model.lora.rank": 4, "model.lora.targets": ()}, r"model.lora.targets=\(\) must name one or more of q_proj"),
+        (
+            {"model.lora.rank": 4, "model.param_dtype": "bfloat16"},
+            r"model.param_dtype='bfloat16' with model.lora.rank=4",
+        ),
         ({"eval.every": -1}, r"eval.every=-1 must be 0 or above"),
         (
             {"rollout.server": "http://a"},

@@ -44,6 +44,24 @@ def test_the_reference_policy_is_counted_wherever_it_is_in_memory():
         assert with_ref.programs[name]["peak"] == without.programs[name]["peak"] + without.parameters
 
 
+def test_adapters_and_optimisers_are_counted_by_what_they_keep():
+    """Of a frozen parameter there are 2 bytes, and neither gradients nor moments; Adafactor keeps nearly nothing."""
+    chip = chips.parse("h100:1")
+    shape = {"model.source": "Qwen/Qwen2.5-0.5B", "data.max_prompt_len": 64, "model.dtype": "bfloat16"}
+    full = estimate(tiny(**shape), chip)
+    lora = estimate(tiny(**shape, **{"model.lora.rank": 16}), chip)
+    half = estimate(tiny(**shape, **{"model.param_dtype": "bfloat16", "optim.name": "adafactor"}), chip)
+    assert full.optimiser == pytest.approx(2 * full.parameters, rel=1e-3)
+    adapters = lora.optimiser / 2
+    assert lora.parameters == pytest.approx(full.parameters / 2 + adapters, rel=1e-3) and adapters < 0.05 * 2e9
+    assert half.parameters == full.parameters / 2 and half.optimiser < 0.02 * full.optimiser
+    saved = full.programs["update"]["peak"] - lora.programs["update"]["peak"]
+    assert saved == pytest.approx(4.5 * full.parameters - 5 * adapters, rel=1e-3)
+    assert 0.6 < lora.useful_flops / full.useful_flops < 0.8
+    with pytest.raises(ValueError, match=r"model\.lora\.rank=512 is more than k_proj, 896 by 128, can have"):
+        estimate(tiny(**shape, **{"model.lora.rank": 512}), chip)
+
+
 def test_the_warm_ups_update_has_its_own_batch_and_pieces():
     lesson = programs.warm_up(prepared(**{"warmup.updates": 3, "warmup.batch": 32, "warmup.micro_batches": 4}))
     args = programs.update(lesson).args[1]

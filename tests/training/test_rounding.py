@@ -7,9 +7,10 @@ import pytest
 import updates
 
 from entropy_rl import config
+from entropy_rl.model.precision import stochastic
 from entropy_rl.runtime.mesh import make_mesh
 from entropy_rl.training.engine import Engine
-from entropy_rl.training.rounding import moved, stochastic
+from entropy_rl.training.rounding import moved
 from entropy_rl.training.warmup import Lessons
 
 
@@ -44,6 +45,7 @@ def test_small_steps_add_up():
     np.testing.assert_allclose(end["scale"], 0.9, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_update_of_bfloat16_parameters_is_a_function_of_its_key():
     c = config.default()
     c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens = updates.N, updates.G, updates.T
