@@ -19,7 +19,7 @@ def figures(workdirs: Mapping[str, str], again: bool = False) -> list[Figure]:
     """
     recorded = dict(tokens.by_run(workdirs))
     ends = {
-        name: [tokens.read(workdirs[name], step) for step in dict.fromkeys((steps[0], steps[-1]))]
+        name: [tokens.once(tokens.read(workdirs[name], step)) for step in dict.fromkeys((steps[0], steps[-1]))]
         for name, steps in recorded.items()
     }
     made = of_steps(ends)

@@ -81,7 +81,7 @@ def rescore(workdir: str) -> Rescored:
     recorded, kept = tokens.steps(workdir), Checkpoints(epath.Path(workdir) / "checkpoints").steps()
     if not recorded:
         raise ValueError(f"--rescore: {workdir} has no recorded rollouts; set log.rollouts when it is trained")
-    step = tokens.read(workdir, recorded[0])
+    step = tokens.once(tokens.read(workdir, recorded[0]))
     entropy = {number: score(workdir, number, step) for number in kept}
     if kept and kept[0] < step.step:
         start, base = f"step {kept[0]}", entropy.pop(kept[0])

@@ -86,6 +86,27 @@ def read(workdir: epath.PathLike, step: int) -> Step:
     )
 
 
+def once(step: Step) -> Step:
+    """The step with each response once: a method with turns records it in every turn, and the first has its entropy."""
+    ends = np.cumsum(step.lengths)
+    seen: set[tuple[int, int, bytes]] = set()
+    kept = []
+    for row, begin, end in zip(step.rows, ends - step.lengths, ends):
+        name = (row["prompt"], row["sample"], step.id[begin:end].tobytes())
+        kept.append(name not in seen)
+        seen.add(name)
+    if all(kept):
+        return step
+    inside = np.repeat(kept, step.lengths)
+    return step._replace(
+        rows=[row for row, keep in zip(step.rows, kept) if keep],
+        token=step.token[inside] if len(step.token) else step.token,
+        id=step.id[inside],
+        values={name: values[inside] for name, values in step.values.items()},
+        fate=None if step.fate is None else step.fate[inside],
+    )
+
+
 def fates(workdir: epath.PathLike, step: int) -> dict[str, int]:
     """How many tokens of a recorded step had each fate; {} if it was not recorded."""
     counts: dict[str, int] = {}

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute
+import pyarrow.parquet
 import pytest
 import recorded_runs
 
@@ -135,6 +137,24 @@ def test_a_file_that_is_no_record_of_the_run_is_named(made_up_run, tmp_path):
         tokens.fates(str(tmp_path), 4)
     with pytest.raises(ValueError, match="the files of step 5 were removed meanwhile; make the report again"):
         tokens.read(str(tmp_path), 5)
+
+
+def test_a_response_with_several_turns_is_counted_once(tmp_path):
+    """A method with turns records every response in each of them, later with the entropy of a later policy."""
+    recorded_runs.write_run(tmp_path / "once", 0, steps=(1,))
+    path = "rollouts/step-00000001.parquet"
+    first = pyarrow.parquet.read_table(tmp_path / "once" / path)
+    later = first.set_column(first.column_names.index("entropy"), "entropy", first["logp"])
+    later = later.set_column(later.column_names.index("update"), "update", pyarrow.compute.add(later["update"], 1))
+    (tmp_path / "twice/rollouts").mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.concat_tables([first, later.cast(first.schema)]), tmp_path / "twice" / path)
+    one, two = (
+        {f.name: f.table for f in recorded.figures({"run": str(tmp_path / name)})} for name in ("once", "twice")
+    )
+    assert len(tokens.read(tmp_path / "twice", 1).rows) == 2 * len(tokens.read(tmp_path / "once", 1).rows)
+    for name in one.keys() - {"fates"}:
+        assert one[name] == two[name], name
+    assert [row["tokens"] for row in two["fates"]] == [2 * row["tokens"] for row in one["fates"]]
 
 
 def test_a_reward_that_is_not_known_is_null_for_the_viewer(tmp_path):
