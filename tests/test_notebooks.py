@@ -1,25 +1,83 @@
 """The notebooks run from top to bottom, with small settings."""
 
+import dataclasses
+import json
 import os
 import pathlib
 
+import jax
 import nbformat
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from nbclient import NotebookClient
+from tiny_models import FAMILIES, tiny_tokenizer
 
-NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "colab").glob("*.ipynb"))
+from entropy_rl.model.hf import save_folder
+from entropy_rl.model.transformer import init_params
+
+NOTEBOOKS = pathlib.Path(__file__).parent.parent / "colab"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # the kernel's own
+]
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the kernel's own
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("STEPS", "6")
-    monkeypatch.setenv("WARMUP", "20")
-    monkeypatch.setenv("RUNS", str(tmp_path))
+CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train-*}
+  - {split: test, path: main/test-*}
+---
+"""  # of the data set, as on the hub
+
+
+def executed(name, monkeypatch, runs, **environment):
+    """The notebook after it ran in an environment of small settings; its runs are in a folder."""
+    for key, value in {"RUNS": str(runs), **environment}.items():
+        monkeypatch.setenv(key, value)
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as on Colab
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_every_notebook_has_a_test():
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == {"01_quickstart", "03_math_on_one_chip"}
+
+
+def test_01_quickstart(tmp_path, monkeypatch):
+    outputs = executed("01_quickstart", monkeypatch, tmp_path, STEPS="6", WARMUP="20")
     assert (tmp_path / "notebook-grpo" / "report" / "curves.png").stat().st_size > 10_000
-    assert any("image/png" in o.get("data", {}) for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
     assert os.path.getsize(tmp_path / "notebook-forking" / "metrics.jsonl") > 0
+
+
+def test_03_math_on_one_chip(tmp_path, monkeypatch):
+    """With an untrained model of the same format, and a handful of problems laid out as the hub has them."""
+    model, data = tmp_path / "model", tmp_path / "data" / "openai" / "gsm8k" / "main"
+    tokenizer = tiny_tokenizer()
+    cfg = dataclasses.replace(FAMILIES["qwen2"], max_positions=512)
+    save_folder(model, cfg, jax.device_get(init_params(cfg, jax.random.key(0))), tokenizer)
+    data.mkdir(parents=True)
+    (data.parent / "README.md").write_text(CARD)
+    for split in ("train", "test"):
+        rows = [
+            {"question": f"Tom has {a} cats and buys {b} in {split}. How many?", "answer": f"{a} + {b}\n#### {a + b}"}
+            for a in range(3, 9)
+            for b in (2, 5)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), data / f"{split}-00000-of-00001.parquet")
+    runs = tmp_path / "runs"
+    outputs = executed(
+        "03_math_on_one_chip", monkeypatch, runs, STEPS="2", MODEL=str(model), DATA_ROOT=str(tmp_path / "data")
+    )
+    shown = [output.get("data", {}) for output in outputs]
+    assert sum("image/svg+xml" in data for data in shown) > 3
+    (accuracies,) = (data["text/markdown"] for data in shown if "greedy accuracy" in data.get("text/markdown", ""))
+    assert len(accuracies.splitlines()) == 2 + 4  # two methods, before and after
+    for method in ("grpo", "kl_cov"):
+        rows = [json.loads(line) for line in (runs / f"gsm8k-{method}" / "metrics.jsonl").open()]
+        assert [row["step"] for row in rows] == [0, 1, 2]
+        assert (runs / f"gsm8k-{method}" / "rollouts").is_dir()

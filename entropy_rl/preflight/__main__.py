@@ -1,6 +1,8 @@
 """What a run would need on a topology that is not present.
 
 python -m entropy_rl.preflight --config=configs/entropy_mechanism.py:qwen2_5_7b --topology=v5p:4x4x4 [--json]
+
+With --suggest it also changes the pieces of an update, remat, the slots, and at last LoRA, until the run fits.
 """
 
 import json
@@ -20,11 +22,14 @@ from entropy_rl.preflight.advice import advice  # noqa: E402
 from entropy_rl.preflight.compiled import compile_for  # noqa: E402
 from entropy_rl.preflight.estimate import estimate  # noqa: E402
 from entropy_rl.preflight.report import Report  # noqa: E402
+from entropy_rl.preflight.suggest import suggest  # noqa: E402
 from entropy_rl.preflight.text import text  # noqa: E402
 
 _CONFIG = ConfigFlag("The configuration, file.py or file.py:ARGUMENT.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5p:4x4x4 or h100:8.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
+_SUGGEST = flags.DEFINE_bool("suggest", False, "Try smaller settings until the run fits, and print them.")
+_SUGGEST_LORA = flags.DEFINE_bool("suggest_lora", True, "With --suggest: LoRA may be one of them.")
 
 
 def preflight(c: ConfigDict, topology: chips.Topology) -> Report:
@@ -45,10 +50,20 @@ def main(argv: list[str]) -> None:
         "jax_platforms", "cpu"
     )  # programs are traced on a CPU; the topology's devices only serve compiling
     try:
-        report = preflight(_CONFIG.load(), chips.parse(_TOPOLOGY.value))
+        c, topology, settings = _CONFIG.load(), chips.parse(_TOPOLOGY.value), None
+        if _SUGGEST.value:
+            found = suggest(c, topology, preflight, _SUGGEST_LORA.value)
+            report, settings = found.report, found.settings
+        else:
+            report = preflight(c, topology)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(report.to_json(), indent=1) if _JSON.value else text(report))
+    if _JSON.value:
+        print(json.dumps(report.to_json() | ({} if settings is None else {"settings": settings}), indent=1))
+    else:
+        print(text(report))
+        if settings is not None:
+            print(f"tried last, after {found.trials} reports: {found.flags or 'the configuration as it is'}")
     if not report.fits:
         sys.exit(1)
 

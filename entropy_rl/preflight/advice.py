@@ -27,7 +27,7 @@ def advice(c: ConfigDict, report: Report) -> tuple[str, ...]:
         found.append("measure.every=0: a measured update holds the parameters from before it too")
     if report.programs.get("warm-up update", {"peak": 0})["peak"] > report.capacity:
         found.append(f"warmup.micro_batches={2 * c.warmup.micro_batches}: fewer sequences per chip at a time")
-    if report.programs["rollout"]["peak"] > report.capacity:
+    if report.programs.get("rollout", {"peak": 0})["peak"] > report.capacity:
         found += _for_rollout(c, report)
     if any(program["peak"] > report.capacity for name, program in report.programs.items() if "evaluation" in name):
         found.append(f"eval.batch={c.eval.batch // 2}: fewer prompts decoded together")

@@ -4,17 +4,20 @@ import math
 import re
 from typing import NamedTuple
 
+from entropy_rl.runtime import host
+
 
 class Chip(NamedTuple):
     """Published figures of one chip.
 
     Attributes:
-        flops: per second, bfloat16, dense.
+        flops: per second, dense, in the dtype that `model.dtype=auto` computes in.
         memory: bytes that a program may use.
         bandwidth: of the memory, bytes per second.
         links: bytes per second from the chip to the others of its slice, over all links, one way.
         dims: of the torus; 0: every chip reaches every other one through a switch.
         source: where the figures are published.
+        bfloat16: whether it multiplies bfloat16; otherwise auto is float32.
     """
 
     flops: float
@@ -23,6 +26,11 @@ class Chip(NamedTuple):
     links: float
     dims: int
     source: str
+    bfloat16: bool = True
+
+
+def _share(mebibytes: int) -> float:
+    return host.GPU_SHARE * mebibytes * 2**20
 
 
 _GCP = "https://cloud.google.com/tpu/docs/"
@@ -31,14 +39,18 @@ GIB = 2**30
 
 # The memory of a TPU is the part that its compiler gives to a program (jax 0.10.2, "exceeds available HBM"): 15.75 of a
 # v5e's 16 GiB. Google publishes the bandwidth of ICI as the sum of both directions, half of which is one way; NVIDIA
-# does the same for NVLink.
+# does the same for NVLink and PCIe. The memory of a GPU is JAX's share (`runtime/host.py`) of what nvidia-smi shows.
 CHIPS: dict[str, Chip] = {
     "v5e": Chip(197e12, 15.75 * GIB, 819e9, 400e9 / 2, 2, _GCP + "v5e"),
     "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 1200e9 / 2, 3, _GCP + "v5p"),
     "v6e": Chip(918e12, 31.25 * GIB, 1600e9, 800e9 / 2, 2, _GCP + "v6e"),
-    "a100": Chip(312e12, 80e9, 2039e9, 600e9 / 2, 0, _NV + "a100/"),
-    "h100": Chip(989e12, 80e9, 3350e9, 900e9 / 2, 0, _NV + "h100/"),
-    "h200": Chip(989e12, 141e9, 4800e9, 900e9 / 2, 0, _NV + "h200/"),
+    "t4": Chip(8.1e12, _share(15360), 320e9, 32e9 / 2, 0, _NV + "tesla-t4/", bfloat16=False),
+    "l4": Chip(121e12, _share(23034), 300e9, 64e9 / 2, 0, _NV + "l4/"),
+    "a10g": Chip(70e12, _share(23028), 600e9, 64e9 / 2, 0, "https://aws.amazon.com/ec2/instance-types/g5/"),
+    "rtx4090": Chip(165e12, _share(24564), 1008e9, 64e9 / 2, 0, "https://images.nvidia.com (Ada GPU architecture)"),
+    "a100": Chip(312e12, _share(81920), 2039e9, 600e9 / 2, 0, _NV + "a100/"),
+    "h100": Chip(989e12, _share(81559), 3350e9, 900e9 / 2, 0, _NV + "h100/"),
+    "h200": Chip(989e12, _share(143771), 4800e9, 900e9 / 2, 0, _NV + "h200/"),
 }
 
 

@@ -32,6 +32,10 @@ def compile_for(c: ConfigDict, topology: Topology) -> Report:
     beside = optimiser + bytes_per_chip(
         engine.abstract_state.ref
     )  # what every other program than an update leaves alone
+    state = bytes_per_chip(engine.abstract_state)
+    if state > topology.chip.memory:
+        error = f"the state alone takes {state / 1e9:.1f} GB: nothing was compiled"
+        return _report(run, topology, {"update": {"peak": state, "error": error}}, None)
     found = {"update": figures(run, topology, "update", programs.update(run))}
     if run.is_scored:
         found["score"] = figures(run, topology, "score", programs.score(run)._replace(resident=beside))
@@ -46,13 +50,18 @@ def compile_for(c: ConfigDict, topology: Topology) -> Report:
     for batch in programs.evaluations(run):
         name = "evaluation, greedy" if batch.config.rollout.samples == 1 else "evaluation, sampled"
         found[name] = rollout_figures(batch, topology, beside)
+    return _report(run, topology, found, update_seconds)
+
+
+def _report(run: Run, topology: Topology, found: dict[str, dict[str, Any]], update_seconds: float | None) -> Report:
+    engine = run.engine
     return Report.of(
         run,
         topology,
         mesh=dict(engine.training.mesh.shape),
         sampling_mesh=dict(engine.sampling.mesh.shape),
         parameters=bytes_per_chip(engine.abstract_state.params),
-        optimiser=optimiser,
+        optimiser=bytes_per_chip(engine.abstract_state.opt_state),
         kv_cache=cache_bytes(run),
         programs=found,
         update_seconds=update_seconds,

@@ -47,7 +47,7 @@ def estimate(c: ConfigDict, topology: Topology) -> Report:
     shape = mesh_shape(**c.mesh.to_dict(), count=topology.size)
     sampling = sampling_shape(shape, c.rollout.tensor)
     config_lib.check_mesh(c, shape[0] * shape[1], sampling[0] * sampling[1])
-    run = programs.prepare(_on_one_device(c), jax.local_devices()[:1])
+    run = programs.prepare(_on_one_device(c, topology), jax.local_devices()[:1])
     for key, sizes in (("mesh.tensor", shape), ("rollout.tensor", sampling)):
         sharding.rules(run.engine.model_config, AbstractMesh(sizes, AXES), key)
     phases = [programs.update(run), *([programs.score(run)] if run.is_scored else [])]
@@ -95,13 +95,14 @@ def estimate(c: ConfigDict, topology: Topology) -> Report:
     )
 
 
-def _on_one_device(c: ConfigDict) -> ConfigDict:
+def _on_one_device(c: ConfigDict, topology: Topology) -> ConfigDict:
     """The configuration of the same batch on one device, which traces it and holds nothing."""
+    auto = "bfloat16" if topology.chip.bfloat16 else "float32"
     one = c.copy_and_resolve_references()
     with one.unlocked():
         one.mesh.update(data=1, fsdp=1, tensor=1)
         one.rollout.tensor = 0
-        one.model.dtype = "bfloat16" if c.model.dtype == "auto" else c.model.dtype
+        one.model.dtype = auto if c.model.dtype == "auto" else c.model.dtype
     return one
 
 

@@ -8,6 +8,7 @@ import sys
 
 import jax
 
+GPU_SHARE = 0.92  # of a GPU's memory that JAX takes; its own default leaves a quarter unused
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -15,8 +16,10 @@ def prepare() -> None:
     """Keeps freed memory, and compiled programs, for the next use.
 
     On a CPU, XLA allocates its temporaries anew at every step: returning them to the system and faulting them in again
-    takes a third of a training step.
+    takes a third of a training step. On a GPU, JAX takes GPU_SHARE of the memory, unless the environment says
+    otherwise or the device is in use already.
     """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     if sys.platform == "linux" and jax.default_backend() == "cpu":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -1,0 +1,90 @@
+"""What trains on one chip: fills configs/one_chip.json, and prints the table of README.md.
+
+    PYTHONPATH=. python results/one_chip/run.py [t4 l4 …]    # all chips, or those named; rows that are there are kept
+
+TPUs are compiled for, one process per row and some minutes each, with pip install "jax[tpu]==<jax>"; GPUs are judged by
+arithmetic. Each row tries pieces, remat and slots until it fits (`entropy_rl/preflight/suggest.py`).
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "configs"))
+import one_chip  # noqa: E402
+
+GB = 1e9
+
+
+def measure(model: str, chip: str, tokens: int, lora: bool) -> dict[str, Any]:
+    """The row of one run."""
+    flags = "--json", "--suggest", f"--config.model.lora.rank={one_chip.RANK if lora else 0}", "--nosuggest_lora"
+    argument = f"{model},{tokens}" + ",lora" * lora
+    command = sys.executable, "-m", "entropy_rl.preflight", f"--config={ROOT / 'configs' / 'one_chip.py'}:{argument}"
+    topology = f"--topology={chip}:{one_chip.SHAPES.get(chip, '1')}"
+    done = subprocess.run([*command, topology, *flags], capture_output=True, text=True, cwd=ROOT)
+    if not done.stdout.startswith("{"):
+        sys.exit(f"{argument} on {chip}: {done.stderr[-3000:]}")
+    return summary(json.loads(done.stdout))
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of a report."""
+    worst = max(report["programs"], key=lambda name: report["programs"][name]["peak"])
+    state = report["parameters"] + report["optimiser"]
+    what = "the state alone" if state > report["capacity"] or report["peak"] == state else f"the {worst}"
+    row: dict[str, Any] = {
+        "fits": report["fits"],
+        "settings": report["settings"],
+        "peak_gb": round(report["peak"] / GB, 2),
+        "capacity_gb": round(report["capacity"] / GB, 2),
+        "state_gb": round(state / GB, 2),
+        "decided_by": f"{what}: {report['peak'] / GB:.1f} of {report['capacity'] / GB:.1f} GB",
+    }
+    if report["fits"] and report.get("update_seconds") is not None:
+        row["update_seconds"] = round(report["update_seconds"], 3)
+        rollout = report["programs"]["rollout"]
+        if "time" in rollout:
+            row["rollout_seconds"] = round(rollout["time"]["step"], 2)
+    return row
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Models by chips: for responses of 512 and of 2048 tokens, in full and by LoRA."""
+    chips = [chip for chip in one_chip.CHIPS if any(name.split(",")[1] == chip for name in rows)]
+    lines = ["| model | " + " | ".join(chips) + " |", "|---" * (1 + len(chips)) + "|"]
+    for model, source in one_chip.MODELS.items():
+        for lora in (False, True):
+            cells = []
+            for chip in chips:
+                found = [rows.get(one_chip.row_name(model, chip, tokens, lora)) for tokens in one_chip.TOKENS]
+                cells.append(" / ".join(_cell(row) for row in found))
+            lines.append(f"| {source.split('/')[1]}{', LoRA' if lora else ''} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "?"
+    return f"{row['peak_gb']:.1f}" if row["fits"] else "–"
+
+
+def main() -> None:
+    rows: dict[str, Any] = json.loads(one_chip.TABLE.read_text()) if one_chip.TABLE.exists() else {}
+    for chip in sys.argv[1:] or one_chip.CHIPS:
+        for lora in (False, True):
+            for model in one_chip.MODELS:
+                for tokens in one_chip.TOKENS:
+                    name = one_chip.row_name(model, chip, tokens, lora)
+                    if name not in rows:
+                        rows[name] = measure(model, chip, tokens, lora)
+                        print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
+                        one_chip.TABLE.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Settings that fit are found by changing the part that is too large, and only that."""
+
+import pytest
+
+from entropy_rl import config
+from entropy_rl.preflight import chips
+from entropy_rl.preflight.estimate import estimate
+from entropy_rl.preflight.suggest import suggest
+
+GPU = chips.parse("h100:1")
+
+
+def settings(**changes):
+    c = config.default()
+    c.model.source, c.mesh.data, c.eval.every = "Qwen/Qwen2.5-0.5B", 1, 0
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 8, 8, 512, 128
+    c.train.updates_per_rollout = 1
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def on(gigabytes):
+    """Preflight on a chip of so much memory."""
+
+    def preflight(c, topology):
+        report = estimate(c, topology)
+        return report._replace(capacity=gigabytes * 1e9, fits=report.peak <= gigabytes * 1e9)
+
+    return preflight
+
+
+def test_what_fits_is_left_as_it_is():
+    found = suggest(settings(), GPU, on(80))
+    assert (found.settings, found.trials, found.report.fits) == ({}, 1, True)
+
+
+@pytest.mark.parametrize(
+    "gigabytes, wanted",
+    [(24, {"train.micro_batches"}), (12, {"train.micro_batches", "model.remat"}), (6, {"model.lora.rank"})],
+)
+def test_less_memory_takes_pieces_then_remat_then_lora(gigabytes, wanted):
+    c = settings()
+    found = suggest(c, GPU, on(gigabytes))
+    assert found.report.fits and set(found.settings) >= wanted
+    assert ("model.lora.rank" in found.settings) == ("model.lora.rank" in wanted)
+    assert c.train.micro_batches == 1  # the caller's is as it was
+    for key in found.settings:  # none of them was needless
+        fewer = {k: v for k, v in found.settings.items() if k != key}
+        assert not on(gigabytes)(settings(**fewer), GPU).fits
+
+
+def test_a_large_rollout_gets_fewer_slots():
+    found = suggest(
+        settings(**{"rollout.max_tokens": 20000, "train.micro_batches": 8, "model.remat": "full"}), GPU, on(40)
+    )
+    assert found.report.fits and found.settings == {"rollout.slots": found.report.slots}
+
+
+def test_if_nothing_fits_the_last_report_says_so():
+    found = suggest(settings(), GPU, on(1))
+    assert not found.report.fits and found.settings == {"model.lora.rank": 16}
