@@ -51,7 +51,7 @@ def test_less_memory_takes_pieces_then_remat_then_lora(gigabytes, wanted):
 
 def test_a_large_rollout_gets_fewer_slots():
     found = suggest(
-        settings(**{"rollout.max_tokens": 20000, "train.micro_batches": 8, "model.remat": "full"}), GPU, on(40)
+        settings(**{"rollout.max_tokens": 20000, "train.micro_batches": 8, "model.remat": "full"}), GPU, on(30)
     )
     assert found.report.fits and found.settings == {"rollout.slots": found.report.slots}
 
