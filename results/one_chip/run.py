@@ -35,14 +35,14 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a report."""
     worst = max(report["programs"], key=lambda name: report["programs"][name]["peak"])
     state = report["parameters"] + report["optimiser"]
-    what = "the state alone" if state > report["capacity"] or report["peak"] == state else f"the {worst}"
+    what, needs = (f"the {worst}", report["peak"]) if state <= report["capacity"] else ("the state alone", state)
     row: dict[str, Any] = {
         "fits": report["fits"],
         "settings": report["settings"],
         "peak_gb": round(report["peak"] / GB, 2),
         "capacity_gb": round(report["capacity"] / GB, 2),
         "state_gb": round(state / GB, 2),
-        "decided_by": f"{what}: {report['peak'] / GB:.1f} of {report['capacity'] / GB:.1f} GB",
+        "decided_by": f"{what}: {needs / GB:.1f} of {report['capacity'] / GB:.1f} GB",
     }
     if report["fits"] and report.get("update_seconds") is not None:
         row["update_seconds"] = round(report["update_seconds"], 3)
