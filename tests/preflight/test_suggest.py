@@ -52,7 +52,9 @@ def test_less_memory_takes_pieces_then_remat_then_lora(gigabytes, wanted):
 def test_a_large_rollout_gets_fewer_slots():
     many = {"rollout.prompts": 64, "rollout.max_tokens": 4096, "train.micro_batches": 64, "model.remat": "full"}
     found = suggest(settings(**many), GPU, on(30))
-    assert found.report.fits and found.settings == {"rollout.slots": 256}
+    assert found.report.fits and set(found.settings) == {"rollout.slots"}
+    twice = {"rollout.slots": 2 * found.settings["rollout.slots"]}
+    assert not on(30)(settings(**many, **twice), GPU).fits
 
 
 def test_if_nothing_fits_the_last_report_says_so():
