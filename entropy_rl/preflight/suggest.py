@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from entropy_rl.preflight.chips import Topology
 from entropy_rl.preflight.report import Report
+from entropy_rl.runtime.mesh import DATA, FSDP
 
 RANK = 16  # of the adapters that are suggested
 Preflight = Callable[[ConfigDict, Topology], Report]
@@ -86,7 +87,7 @@ def _smaller(c: ConfigDict, report: Report, name: str, room: float) -> dict[str,
         return more or _remat(c) or ({"measure.every": 0} if name == "measured update" else None)
     if "evaluation" in name:
         return {"eval.batch": c.eval.batch // 2} if c.eval.batch > 1 else None
-    least = report.sampling_mesh["data"] * report.sampling_mesh["fsdp"]
+    least = report.sampling_mesh[DATA] * report.sampling_mesh[FSDP]
     return {"rollout.slots": report.slots // 2} if report.slots // 2 >= least else None
 
 
