@@ -23,8 +23,7 @@ EVEN = 16  # the cache has a multiple of this many places: products over an odd 
 # Temporaries as multiples of f32[W, V], and of attention's scores f32[W, H, P + T]. They are the most that the compiled
 # programs took on a v5e, over widths and lengths; `tests/preflight/test_slots_fit.py` compiles some of them again.
 STEP_LOGITS, STEP_SCORES, ADMIT_LOGITS = 7.1, 1.0, 2.0
-TRUNCATED_LOGITS = 4.0  # more of them if the draw is truncated, which sorts
-FORKED_LOGITS = 2.0  # more of them if forks have another temperature: logits and exponentials at temperature 1
+TRUNCATED_LOGITS = 4.0  # more of them if the draw is truncated, which sorts; another temperature of forks takes none
 SHARE = 0.9  # of the free memory that the slots may take
 
 
@@ -128,7 +127,7 @@ def slot_bytes(model: Transformer, P: int, shared: int, decoding: Decoding, head
     full = places(decoding.max_tokens)
     before = lengths(decoding.max_tokens)[-2:][0]
     prefix = P / shared
-    more = TRUNCATED_LOGITS * _truncates(decoding) + FORKED_LOGITS * (decoding.sampling.forks is not None)
+    more = TRUNCATED_LOGITS * _truncates(decoding)
     halved = prefix + full + (P + full) / 2
     longer = 2 * prefix + full + (before if before < full else 0)
     moves = max(halved, longer) * token * (1 + 1 / c.n_layers) + 4 * c.vocab_size * (ADMIT_LOGITS + more)

@@ -75,7 +75,8 @@ def test_no_program_of_a_rollout_holds_more_than_its_slots_are_charged_for(sampl
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason='needs pip install "jax[tpu]"')
-def test_the_width_that_fits_into_a_v5e_does_when_it_is_compiled():
+@pytest.mark.parametrize("sampling", [PLAIN, FORKED], ids=["plain", "forked"])
+def test_the_width_that_fits_into_a_v5e_does_when_it_is_compiled(sampling):
     """A 0.5B run with its optimiser: 914 slots were let in before, of which an admission took 18.6 of 16.9 GB."""
     from jax.experimental import topologies
 
@@ -84,9 +85,9 @@ def test_the_width_that_fits_into_a_v5e_does_when_it_is_compiled():
     state = 3 * 4 * 494_032_768  # parameters and AdamW's moments
     weights_and_prompts = 2 * 494_032_768 + N * P * 12288
     free = room.SHARE * (capacity - state - weights_and_prompts)
-    W = room.width_that_fits(model, free, N, P, G, Decoding(Sampling(), 256, (1,)), 2, 1)
+    W = room.width_that_fits(model, free, N, P, G, Decoding(sampling, 256, (1,)), 2, 1)
     assert W == 512
-    found, charged = programs(model, W, 256, jax.sharding.SingleDeviceSharding(device))
+    found, charged = programs(model, W, 256, jax.sharding.SingleDeviceSharding(device), sampling)
     for name, (fixed, held) in found.items():
         assert held - fixed < W * charged, name
         assert state + weights_and_prompts + held - fixed < capacity, name

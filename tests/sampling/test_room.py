@@ -72,7 +72,7 @@ def test_what_a_slot_is_charged_for():
     truncated = decoding._replace(sampling=Sampling(top_k=5))
     assert room.slot_bytes(model, 128, 1, truncated, 2) > room.slot_bytes(model, 128, 1, decoding, 2) + 4 * V
     forked = decoding._replace(sampling=Sampling(forks=Forks(0.5, 2.0)))
-    assert room.slot_bytes(model, 128, 1, forked, 2) > room.slot_bytes(model, 128, 1, decoding, 2) + 4 * V
+    assert room.slot_bytes(model, 128, 1, forked, 2) == charged  # tests/preflight/test_slots_fit.py compiles both
 
 
 def steps(monkeypatch, slots=0, widths=None, N=4):
