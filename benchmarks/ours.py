@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl import config, token_transforms
-from entropy_rl.model import decode, head, hf_config
+from entropy_rl.model import attention, decode, head, hf_config, lora
 from entropy_rl.model.config import ModelConfig
 from entropy_rl.model.precision import compute_dtype
 from entropy_rl.model.shapes import SHAPES
@@ -51,14 +51,21 @@ def build(options: argparse.Namespace) -> tuple[Engine, Params]:
     c.model.remat, c.model.dtype = options.remat, options.dtype
     c.model.lora.rank = options.lora
     config.apply_recipe(c, options.method)
+    if options.plain_attention:
+        attention.kernel_for = lambda *_: None
     opened = engine_lib.load(c.model, c.seed) if options.shape == "smollm2" else open_shape(options.shape)
     model_config, tokenizer, weights = opened
+    if options.lora and options.shape != "smollm2":
+        model_config = lora.adapted(model_config, engine_lib.lora_of(c.model))
     method = engine_lib.method_of(c.algo, c.rollout, c.train)
     if options.transforms:
         specs = json.loads(options.transforms)
         method = method._replace(chain=token_transforms.build(specs), extras=token_transforms.extras(specs))
     mesh = engine_lib.mesh_of(c)
     engine = Engine(c, model_config, tokenizer, mesh, method, optimizer_of(c.optim), options.samples)
+    if options.lora and options.shape != "smollm2":
+        drawn, wanted = init_params(model_config, jax.random.key(0)), engine.abstract_state.params
+        return engine, jax.block_until_ready(jax.tree.map(lambda x, y: x.astype(y.dtype), drawn, wanted))
     return engine, jax.block_until_ready(weights(engine.params_sharding))
 
 
@@ -274,7 +281,8 @@ def main() -> None:
         "--transforms", help='in place of the method\'s, as JSON: [["clip_cov", {"fraction": 1e-3}], …]'
     )
     parser.add_argument("--micro", type=int, default=1)
-    parser.add_argument("--lora", type=int, default=0, help="rank of adapters, in `train` and `score` of smollm2")
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters, in `train` and `score`")
+    parser.add_argument("--plain-attention", action="store_true", help="without the device's attention kernel")
     parser.add_argument("--remat", default="dots", choices=("none", "full", "dots"))
     parser.add_argument("--fixed", action="store_true", help="rollouts in one batch until its last response ends")
     parser.add_argument("--repeats", type=int, default=3)
