@@ -40,9 +40,9 @@ def flat(tree) -> np.ndarray:
     return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(tree)])
 
 
-def results(shape, save=None) -> dict:
+def results(shape, save=None, cfg=CFG, tensor=0) -> dict:
     """Everything as numpy arrays; parameters and their gradient as flat vectors. `save`: a folder for a checkpoint."""
-    data, weights, engine = batch(), params(), build(shape)
+    data, weights, engine = batch(), params(cfg), build(shape, tensor, cfg)
     with engine.on_mesh():
         start = jax.device_put(weights, engine.params_sharding)
         logp, entropy = distributed.fetch(engine.score(start, data))

@@ -24,8 +24,8 @@ B = N * G
 
 
 @functools.cache
-def params():
-    p = init_params(CFG, jax.random.key(0))
+def params(cfg=CFG):
+    p = init_params(cfg, jax.random.key(0))
     p["embed"] *= 10
     return jax.device_get(p)
 

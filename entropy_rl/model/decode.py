@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from entropy_rl.model import lookup, lora
+from entropy_rl.model import lora
 from entropy_rl.model.attention import KeyValue, visible
 from entropy_rl.model.block import Block, Context, rms_norm
+from entropy_rl.model.kinds import Kind, kind_of, kinds, per_option
 from entropy_rl.model.rope import rope_tables
 from entropy_rl.model.transformer import Params, Transformer, dtype_of_head, positions
 from entropy_rl.runtime.mesh import DATA, FSDP, replicated, row_shards
@@ -51,7 +52,7 @@ class DecodeWeights(NamedTuple):
         final_norm: [D].
         layers: the layers' parameters in the compute dtype, stacked, or a list with one entry per layer if
             `Transformer.unroll`.
-        cos: f32[positions, h], RoPE's table.
+        cos: f32[positions, h], RoPE's table; stacked if layers differ in it.
         sin: the same.
     """
 
@@ -86,7 +87,7 @@ def decode_weights(model: Transformer, params: Params, *, places: int) -> Decode
         return jax.tree.map(lambda x: x[i], p["layers"])
 
     layers = [layer(i) for i in range(model.cfg.n_layers)] if model.unroll else p["layers"]
-    cos, sin = (x[0, :, 0] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
+    cos, sin = (x[..., 0, :, 0, :] for x in rope_tables(model.cfg, jnp.arange(places)[None]))
     return DecodeWeights(p["embed"], p.get("head"), p["final_norm"], layers, cos, sin)
 
 
@@ -290,36 +291,37 @@ def step(
         (hidden [W, D] after the last norm, the cache with the token written at `column`).
     """
     c = lora.plain(model.cfg)
-    x = lookup.embed(weights.embed, token_W[:, None], model.dtype)
-    x = nn.with_logical_constraint(x, ("batch", None, None))
+    x = model.embed(weights.embed, token_W[:, None])
     position, segment = position_W[:, None], alive_W[:, None].astype(jnp.int32)
     rows = [jnp.repeat(m, len(token_W) // len(m), axis=0) for m in (prefix.position, prefix.segment)]
 
     def see(key_position: Array, key_segment: Array) -> Array:
         # a query's segment is 1 even in a dead slot: prompts' padding is segment 0 too
-        return visible(position, jnp.ones_like(segment), key_position, key_segment, c.sliding_window)[:, 0]
+        query = position, jnp.ones_like(segment)
+        return per_option(c.windows, lambda window: visible(*query, key_position, key_segment, window)[:, 0])
 
-    cos, sin = (jnp.take(table, position, axis=0)[:, :, None] for table in (weights.cos, weights.sin))
+    cos, sin = (jnp.take(table, position, axis=-2)[..., None, :] for table in (weights.cos, weights.sin))
     ctx = Context(cos, sin, (see(*rows), see(cache.position, cache.segment)))
 
-    def block(x: Array, layer: Any, past: tuple[KeyValue, ...]) -> Any:
-        return Block(c, model.dtype).apply({"params": layer}, x, past, ctx)
+    def block(x: Array, layer: Any, past: tuple[KeyValue, ...], kind: Kind) -> Any:
+        return Block(c, model.dtype).apply({"params": layer}, x, past, ctx, kind)
 
-    past = (prefix.key, prefix.value), (cache.key, cache.value)
+    past, kind_L = ((prefix.key, prefix.value), (cache.key, cache.value)), kinds(c)
     if model.unroll:
         new = []
         for i, layer in enumerate(weights.layers):
-            x, key_value = block(x, layer, tuple((key[i], value[i]) for key, value in past))
+            mine = tuple((key[i], value[i]) for key, value in past)
+            x, key_value = block(x, layer, mine, kind_of(kind_L, i))
             new.append(key_value)
         key, value = zip(*new, strict=True)
     else:
-        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (weights.layers, past))
+        x, (key, value) = jax.lax.scan(lambda x, layer: block(x, *layer), x, (weights.layers, past, kind_L))
     # This makes the column depend on the last layer's output (nothing is above infinity), so that the cache is read
     # before it is written. Nothing else orders the two, and XLA made a copy. A CPU's compiler removes an
     # optimization_barrier too early to help.
     column = column + (x.ravel()[0] > jnp.inf)
     cache = _write(cache, column, key, value, position, segment)
-    return rms_norm(x, weights.final_norm, c.norm_eps)[:, 0], cache
+    return rms_norm(x, weights.final_norm, c)[:, 0], cache
 
 
 def _write(cache: KV, column: Array, key: Any, value: Any, position: Array, segment: Array) -> KV:

@@ -138,7 +138,7 @@ def read_config(meta: Metadata, tied: bool) -> ModelConfig:
         # It is stored as float32, in which 1e-5 is 9.99999975e-06: the shortest decimal that rounds to it was meant.
         norm_eps=float(str(np.float32(positive(path, f"{family}.{epsilon}", need(epsilon))))),
         qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
+        qk_norm="head" if family == "qwen3" else None,
         tied=tied,
         bos_id=bos,
         eos_ids=tuple(dict.fromkeys(i for i in stops if i is not None)),

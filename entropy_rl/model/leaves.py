@@ -16,6 +16,18 @@ from entropy_rl.model.transformer import Params
 Shardings = jax.sharding.Sharding | Params  # one for all leaves, or a tree of them like the parameters
 Read = Callable[[str, tuple[int, ...]], np.ndarray]  # (name, shape) -> the tensor, float32
 
+# the names on disk of a layer's norms: the same name has two meanings
+NORMS = {
+    "before": {"attn_norm": "input", "mlp_norm": "post_attention"},
+    "after": {"attn_post_norm": "post_attention", "mlp_post_norm": "post_feedforward"},
+    "both": {
+        "attn_norm": "input",
+        "attn_post_norm": "post_attention",
+        "mlp_norm": "pre_feedforward",
+        "mlp_post_norm": "post_feedforward",
+    },
+}
+
 
 class Leaf(NamedTuple):
     """How one leaf of the parameters is stored on disk: ours = theirs.reshape(split).transpose(axes).
@@ -55,8 +67,7 @@ def leaves(cfg: ModelConfig) -> dict[str, Leaf]:
     if not cfg.tied:
         table["head"] = plain("lm_head.weight", V, D)
     layer = {
-        "attn_norm": plain("input_layernorm.weight", D),
-        "mlp_norm": plain("post_attention_layernorm.weight", D),
+        **{x: plain(f"{name}_layernorm.weight", D) for x, name in NORMS[cfg.norms].items()},
         "o": Leaf("self_attn.o_proj.weight", (D, H * h), (D, H, h), (1, 2, 0)),
         "gate": transposed("mlp.gate_proj.weight", F, D),
         "up": transposed("mlp.up_proj.weight", F, D),
@@ -66,8 +77,11 @@ def leaves(cfg: ModelConfig) -> dict[str, Leaf]:
         layer[x] = Leaf(f"self_attn.{x}_proj.weight", (N * h, D), (N, h, D), (2, 0, 1))
         if cfg.qkv_bias:
             layer[f"{x}_bias"] = Leaf(f"self_attn.{x}_proj.bias", (N * h,), (N, h), (0, 1))
-    if cfg.qk_norm:
-        layer["q_norm"], layer["k_norm"] = plain("self_attn.q_norm.weight", h), plain("self_attn.k_norm.weight", h)
+    for x, N in (("q", H), ("k", K)):
+        if cfg.qk_norm == "head":
+            layer[f"{x}_norm"] = plain(f"self_attn.{x}_norm.weight", h)
+        elif cfg.qk_norm == "width":
+            layer[f"{x}_norm"] = Leaf(f"self_attn.{x}_norm.weight", (N * h,), (N, h), (0, 1))
     return table | {f"layers/{x}": leaf._replace(name="model.layers.{}." + leaf.name) for x, leaf in layer.items()}
 
 

@@ -1,4 +1,4 @@
-"""One decoder that is Llama, Mistral, Qwen2 or Qwen3 by configuration.
+"""One decoder that is Llama, Mistral, Qwen, OLMo, Gemma 3 or SmolLM3 by configuration.
 
 Shapes: B rows, S tokens given, D width, K key/value heads, h head_dim, L layers, V vocabulary.
 
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from entropy_rl.model import attention, lookup
 from entropy_rl.model.attention import KeyValue, visible
-from entropy_rl.model.block import Block, Context, Group, rms_norm, weight
+from entropy_rl.model.block import Block, Context, Group, norm_init, rms_norm, weight
 from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.kinds import kinds, per_option
 from entropy_rl.model.rope import rope_tables
 
 Array = jax.Array
@@ -72,16 +73,27 @@ class Transformer(nn.Module):
         table = weight(self, "embed", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
         if not c.tied:
             weight(self, "head", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
-        x = lookup.embed(table, tokens_BxS, self.dtype)
-        x = nn.with_logical_constraint(x, ("batch", None, None))
-        x, key_value = self.stack(group)(x, None, self.context(position_BxS, segment_BxS, group))
-        scale = weight(self, "final_norm", (c.d_model,), ("embed",), nn.initializers.ones)
-        return rms_norm(x, scale, c.norm_eps), key_value
+        x = self.embed(table, tokens_BxS)
+        x, key_value = self.stack(group)(x, None, self.context(position_BxS, segment_BxS, group), kinds(c))
+        scale = weight(self, "final_norm", (c.d_model,), ("embed",), norm_init(c))
+        return rms_norm(x, scale, c), key_value
+
+    @nn.nowrap
+    def embed(self, table_VxD: Array, tokens_BxS: Array) -> Array:
+        """[B, S, D]: the first residual."""
+        x = lookup.embed(table_VxD, tokens_BxS, self.dtype)
+        if self.cfg.scaled_embedding:
+            x = x * jnp.asarray(self.cfg.d_model**0.5, self.dtype)  # Gemma was trained with a root that is rounded too
+        return nn.with_logical_constraint(x, ("batch", None, None))
 
     @nn.nowrap
     def context(self, position_BxS: Array, segment_BxS: Array, group: Group | None) -> Context:
         """The inputs that all layers share: RoPE's tables, and segments for a kernel or masks for `attend`."""
-        window = self.cfg.sliding_window
+
+        def see(q_position: Array, q_segment: Array, k_position: Array, k_segment: Array) -> Array:
+            places = q_position, q_segment, k_position, k_segment
+            return per_option(self.cfg.windows, lambda window: visible(*places, window))
+
         own = position_BxS, segment_BxS
         rows, masks = None, []
         if self.kernel:
@@ -89,9 +101,9 @@ class Transformer(nn.Module):
         elif group:
             shared, own = zip(group.cut(position_BxS), group.cut(segment_BxS))
             position, segment = (jnp.repeat(x, group.samples, axis=0) for x in shared)
-            masks = [visible(*shared, *shared, window), visible(*own, position, segment, window)]
+            masks = [see(*shared, *shared), see(*own, position, segment)]
         if not self.kernel:
-            masks.append(visible(*own, *own, window))
+            masks.append(see(*own, *own))
         return Context(*rope_tables(self.cfg, position_BxS), tuple(masks), rows)
 
     @nn.nowrap
@@ -104,7 +116,7 @@ class Transformer(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.cfg.n_layers,
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast, 0),
             out_axes=0,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )

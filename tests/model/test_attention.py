@@ -1,5 +1,6 @@
 """The kernels for whole rows against plain attention: the TPU's is interpreted, the GPU's is called without cuDNN."""
 
+import dataclasses
 import functools
 import types
 
@@ -12,7 +13,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from entropy_rl.model import attention, precision
 from entropy_rl.model.attention import attend, visible
 from entropy_rl.model.block import Group
-from entropy_rl.model.config import ModelConfig
+from entropy_rl.model.config import ModelConfig, Rope
 from entropy_rl.model.transformer import Transformer, init_params
 from entropy_rl.runtime.mesh import make_mesh
 
@@ -104,10 +105,16 @@ def test_on_a_gpu_rows_become_a_call_of_cudnn(shape, monkeypatch):
     assert f"tensor<{B}x{H}x256x256x" not in text  # the scores are never held
 
 
+CFG = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
+WINDOWS = dataclasses.replace(
+    CFG, n_layers=3, sliding_window=4, full_layers=(1,), local_rope=Rope(30.0), nope_layers=(2,)
+)
+
+
 @pytest.mark.slow
-def test_a_group_by_a_kernel_is_the_same_model():
+@pytest.mark.parametrize("cfg", [CFG, WINDOWS], ids=["alike", "windows"])
+def test_a_group_by_a_kernel_is_the_same_model(cfg):
     """Prompts padded on the left, with three responses each, of different lengths."""
-    cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
     params, group = init_params(cfg, jax.random.key(0)), Group(5, 3)
     prompt_mask = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     mask = (jnp.arange(7)[None] < jnp.asarray([7, 3, 0, 2, 7, 1])[:, None]).astype(int)
@@ -127,8 +134,17 @@ def test_a_group_by_a_kernel_is_the_same_model():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got_grad, want_grad)
 
 
-def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model():
-    cfg = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64)
+@pytest.mark.parametrize(
+    "cfg, inner",
+    [
+        (CFG, CALL),
+        (dataclasses.replace(WINDOWS, head_dim=128), SPLASH),
+        pytest.param(WINDOWS, CALL, marks=pytest.mark.slow),
+    ],
+    ids=["alike", "windows, splash", "windows"],
+)
+def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model(cfg, inner):
+    """With windows that differ by layer, each layer branches to the kernel that has its window."""
     params = init_params(cfg, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (B, S), 0, 64)
     calls = []
@@ -137,9 +153,9 @@ def test_a_model_of_packed_rows_calls_the_kernel_and_is_the_same_model():
         return Transformer(cfg, kernel=kernel).apply({"params": params}, tokens, POSITION, SEGMENT)[0]
 
     def spy(*args):
-        calls.append(args[0].shape)
-        return CALL(*args)
+        calls.append((args[0].shape, args[4]))
+        return inner(*args)
 
     got, want = hidden(spy), hidden(None)
-    assert set(calls) == {(B, S, 4, 8)}
+    assert set(calls) == {((B, S, 4, cfg.head_dim), window) for window in cfg.windows}
     np.testing.assert_allclose(jnp.where((SEGMENT > 0)[:, :, None], got - want, 0), 0, atol=2e-5)

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny_models import FAMILIES, assert_trees_equal, random_params, tiny_tokenizer
+from tiny_models import ALL, FAMILIES, assert_trees_equal, random_params, tiny_tokenizer
 
 from entropy_rl.model import hf, tensor_file
+from entropy_rl.model.config import Rope, YarnScaling
+from entropy_rl.model.shapes import SHAPES
 
 
 @pytest.fixture
@@ -44,10 +47,9 @@ def load(folder):
     return hf.load_params(folder, hf.read_config(folder))
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_round_trip(tmp_path, family, tied):
-    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
+@pytest.mark.parametrize("name", ALL)
+def test_round_trip(tmp_path, name):
+    cfg = ALL[name]
     params = random_params(cfg)
     hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
     assert hf.read_config(tmp_path) == cfg
@@ -259,7 +261,15 @@ def test_an_index_that_disagrees_with_its_files(folder):
         ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantised checkpoints are read from GGUF only"),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3 must divide num_attention_heads=4"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear' is not supported"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic' is not supported"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "rope_type='linear' lacks factor"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 0}}, r"rope_scaling\.factor=0; expected a finite number"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1}}, "mscale is not supported"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", "factor": 2, "truncate": False}},
+            "truncate=False is not supported",
+        ),
         (
             "llama",
             {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
@@ -310,11 +320,33 @@ def test_an_index_that_disagrees_with_its_files(folder):
         ("llama", {"eos_token_id": "2"}, "eos_token_id names the token '2'"),
         ("llama", {"bos_token_id": 300}, "bos_token_id names the token 300"),
         ("mistral", {"sliding_window": 0}, "sliding_window=0; expected a whole number"),
+        # what differs from layer to layer
+        ("gemma3_text", {"layer_types": ["full_attention"]}, r"layer_types=\[.*\]; expected a list of 3 of full_att"),
+        ("olmo3", {"layer_types": ["linear_attention"] * 3}, "layer_types=.*; expected a list of 3"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, r"no_rope_layers=\[1, 0\]; expected a list of 3, 1 \(RoPE\) or 0"),
+        ("smollm3", {"no_rope_layers": [1, 0, 2]}, r"no_rope_layers=\[1, 0, 2\]; expected a list of 3"),
         (
-            "qwen3",
-            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-            "expected max_window_layers=0 .* or 3 .*, got 1",
+            "gemma3_text",
+            {"rope_parameters": {"rope_theta": 5.0}},
+            "rope_theta: expected an object for each type of layer",
         ),
+        (
+            "gemma3_text",
+            {"rope_local_base_freq": 7.0},
+            r"disagree, .* rope_local_base_freq: 7\.0, rope_parameters\.slid",
+        ),
+        # other features
+        (
+            "gemma3_text",
+            {"final_logit_softcapping": 30.0},
+            "final_logit_softcapping=30.0 is not supported; expected null",
+        ),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True .* expected false"),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation='gelu' .* expected 'gelu_pytorch_tanh'"),
+        ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0; expected a finite number above 0"),
+        ("llama", {"model_type": "gemma2"}, r"'gemma2'; .* \(the nearest is gemma3_text\)"),
+        ("llama", {"model_type": "gemma3"}, "the nearest is gemma3_text; of Gemma 3 the models for text alone are"),
+        ("llama", {"model_type": "qwen3_moe"}, "the nearest is qwen3"),
     ],
 )
 def test_config_that_is_refused(tmp_path, family, changes, message):
@@ -376,11 +408,65 @@ def test_transformers_5_rope_parameters(folder):
 
 def test_windows_of_qwen(tmp_path):
     save(tmp_path, "qwen2")
-    for first, window in ((0, 4), (3, None)):
-        edit(tmp_path, use_sliding_window=True, sliding_window=4, max_window_layers=first)
-        assert hf.read_config(tmp_path).sliding_window == window
+    for first, window, full in ((0, 4, ()), (2, 4, (0, 1)), (3, None, ())):
+        edit(tmp_path, use_sliding_window=True, sliding_window=4, max_window_layers=first, layer_types=...)
+        cfg = hf.read_config(tmp_path)
+        assert (cfg.sliding_window, cfg.full_layers) == (window, full)
     edit(tmp_path, use_sliding_window=False)
     assert hf.read_config(tmp_path).sliding_window is None
+
+
+def published(family, cfg, **more):
+    """The keys of a published config.json that the sizes of a model do not follow from."""
+    return more | {
+        "model_type": family,
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.d_model,
+        "intermediate_size": cfg.d_ff,
+        "num_hidden_layers": cfg.n_layers,
+        "num_attention_heads": cfg.n_heads,
+        "num_key_value_heads": cfg.n_kv_heads,
+        "max_position_embeddings": cfg.max_positions,
+        "rms_norm_eps": 1e-6,
+        "eos_token_id": list(cfg.eos_ids),
+        "bos_token_id": cfg.bos_id,
+        "rope_scaling": None,
+    }
+
+
+GEMMA = {"rope_theta": 1_000_000, "rope_local_base_freq": 10_000, "head_dim": 256, "query_pre_attn_scalar": 256}
+TYPES = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(26)]
+BOTH = {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+
+
+@pytest.mark.parametrize(
+    "name, more",
+    [
+        ("allenai/OLMo-2-0425-1B", {"rope_theta": 500_000, "tie_word_embeddings": False}),
+        ("HuggingFaceTB/SmolLM3-3B", {"rope_theta": 5e6, "no_rope_layer_interval": 4, "use_sliding_window": False}),
+        ("HuggingFaceTB/SmolLM3-3B", {"rope_theta": 5e6, "no_rope_layers": [1, 1, 1, 0] * 9}),
+        ("google/gemma-3-1b-it", GEMMA | {"sliding_window": 512, "sliding_window_pattern": 6}),
+        ("google/gemma-3-1b-it", {"sliding_window": 512, "_sliding_window_pattern": 6}),
+        ("google/gemma-3-1b-it", {"sliding_window": 512, "layer_types": TYPES, "rope_parameters": BOTH}),
+    ],
+)
+def test_published_spellings(tmp_path, name, more):
+    """In the spelling of transformers 4, with defaults left out, and in that of transformers 5."""
+    cfg = SHAPES[name]
+    (tmp_path / "config.json").write_text(json.dumps(published(cfg.family, cfg, **more)))
+    assert hf.read_config(tmp_path) == cfg
+
+
+def test_the_scaling_of_olmo_3_is_for_layers_without_a_window(tmp_path):
+    """As it is published: one base, and YaRN, which transformers does not apply to layers with a window."""
+    cfg = SHAPES["allenai/OLMo-2-0425-1B"]
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192, "beta_fast": 32}
+    raw = published("olmo3", cfg, sliding_window=4096) | {"rope_theta": 500_000, "rope_scaling": yarn}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    got = hf.read_config(tmp_path)
+    assert got.local_rope == Rope(500_000.0) and got.full_layers == (3, 7, 11, 15)
+    assert got.rope_scaling == YarnScaling(8.0, 8192, pytest.approx(0.1 * math.log(8) + 1))
+    assert got.ropes == (got.local_rope, Rope(500_000.0, got.rope_scaling)) and got.windows == (4096, None)
 
 
 def test_end_tokens_of_both_files(folder):
@@ -395,6 +481,16 @@ def test_save_refuses_what_the_family_cannot_hold(tmp_path):
     wrong = dataclasses.replace(cfg, family="llama")
     with pytest.raises(ValueError, match=r"model\.qkv_bias=True with model\.family='llama'"):
         hf.save_folder(tmp_path, wrong, params, tiny_tokenizer())
+    for name, change, message in (
+        ("olmo2", {"norms": "both"}, r"model\.norms='both' with model\.family='olmo2'.* have 'after'"),
+        ("llama", {"sliding_window": 4}, r"model\.sliding_window=4 with model\.family='llama'"),
+        ("mistral", {"full_layers": (1,)}, r"model\.full_layers=\(1,\) with model\.family='mistral'"),
+        ("qwen3", {"nope_layers": (1,)}, r"model\.nope_layers=\(1,\) with model\.family='qwen3'"),
+        ("llama", {"local_rope": Rope(3.0)}, r"model\.local_rope=.* with model\.family='llama'"),
+        ("llama", {"query_scalar": 3.0}, r"model\.query_scalar=3\.0 with model\.family='llama'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hf.write_config(tmp_path, dataclasses.replace(FAMILIES[name], **change), "float32", None)
     params["layers"]["k"] = params["layers"]["k"][..., :3]
     with pytest.raises(ValueError, match=r"parameter layers/k has shape \(3, 24, 2, 3\), expected \(3, 24, 2, 6\)"):
         hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())

@@ -9,13 +9,15 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from reference.rollout import rollout
 from smollm2 import smollm2_folder  # noqa: F401
-from tiny_models import FAMILIES, random_params, tiny_tokenizer
+from tiny_models import ALL, FAMILIES, VARIANTS, random_params, tiny_tokenizer
 
 from entropy_rl.model import hf
 from entropy_rl.model.leaves import leaves
 from entropy_rl.model.source import WHEELS, download
 from entropy_rl.model.transformer import Transformer, head_weight, positions
+from entropy_rl.sampling.base import Decoding, Prompts, Sampling
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -52,61 +54,105 @@ def load_torch(folder):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits(tmp_path, family, tied, side):
+EACH = [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_logits(tmp_path, name):
     """Torch makes and saves the model, so that the test does not depend on our own writer."""
-    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
+    cfg = ALL[name]
     hf.write_config(tmp_path, cfg, "float32", None)
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.from_pretrained(tmp_path), attn_implementation="eager"
     ).eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name else 0.0, 0.1 if "norm" in name else 0.2)
+        for path, p in model.named_parameters():
+            p.normal_(float("norm" in path and not cfg.norm_offset), 0.1 if "norm" in path else 0.2)
     model.save_pretrained(tmp_path / "theirs")
     assert hf.read_config(tmp_path / "theirs") == cfg
 
     tokens = np.random.default_rng(0).integers(3, cfg.vocab_size, (B, S))
-    mask = padded(side)
     params = hf.load_params(tmp_path / "theirs", cfg)
-    ours, theirs = our_logits(cfg, params, tokens, mask), torch_logits(model, tokens, mask)
-    assert theirs[mask].std() > 0.5
-    np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
-    if not tied or side == "right":
-        return
+    for side in ("left", "right"):
+        mask = padded(side)
+        ours, theirs = our_logits(cfg, params, tokens, mask), torch_logits(model, tokens, mask)
+        assert theirs[mask].std() > 0.5
+        np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4, err_msg=side)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_every_feature_shows_in_the_logits(name):
+    """Otherwise the comparisons do not test it."""
+    cfg, params, mask = ALL[name], random_params(ALL[name]), padded("right")
+    tokens = np.random.default_rng(0).integers(3, cfg.vocab_size, (B, S))
+    ours = our_logits(cfg, params, tokens, mask)
     for change in ablations(cfg):
         other = our_logits(dataclasses.replace(cfg, **change), params, tokens, mask)
         assert np.abs(other - ours)[mask].max() > 2e-3, f"{change} does not show at this size"
 
 
 def ablations(cfg):
-    """Features whose absence must show in the logits; otherwise the comparison above does not test them."""
     if cfg.rope_scaling is not None:
         yield {"rope_scaling": None}
     if cfg.sliding_window is not None:
         yield {"sliding_window": None}
         yield {"sliding_window": cfg.sliding_window + 1}
+    if cfg.full_layers:
+        yield {"full_layers": ()}
+    if cfg.nope_layers:
+        yield {"nope_layers": ()}
+    if cfg.local_rope:
+        yield {"local_rope": None}
     if cfg.qk_norm:
-        yield {"qk_norm": False}
-    if cfg.qkv_bias:
-        yield {"qkv_bias": False}
+        yield {"qk_norm": None}
+    for name in ("qkv_bias", "norm_offset", "scaled_embedding"):
+        if getattr(cfg, name):
+            yield {name: False}
+    if cfg.query_scalar:
+        yield {"query_scalar": None}
+    if cfg.activation != "silu":
+        yield {"activation": "silu"}
     yield {"rope_theta": 2 * cfg.rope_theta}
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_folder_written_back(tmp_path, monkeypatch, family, tied):
-    """Ours → transformers → ours: the same bits, in one file and in shards."""
-    cfg = dataclasses.replace(FAMILIES[family], tied=tied)
-    params = random_params(cfg)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "gemma3_text" else pytest.mark.slow) for name in ALL]
+)
+def test_greedy_tokens(tmp_path, name):
+    """From left-padded prompts, past the windows: those of transformers' own cache and loop."""
+    cfg, params = ALL[name], random_params(ALL[name])
+    hf.save_folder(tmp_path, cfg, params, tiny_tokenizer())
+    tokens, mask = np.random.default_rng(1).integers(3, cfg.vocab_size, (B, 8)), padded("left")[:, -8:]
+    theirs = (
+        load_torch(tmp_path)
+        .generate(
+            torch.from_numpy(tokens),
+            attention_mask=torch.from_numpy(mask.astype(int)),
+            do_sample=False,
+            max_new_tokens=16,
+        )[:, 8:]
+        .numpy()
+    )
+    prompts = Prompts(tokens.astype(np.int32), mask.astype(np.int32), np.arange(B, dtype=np.uint32))
+    decoding = Decoding(Sampling(0.0), 16, cfg.eos_ids)
+    with jax.default_matmul_precision("highest"):
+        model = Transformer(cfg, unroll=True)
+        out = jax.device_get(rollout(model, params, prompts, jax.random.key(0), n=1, decoding=decoding))
+    for ours, valid, other in zip(out.tokens, out.mask, theirs, strict=True):
+        assert ours[valid > 0].tolist() == other[: int(valid.sum())].tolist()
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_folder_written_back(tmp_path, monkeypatch, name):
+    """Ours → transformers → ours: the same bits, in one file and in shards; the same logits."""
+    cfg, params = ALL[name], random_params(ALL[name])
     for n, limit in enumerate((hf.SHARD_BYTES, 20_000)):
         monkeypatch.setattr(hf, "SHARD_BYTES", limit)
         hf.save_folder(tmp_path / str(n), cfg, params, tiny_tokenizer())
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            tmp_path / str(n), dtype=torch.float32, output_loading_info=True
+            tmp_path / str(n), dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
         )
         assert not any(report.values()), report
         weights = model.state_dict()
@@ -117,6 +163,9 @@ def test_folder_written_back(tmp_path, monkeypatch, family, tied):
             for i, x in enumerate(value) if "{}" in leaf.name else [(0, value)]:
                 np.testing.assert_array_equal(weights[leaf.name.format(i)].numpy(), leaf.theirs(x))
         assert model.generation_config.eos_token_id == list(cfg.eos_ids)
+    tokens, mask = np.random.default_rng(0).integers(3, cfg.vocab_size, (B, S)), padded("left")
+    ours, theirs = our_logits(cfg, params, tokens, mask), torch_logits(model, tokens, mask)
+    np.testing.assert_allclose(ours[mask], theirs[mask], rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow

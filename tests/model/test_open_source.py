@@ -112,10 +112,13 @@ def test_load_model(folder):
 def test_a_tokenizer_may_have_tokens_that_the_model_lacks(tmp_path):
     """Gemma 3's has one more than its embedding. Using such a token is the error: tests/data/test_chat.py."""
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["<image_soft_token>"])
+    tokenizer.add_special_tokens({"pad_token": "<image_soft_token>"})
     cfg = dataclasses.replace(FAMILIES["llama"], vocab_size=276)
     hf.save_folder(tmp_path, cfg, random_params(cfg), tokenizer)
-    assert len(source.load_model(str(tmp_path))[2]) == 277
+    loaded = source.load_model(str(tmp_path))[2]
+    assert len(loaded) == 277 and loaded.pad_token_id == 276
+    # transformers makes no model whose padding token is not in its embedding
+    assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] is None
 
 
 @pytest.mark.parametrize("ours, generation", [(0, {"eos_token_id": 0}), (None, {})])

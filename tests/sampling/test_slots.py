@@ -1,11 +1,13 @@
 """All responses at once: their statistics are those of the scoring pass, and they end where they should."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
 import pytest
 from reference.rollout import rollout
+from tiny_models import ALL, random_params
 
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params, positions
 from entropy_rl.sampling.base import Decoding, Prompts, Sampling
@@ -40,6 +42,24 @@ def sample(temperature=1.0, key=3, order=slice(None), n=G):
 
 def batch_of(out):
     return Batch.of(prompts(), out)
+
+
+@pytest.mark.parametrize(
+    "name, unroll",
+    [
+        ("gemma3_text", False),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in itertools.product(ALL, (True, False))),
+    ],
+)
+def test_statistics_of_every_family_equal_the_scoring_pass(name, unroll):
+    """Windows and RoPE that differ by layer, and layers without RoPE; responses are longer than the windows."""
+    model, params = Transformer(ALL[name], unroll=unroll), random_params(ALL[name])
+    decoding = Decoding(Sampling(), T, (299,))
+    out = jax.device_get(rollout(model, params, prompts(), jax.random.key(3), n=G, decoding=decoding))
+    logp, entropy = token_stats(model, params, batch_of(out), 1.0)
+    np.testing.assert_allclose(out.logp, logp, atol=1e-4)
+    np.testing.assert_allclose(out.entropy, entropy, atol=1e-4)
+    assert out.mask.sum() > 0.9 * out.mask.size
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

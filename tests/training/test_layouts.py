@@ -13,6 +13,7 @@ import jax
 import layouts
 import numpy as np
 import pytest
+from tiny_models import FAMILIES
 
 from entropy_rl.model import sharding
 from entropy_rl.model.transformer import ModelConfig, Transformer, init_params
@@ -44,6 +45,15 @@ def same(got, want):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_eight_devices_do_what_one_does(shape):
     same(layouts.results(shape), alone())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["olmo3", "gemma3_text"])
+def test_eight_devices_do_what_one_does_with_norms_of_all_heads_and_layers_that_differ(name):
+    """OLMo's norms of q and k are over all heads, which `tensor` splits; in training and in the rollout's layout."""
+    sizes = {"n_heads": 8, "n_kv_heads": 4, "head_dim": 8, "d_model": 32, "d_ff": 64, "vocab_size": 64, "eos_ids": (2,)}
+    cfg = dataclasses.replace(FAMILIES[name], **sizes)
+    same(layouts.results((2, 2, 2), cfg=cfg, tensor=4), layouts.results((1, 1, 1), cfg=cfg))
 
 
 @pytest.mark.slow
