@@ -287,7 +287,7 @@ def test_an_index_that_disagrees_with_its_files(folder):
         (
             "llama",
             {"rope_parameters": {"rope_type": "default"}},
-            "rope_parameters: None, rope_scaling: Rope",
+            "rope_parameters: None, rope_scaling: Llama3",
         ),
         ("llama", {"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "rope_type='default' and type='yarn'"),
         ("llama", {"rope_scaling": {"factor": 4.0}}, r"rope_scaling\.factor=4\.0 without a rope_type"),
