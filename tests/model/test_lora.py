@@ -33,7 +33,12 @@ def some_tokens(cfg):
     return rng.integers(3, cfg.vocab_size, (2, 9)), np.ones((2, 9), np.int32)
 
 
-@pytest.mark.parametrize("family, targets", [("llama", ALL), ("qwen2", ("o", "down", "k")), ("qwen3", ("q", "v"))])
+PAIRS = [("llama", ALL), ("qwen2", ("o", "down", "k"))]
+
+
+@pytest.mark.parametrize(
+    "family, targets", [*PAIRS, *(pytest.param(x, ALL, marks=pytest.mark.slow) for x in FAMILIES if x != "llama")]
+)
 def test_merged_and_unmerged_agree(family, targets):
     cfg = lora.adapted(FAMILIES[family], Lora(3, 6.0, targets))
     params = random_params(cfg)

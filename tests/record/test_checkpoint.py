@@ -130,6 +130,18 @@ def test_a_part_has_to_be_there_in_its_shape(tmp_path):
         checkpoints.restore({"params": params | {"embed": jax.ShapeDtypeStruct((8, 16), jnp.float32)}}, partial=True)
 
 
+def test_dtypes_may_be_taken_from_what_was_saved(tmp_path):
+    """What one device computed in bfloat16 can be read where another dtype is the usual one."""
+    checkpoints = saved(tmp_path, 1)
+    other = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float16), ABSTRACT["params"])
+    with pytest.raises(ValueError, match=r"leaf 'params\.embed' was saved as float32"):
+        checkpoints.restore({"params": other}, partial=True)
+    for step in (None, 1):
+        got, _ = checkpoints.restore(checkpoints.as_saved({"params": other}, step), partial=True)
+        assert_bitwise(got["params"], make_state(1)["params"])
+    assert checkpoints.as_saved(ABSTRACT, 7) == Checkpoints(tmp_path / "none").as_saved(ABSTRACT) == ABSTRACT
+
+
 def test_a_leaf_that_is_newer_than_the_checkpoint_has_its_value_from_before_step_1(tmp_path):
     checkpoints, state = saved(tmp_path, 1), make_state(1)
     now = ABSTRACT | {"newer": {"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": ABSTRACT["counters"]["step"]}}

@@ -14,7 +14,8 @@ from test_lock import of_another
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
 
 import entropy_rl as erl
-from entropy_rl.model import hf
+from entropy_rl.model import hf, lora
+from entropy_rl.model.config import Lora
 from entropy_rl.record import hf_folders
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.lock import Lock
@@ -49,6 +50,25 @@ def test_multiples_and_the_last_step_have_folders_that_load(folders, params, tmp
     assert names(tmp_path) == ["step-00000000", "step-00000004", "step-00000008", "step-00000010"]
     loaded = erl.load(str(tmp_path / "hf/step-00000004")).params
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b + 4)), loaded, params))
+
+
+def test_adapters_have_a_folder_of_their_own_beside_the_merged_model(tmp_path):
+    adapted = lora.adapted(CFG, Lora(2, 4.0, ("q", "down")))
+    params = jax.device_put(random_params(adapted))
+    hf.save_folder(tmp_path / "base", CFG, lora.split(params)[1], tiny_tokenizer())
+    HfFolders(tmp_path, 4, 10, adapted, tiny_tokenizer(), NoLock(), str(tmp_path / "base")).reached(4, params)
+    assert names(tmp_path) == ["step-00000004", "step-00000004-adapter"]
+    want = lora.merged(adapted, params, np.float32)
+    for name in names(tmp_path):
+        loaded = erl.load(str(tmp_path / "hf" / name)).params
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), loaded, want))
+
+
+def test_in_a_bucket_the_adapters_configuration_comes_last(bucket, tmp_path):  # noqa: F811
+    adapted = lora.adapted(CFG, Lora(2, 4.0, ("q",)))
+    there = HfFolders("gs://bucket/runs/a", 4, 10, adapted, tiny_tokenizer(), NoLock(), "the/base")
+    there.reached(4, jax.device_put(random_params(adapted)))
+    assert bucket.puts[:2] == ["adapter_model.safetensors", "adapter_config.json"] and bucket.puts[-1] == "config.json"
 
 
 def test_none_are_written_unless_they_are_asked_for(params, tmp_path):
@@ -93,7 +113,8 @@ import os, sys
 sys.path.insert(0, "tests")
 import jax
 from tiny_models import FAMILIES, random_params, tiny_tokenizer
-from entropy_rl.model import hf
+from entropy_rl.model import hf, lora
+from entropy_rl.model.config import Lora
 from entropy_rl.record.hf_folders import HfFolders
 from entropy_rl.record.lock import Lock
 

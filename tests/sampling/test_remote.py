@@ -21,6 +21,8 @@ from test_loop import rows, tiny
 
 from entropy_rl import config, evaluate, loop
 from entropy_rl.data import encode_prompts, tiny_tokenizer
+from entropy_rl.model import lora
+from entropy_rl.model.config import Lora
 from entropy_rl.model.transformer import ModelConfig, init_params
 from entropy_rl.policy import Policy
 from entropy_rl.sampling import client
@@ -203,6 +205,23 @@ def test_weights_go_through_a_folder_once(folder, tmp_path, dialect):
         out = ask(other, there, params=jax.tree.map(lambda x: 1.1 * x, other.params))
         (second,) = tmp_path.iterdir()
         assert second != first and np.abs(out.logp - own(other, out, 3, 1.0)).max() > 1e-3
+
+
+def test_adapters_are_handed_over_merged_and_again_when_they_have_moved(folder, tmp_path):
+    """Though every frozen weight is the very array that the server was given before."""
+    other = made(seed=1)
+    adapted = lora.adapted(other.cfg, Lora(2, 4.0, ("q", "down")))
+    adapters = jax.tree.map(lambda x: x + 0.1, lora.fresh(adapted, jax.random.key(0)))
+    params = lora.join(adapters, other.params)
+    with small(folder) as address:
+        there = Server(address, str(tmp_path))
+        sampler = ServerSampler(there, adapted, other.tokenizer, dtype=jnp.dtype(jnp.float32))
+        for scale in (1.0, 3.0):
+            moved = lora.join(jax.tree.map(lambda x, scale=scale: scale * x, adapters), lora.split(params)[1])
+            decoding = Decoding(Sampling(), T, other.cfg.eos_ids)
+            out = sampler.sample(moved, prompts(other), jax.random.key(0), n=1, decoding=decoding)
+            merged = Policy(other.cfg, lora.merged(adapted, moved, np.float32), other.tokenizer)
+            np.testing.assert_allclose(out.logp, own(merged, out, 1, 1.0), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from entropy_rl.model.config import Lora
 from entropy_rl.model.matrices import WEIGHTS
 from entropy_rl.preflight import flops
 from entropy_rl.runtime.mesh import make_mesh
+from entropy_rl.sampling.base import Prompts
 from entropy_rl.training import scoring
 from entropy_rl.training.engine import Engine
 
@@ -98,6 +99,20 @@ def test_eight_devices_equal_one(one, mesh):
     eight, metrics = updated(engine_of(mesh=mesh))
     assert distance(moves(eight), moves(one[0])) < 1e-5
     assert metrics["tokens/kept_frac"] == one[1]["tokens/kept_frac"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor", [0, 4])
+def test_eight_devices_sample_what_one_does(tensor):
+    """Merged on the mesh, or as the weights move to the layout of sampling."""
+    prompts = Prompts(*batch()[:2], np.arange(N, dtype=np.uint32))
+    made = []
+    for engine in (engine_of(), engine_of(mesh=(1, 4, 2), **{"rollout.tensor": tensor})):
+        with engine.on_mesh():
+            params = jax.device_put(start(), engine.params_sharding)
+            made.append(engine.rollout(params, prompts, jax.random.key(0)))
+    np.testing.assert_array_equal(made[0].tokens, made[1].tokens)
+    np.testing.assert_allclose(made[0].logp, made[1].logp, atol=2e-5)
 
 
 def test_no_gradient_of_a_frozen_weight_is_computed():
