@@ -8,7 +8,7 @@ determines which keys a token sees: those of its own segment at positions no lat
 packed rows number their sequences 1, 2, ….
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
     @nn.nowrap
     def stack(self, group: Group | None) -> nn.Module:
         """All blocks as one module that scans over their stacked parameters."""
-        saved = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        saved = {"full": None, "dots": products_but_of_adapters(self.cfg)}
         block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=saved[self.remat])
         layers = nn.scan(
             block,
@@ -121,6 +121,25 @@ class Transformer(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return layers(self.cfg, self.dtype, group, self.kernel, name="layers")
+
+
+def products_but_of_adapters(cfg: ModelConfig) -> Callable[..., bool]:
+    """A policy of `jax.checkpoint`: products with weights are kept for the backward pass, adapters' second ones not.
+
+    These are as large as the products with the weights that they are added to, and cost next to nothing to repeat.
+    """
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    if cfg.lora is None:
+        return products
+    rank = cfg.lora.rank
+
+    def kept(primitive: Any, *arguments: Any, **options: Any) -> bool:
+        if not products(primitive, *arguments, **options):
+            return False
+        (contracted, _), _ = options["dimension_numbers"]
+        return arguments[0].shape[contracted[0]] != rank
+
+    return kept
 
 
 def head_weight(params: Params) -> Array:

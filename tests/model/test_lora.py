@@ -126,3 +126,24 @@ def test_small_changes_of_bfloat16_weights_are_kept_in_the_mean():
     assert merged.dtype == jnp.bfloat16
     assert float(merged.astype(jnp.float32).mean()) == pytest.approx(1.001, abs=2e-4)
     assert jnp.array_equal(merged, lora.add(pending, jnp.bfloat16))
+
+
+def test_what_the_backward_pass_keeps_is_that_of_the_plain_model_and_the_narrow_products():
+    """An adapter's second product is as large as the one that it is added to, and is computed again."""
+
+    def kept(cfg):
+        model = Transformer(cfg, remat="dots")
+
+        def total(trained, frozen):
+            tokens = jnp.ones((1, 64), jnp.int32)
+            hidden, _ = model.apply({"params": lora.join(trained, frozen)}, tokens, jnp.arange(64)[None], tokens)
+            return jnp.sum(hidden)
+
+        residuals = jax.eval_shape(lambda t, f: jax.vjp(lambda t: total(t, f), t)[1], *lora.split(abstract_params(cfg)))
+        rows = [x for x in jax.tree.leaves(residuals) if x.ndim > 2 and 64 in x.shape]  # positions, not weights
+        return sum(x.size for x in rows)
+
+    cfg = dataclasses.replace(CFG, n_layers=3)
+    adapters = lora.adapted(cfg, Lora(2, 4.0, WEIGHTS))
+    narrow = 3 * 64 * 2 * len(WEIGHTS)
+    assert kept(adapters) <= kept(cfg) + narrow
