@@ -165,6 +165,6 @@ def _upload(here: pathlib.Path, folder: epath.Path) -> None:
     last = (LAST, CONFIG)
     for name in last:
         (folder / name).unlink(missing_ok=True)
-    for file in sorted(here.iterdir(), key=lambda file: file.name in last):
+    for file in sorted(here.iterdir(), key=lambda file: (file.name in last, file.name)):
         with file.open("rb") as source, (folder / file.name).open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 24)

@@ -12,8 +12,8 @@ from optax.contrib import muon
 from states import assert_bitwise
 
 from entropy_rl import config
-from entropy_rl.model import sharding
-from entropy_rl.model.config import ModelConfig
+from entropy_rl.model import lora, sharding
+from entropy_rl.model.config import Lora, ModelConfig
 from entropy_rl.model.matrices import INPUTS
 from entropy_rl.model.transformer import abstract_params, logical_axes
 from entropy_rl.record.checkpoint import Checkpoints
@@ -119,6 +119,19 @@ def test_the_mean_is_kept_in_its_dtype(name):
     half = {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(kept) if x.dtype == jnp.bfloat16}
     assert half and all(".mu[" in path for path in half)
     assert {x.dtype for x in jax.tree.leaves(plain)} == {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_alone_can_be_what_is_moved(name):
+    """And a matrix's adapter is two matrices: Muon makes both steps orthogonal."""
+    optimizer = optimizer_of(section(name=name, lr=1.0, grad_clip=1e9), 1)
+    trained = lora.fresh(lora.adapted(CFG, Lora(4, 8.0, ("q", "o"))), jax.random.key(0))
+    uneven = jax.tree.map(lambda x: np.asarray(x) * np.arange(1.0, 1 + x.shape[-1], dtype=np.float32), trained)
+    updates, _ = optimizer.update(uneven, optimizer.init(trained), trained)
+    assert jax.tree.structure(updates) == jax.tree.structure(trained)
+    step, given = (np.linalg.svd(x["layers"]["o_lora_a"][0].reshape(128, 4))[1] for x in (updates, uneven))
+    assert step.min() > 0 and given.min() < 0.5 * given.max()
+    assert name != "muon" or step.min() > 0.6 * step.max()
 
 
 @pytest.mark.parametrize("name", NAMES)
