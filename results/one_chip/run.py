@@ -12,6 +12,13 @@ import subprocess
 import sys
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from entropy_rl.preflight import chips
+from entropy_rl.preflight.estimate import estimate
+from entropy_rl.preflight.report import Report
+from entropy_rl.preflight.suggest import suggest
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "configs"))
 import one_chip  # noqa: E402
@@ -21,14 +28,29 @@ GB = 1e9
 
 def measure(model: str, chip: str, tokens: int, lora: bool) -> dict[str, Any]:
     """The row of one run."""
-    flags = "--json", "--suggest", f"--config.model.lora.rank={one_chip.RANK if lora else 0}", "--nosuggest_lora"
+    if not chips.CHIPS[chip].dims:
+        found = suggest(one_chip.work(model, tokens, lora), chips.parse(f"{chip}:1"), arithmetic, adapters=False)
+        return summary(found.report.to_json() | {"settings": found.settings})
     argument = f"{model},{tokens}" + ",lora" * lora
     command = sys.executable, "-m", "entropy_rl.preflight", f"--config={ROOT / 'configs' / 'one_chip.py'}:{argument}"
-    topology = f"--topology={chip}:{one_chip.SHAPES.get(chip, '1')}"
-    done = subprocess.run([*command, topology, *flags], capture_output=True, text=True, cwd=ROOT)
+    flags = f"--topology={chip}:{one_chip.SHAPES[chip]}", "--json", "--suggest", "--nosuggest_lora"
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=ROOT)
     if not done.stdout.startswith("{"):
         sys.exit(f"{argument} on {chip}: {done.stderr[-3000:]}")
     return summary(json.loads(done.stdout))
+
+
+_known: dict[str, Report] = {}
+
+
+def arithmetic(c: ConfigDict, topology: chips.Topology) -> Report:
+    """A GPU's report; its sizes are those of any GPU with the same dtype."""
+    chip = topology.chip
+    key = f"{chip.bfloat16} {c.to_json(sort_keys=True)}"
+    if key not in _known:
+        _known[key] = estimate(c, topology)
+    report = _known[key]
+    return report._replace(topology=str(topology), capacity=chip.memory, fits=report.peak <= chip.memory)
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
@@ -44,11 +66,12 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
         "state_gb": round(state / GB, 2),
         "decided_by": f"{what}: {needs / GB:.1f} of {report['capacity'] / GB:.1f} GB",
     }
-    if report["fits"] and report.get("update_seconds") is not None:
-        row["update_seconds"] = round(report["update_seconds"], 3)
-        rollout = report["programs"]["rollout"]
-        if "time" in rollout:
-            row["rollout_seconds"] = round(rollout["time"]["step"], 2)
+    rollout = report["programs"].get("rollout", {})
+    if report["fits"] and "time" in rollout:  # compiled
+        row |= {
+            "update_seconds": round(report["update_seconds"], 3),
+            "rollout_seconds": round(rollout["time"]["step"], 2),
+        }
     return row
 
 
