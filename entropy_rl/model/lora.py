@@ -130,13 +130,16 @@ def add(x: Pending, dtype: DTypeLike = np.float32) -> Array:
 
     A frozen bfloat16 weight is a number of bfloat16: to the nearest, an adapter's small change of it would vanish.
     """
-    layers, rank = x.a.shape[0], x.a.shape[-1]
-    a, b = x.a.reshape(layers, -1, rank), x.b.reshape(layers, rank, -1)
-    product = jnp.einsum("lir,lro->lio", a, b, precision="highest")
-    summed = x.weight.astype(jnp.float32) + x.scale * product.reshape(x.weight.shape)
-    if dtype == jnp.bfloat16:
-        return stochastic(summed, jax.random.fold_in(jax.random.key(0), x.number))
-    return summed.astype(dtype)
+    rank, key = x.a.shape[-1], jax.random.fold_in(jax.random.key(0), x.number)
+
+    def layer(parts: tuple[Array, ...]) -> Array:
+        weight, a, b, i = parts
+        product = jnp.matmul(a.reshape(-1, rank), b.reshape(rank, -1), precision="highest")
+        summed = weight.astype(jnp.float32) + x.scale * product.reshape(weight.shape)
+        return stochastic(summed, jax.random.fold_in(key, i)) if dtype == jnp.bfloat16 else summed.astype(dtype)
+
+    # layer by layer, so that the float32 sum of one alone is in memory
+    return jax.lax.map(layer, (x.weight, x.a, x.b, jnp.arange(len(x.weight))))
 
 
 def now(x: Any, dtype: DTypeLike = np.float32) -> Any:
