@@ -95,6 +95,30 @@ def test_the_law_and_a_run_whose_entropy_is_held(made):
     assert verdicts.judge("02_reward_is_bought_with_entropy")["B"][-1].verdict == "fails"
 
 
+def test_everything_that_make_results_writes(made, tmp_path, monkeypatch):
+    """The pages, figures and tables of one claim that has data and of those that have none."""
+    verdicts, sweep = made
+    for name in verdicts.CLAIMS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"# {name}\n")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n")
+    monkeypatch.setattr(verdicts, "README", readme)
+    sweep("b_core", lambda arm, rng: run_of(falling, rng), ["grpo", "rloo", "reinforce_pp"])
+    verdicts.main()
+    first = tmp_path / "01_entropy_is_spent_early"
+    figure = (first / "effects.svg").read_text()
+    assert "share of the gain made at a third of the steps (holds)" in figure and "reported" not in figure
+    assert "| **B** | | | | | **holds** |" in (first / "VERDICT.md").read_text()
+    assert not (tmp_path / "05_clip_cov_and_kl_cov_hold_entropy" / "VERDICT.md").exists()
+    table = (tmp_path / "table.md").read_text()
+    assert "| [01_entropy_is_spent_early](results/claims/01_entropy_is_spent_early) |  | holds |  |" in table
+    assert readme.read_text() == f"before\n<!-- claims -->\n{table}<!-- /claims -->\nafter\n"
+    again = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    verdicts.main()
+    assert again == {path: path.read_bytes() for path in again}  # equal data make equal files
+
+
 def test_pairs_are_by_seed_and_a_claim_without_its_runs_has_no_verdict(made):
     verdicts, sweep = made
     gains = {"dapo": 0.0, "forking": 0.01, "forking10": 0.01, "forking50": 0.0, "bottom80": -0.2, "random_mask": 0.0}
@@ -184,3 +208,4 @@ def test_every_claim_has_its_page_and_every_page_is_what_its_data_say():
         assert (page.read_text() if page.exists() else None) == (verdicts.page(found) if found else None), (
             f"{page} is not what the data say: make results"
         )
+        assert (page.parent / "effects.svg").exists() == bool(found)

@@ -1,4 +1,7 @@
-"""Copies what the verdicts need out of the sweeps into results/claims/data: SWEEP.runs.csv and SWEEP.steps.csv.gz.
+"""Copies what the verdicts need out of the sweeps into results/claims/data.
+
+SWEEP.runs.csv has the runs, SWEEP.steps.csv.gz their metrics, SWEEP.measured.csv what measure.py measured, and
+SWEEP.words.csv the tokens of the start with their mean entropy.
 
 python results/claims/collect.py RUNS        # RUNS: the folder that run.sh wrote its sweeps into
 
@@ -8,10 +11,12 @@ Only runs that are finished are copied. All numbers of the claims' pages are mad
 import csv
 import gzip
 import io
+import json
 import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 
 from entropy_rl.record import jsonl
 
@@ -34,17 +39,32 @@ def collect(sweep: pathlib.Path) -> int:
             kept = {k: v for k, v in row.items() if re.fullmatch(COLUMNS, k)}
             names += [name for name in kept if name not in names]
             rows.append({"arm": run["arm"], "seed": run["seed"]} | {k: _text(v) for k, v in kept.items()})
+    packed = gzip.compress(_csv(names, rows), mtime=0)  # equal rows make equal files
+    (DATA / f"{sweep.name}.steps.csv.gz").write_bytes(packed)
+    measured, words = [], []
+    for run in done:
+        own = {"arm": run["arm"], "seed": run["seed"]}
+        for path in sorted((sweep / run["folder"] / "measured").glob("*.json")):
+            found = json.loads(path.read_text())
+            for token, count, mean in found.pop("words", []):
+                words.append(own | {"token": token, "count": count, "entropy": _text(mean)})
+            measured += [own | {"name": f"{path.stem}/{k}", "value": _text(v)} for k, v in found.items()]
+    for name, some in (("measured", measured), ("words", words)):
+        if some:
+            (DATA / f"{sweep.name}.{name}.csv").write_bytes(_csv(list(some[0]), some))
+    return len(done)
+
+
+def _csv(names: Sequence[str], rows: Sequence[Mapping[str, object]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    packed = gzip.compress(text.getvalue().encode(), mtime=0)  # equal rows make equal files
-    (DATA / f"{sweep.name}.steps.csv.gz").write_bytes(packed)
-    return len(done)
+    return text.getvalue().encode()
 
 
 def _text(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.7g}"
+    return "" if value is None or value != value else f"{value:.7g}"
 
 
 if __name__ == "__main__":

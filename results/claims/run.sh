@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The sweeps of the claims, in the order in which they are worth running. An interrupted one continues where it was.
 #
-#   results/claims/run.sh a_core          # one of them, into runs/claims/a_core
-#   results/claims/run.sh all             # all of them: some thirty hours on two cores
+#   results/claims/run.sh a_core          # one of them, into runs/claims/a_core, and what is measured of its runs
+#   results/claims/run.sh all             # all of them: some thirty hours on two cores, and D's three and a half
 #   RUNS=/elsewhere JOBS=1 results/claims/run.sh a_core
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,19 +14,24 @@ SWEEPS=(
   a_core b_core a_clip_cov a_kl_cov b_clip_cov b_kl_cov a_held b_held a_shares b_shares
   a_clip_higher a_entropy_bonus a_reference_kl b_clip_higher b_entropy_bonus b_reference_kl
   a_random_positive_clip b_random_positive_clip a_matched_norm b_matched_norm
-  a_rewards b_rewards a_forks b_forks a_clipping b_clipping a_dtype
+  a_rewards b_rewards a_forks b_forks a_clipping b_clipping a_dtype d_core
 )
 
-sweep() { # name, bed, seeds, methods, settings
+sweep() { # name, config, seeds, methods, settings
   mkdir -p "$RUNS/warmups" "$RUNS/$1"
   ln -sfn ../warmups "$RUNS/$1/warmups" # one warm-up for all arms of a seed, in whichever sweep they are
-  "$PYTHON" -m entropy_rl.sweep "--config=configs/study.py:$2" "--seeds=$3" "--methods=$4" "--out=$RUNS/$1" "--jobs=$JOBS" \
+  "$PYTHON" -m entropy_rl.sweep "--config=configs/$2" "--seeds=$3" "--methods=$4" "--out=$RUNS/$1" "--jobs=$JOBS" \
     "${@:5}"
 }
 
 run() { # name of a sweep, whose first letter is its bed
-  local bed=two_readings transforms=--config.algo.transforms
-  [[ $1 == b_* ]] && bed=countdown
+  local bed=study.py:two_readings transforms=--config.algo.transforms
+  [[ $1 == b_* ]] && bed=study.py:countdown
+  if [[ $1 == d_core ]]; then # 1.6 GB per checkpoint: the start and the end alone
+    sweep d_core smollm2.py 3 grpo,dapo,forking,bottom80 --config.checkpoint.{keep_every=40,keep=1}
+    "$PYTHON" results/claims/measure.py "$RUNS/d_core"
+    return
+  fi
   case ${1#?_} in
     core) sweep "$1" $bed 10 grpo,rloo,reinforce_pp --config.{measure.every=5,log.rollouts=40,checkpoint.keep_every=40} ;;
     clip_cov) sweep "$1" $bed 10 clip_cov $transforms.clip_cov.fraction=2e-4,2e-3,2e-2 ;;
@@ -46,6 +51,7 @@ run() { # name of a sweep, whose first letter is its bed
     dtype) sweep "$1" $bed 10 grpo --config.model.dtype=bfloat16,bfloat16_float32_head ;;
     *) echo "no such sweep: $1; they are: ${SWEEPS[*]}" >&2; exit 2 ;;
   esac
+  "$PYTHON" results/claims/measure.py "$RUNS/$1"
 }
 
 if [[ ${1:-} == all ]]; then

@@ -5,7 +5,7 @@ import gzip
 import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ DATA = pathlib.Path(__file__).parent / "data"
 
 Series = dict[str, np.ndarray]  # a metric -> its value at every step from 1 on, NaN where it was not measured
 Arm = dict[int, Series]  # seed -> its run
+Measured = dict[int, dict[str, float]]  # seed -> what was measured of its run, by name
+Run = TypeVar("Run", Series, dict[str, float])
 
 
 class Part(NamedTuple):
@@ -59,6 +61,35 @@ def read(sweep: str) -> dict[str, Arm]:
     }
 
 
+def read_measured(sweep: str) -> dict[str, Measured]:
+    """What measure.py measured of one sweep's runs: arm -> seed -> name -> value, NaN if there was nothing to measure.
+
+    Raises:
+        KeyError: It was not collected.
+    """
+    path = DATA / f"{sweep}.measured.csv"
+    if not path.exists():
+        raise KeyError(sweep)
+    found: dict[str, Measured] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            own = found.setdefault(row["arm"], {}).setdefault(int(row["seed"]), {})
+            own[row["name"]] = float(row["value"] or "nan")
+    return found
+
+
+def having(arm: Measured, name: str) -> Measured:
+    """The seeds of an arm for which a measure was made.
+
+    Raises:
+        KeyError: It was made for none.
+    """
+    found = {seed: run for seed, run in arm.items() if name in run}
+    if not found:
+        raise KeyError(name)
+    return found
+
+
 def steps_of(run: Series, key: str) -> np.ndarray:
     """A metric at the steps from 1 on."""
     return run[key][run["step"] > 0]
@@ -96,13 +127,13 @@ def kept(run: Series) -> float:
     return end(run, "entropy/mean") / start(run, "entropy/mean")
 
 
-def over_seeds(arm: Arm, f: Callable[[Series], float]) -> tuple[Estimate, int]:
+def over_seeds(arm: Mapping[int, Run], f: Callable[[Run], float]) -> tuple[Estimate, int]:
     """The mean over seeds with Student's interval, and the number of seeds."""
     values = np.array([f(run) for run in arm.values()])
     return statistics.difference(values, np.zeros_like(values)), int(np.isfinite(values).sum())
 
 
-def paired(arm: Arm, base: Arm, f: Callable[[Series], float]) -> tuple[Estimate, int]:
+def paired(arm: Mapping[int, Run], base: Mapping[int, Run], f: Callable[[Run], float]) -> tuple[Estimate, int]:
     """The mean difference of f between two arms, paired by seed, with Student's interval, and the number of pairs."""
     both = sorted(arm.keys() & base.keys())
     return statistics.difference([f(arm[s]) for s in both], [f(base[s]) for s in both]), len(both)

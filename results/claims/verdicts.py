@@ -2,7 +2,8 @@
 
 python results/claims/verdicts.py        # make results
 
-Writes VERDICT.md into the claims' folders, results/claims/table.md, and the table in the README between its markers.
+Writes VERDICT.md and effects.svg into the claims' folders, results/claims/table.md, and the table in the README between
+its markers.
 """
 
 import math
@@ -11,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import claims
 import doubts
+import figures
+import measured
 from runs import Part
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parents[1] / "README.md"
-BEDS = {"a": "A", "b": "B"}
+BEDS = {"a": "A", "b": "B", "d": "D"}
 MARKS = ("<!-- claims -->", "<!-- /claims -->")
 
 CLAIMS: dict[str, Callable[[str], list[Part]]] = {
@@ -25,14 +28,22 @@ CLAIMS: dict[str, Callable[[str], list[Part]]] = {
     "04_covariance_drives_entropy": claims.claim_4,
     "05_clip_cov_and_kl_cov_hold_entropy": claims.claim_5,
     "06_the_older_ways_do_it_worse": claims.claim_6,
+    "07_forks_are_few": measured.claim_7,
+    "08_training_keeps_the_forks": measured.claim_8,
     "09_the_top_20_percent_are_enough": claims.claim_9,
+    "10_hotter_forks_help": measured.claim_10,
+    "11_the_easy_80_percent_harm_the_language": measured.claim_11,
+    "12_what_forks_learn_carries_over": measured.claim_12,
     "d1_does_the_reward_matter": doubts.doubt_1,
     "d2_is_it_entropy_that_selects": doubts.doubt_2,
     "d3_clip_cov_or_any_positive_tokens": doubts.doubt_3,
     "d4_or_only_a_smaller_step": doubts.doubt_4,
     "d5_clipping_alone": doubts.doubt_5,
     "d6_arithmetic": doubts.doubt_6,
+    "d7_does_it_explore": measured.doubt_7,
 }
+ON_D = ("07_forks_are_few", "08_training_keeps_the_forks", "10_hotter_forks_help")  # besides A and B
+ONLY_ON_D = ("11_the_easy_80_percent_harm_the_language",)
 
 
 def verdict(parts: Sequence[Part]) -> str:
@@ -47,6 +58,8 @@ def judge(name: str) -> dict[str, list[Part]]:
     """bed -> the claim's parts, for the beds whose sweeps are there."""
     found = {}
     for bed, title in BEDS.items():
+        if (name in ONLY_ON_D) != (bed == "d") and not (bed == "d" and name in ON_D):
+            continue
         try:
             found[title] = CLAIMS[name](bed)
         except KeyError:  # a sweep or an arm that was not collected
@@ -69,6 +82,7 @@ def page(found: Mapping[str, Sequence[Part]]) -> str:
                 f"{p.verdict if asked else ''} |"
             )
         lines.append(f"| **{bed}** | | | | | **{verdict(parts)}** |")
+    lines += ["", "![every judged effect with its interval, beside the values that satisfy the criterion](effects.svg)"]
     return "\n".join(lines) + "\n"
 
 
@@ -79,11 +93,12 @@ def title(name: str) -> str:
 
 def main() -> None:
     """Writes all pages."""
-    lines = ["| claim | A | B |", "|---|---|---|"]
+    lines = [f"| claim | {' | '.join(BEDS.values())} |", f"|---|{'---|' * len(BEDS)}"]
     for name in CLAIMS:
         found = judge(name)
         if found:
             (HERE / name / "VERDICT.md").write_text(page(found))
+            (HERE / name / "effects.svg").write_bytes(figures.forest(found))
         cells = [verdict(found[bed]) if bed in found else "" for bed in BEDS.values()]
         lines.append(f"| [{title(name)}](results/claims/{name}) | {' | '.join(cells)} |")
     table = "\n".join(lines)
