@@ -30,6 +30,7 @@ ORDER = [
     "analyze",
     "sweep",
     "preflight",
+    "__main__",
 ]
 LEVEL = {name: i for i, name in enumerate(ORDER)}
 

@@ -15,6 +15,8 @@ from entropy_rl.config.defaults import FIELDS
 from entropy_rl.config.fields import near
 from entropy_rl.rules import FLAG
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
+SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # as installed, and beside the package in its repository
 _ASSIGNMENT = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -82,15 +84,18 @@ def load_file(source: str) -> ConfigDict:
     """The configuration that `get_config` of a file returns.
 
     Args:
-        source: file.py, or file.py:argument.
+        source: file.py, or file.py:argument; a name without .py, such as quickstart:kl_cov, is a file of this package.
 
     Raises:
         ValueError: In one line: there is no such file, it has no `get_config`, or what it raised, and where.
     """
     path, colon, argument = source.partition(":")
+    shipped = {file.stem: str(file) for folder in SHIPPED for file in sorted(folder.glob("*.py"))}
+    path = path if pathlib.Path(path).is_file() else shipped.get(path, path)
     if not pathlib.Path(path).is_file():
         folder = pathlib.Path(path).parent
-        others = [str(p) for p in (folder if folder.is_dir() else pathlib.Path("configs")).glob("*.py")]
+        beside = folder if folder.is_dir() and folder != pathlib.Path() else pathlib.Path("configs")
+        others = [*map(str, beside.glob("*.py")), *shipped]
         raise ValueError(
             f"--config={source}: there is no file {path!r}" + (f"; near it: {near(path, others)}" if others else "")
         )

@@ -55,16 +55,20 @@ def arithmetic(c: ConfigDict, topology: chips.Topology) -> Report:
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a report."""
-    worst = max(report["programs"], key=lambda name: report["programs"][name]["peak"])
+    peaks = {name: program["peak"] for name, program in report["programs"].items()}
     state = report["parameters"] + report["optimiser"]
-    what, needs = (f"the {worst}", report["peak"]) if state <= report["capacity"] else ("the state alone", state)
+    stuck = [name for name, peak in peaks.items() if peak > report["capacity"]]  # the first had nothing left to change
+    what = stuck[0] if stuck else max(peaks, key=lambda name: peaks[name])
+    needs = peaks[what]
+    if state > report["capacity"]:
+        what, needs = "state alone", state
     row: dict[str, Any] = {
         "fits": report["fits"],
         "settings": report["settings"],
         "peak_gb": round(report["peak"] / GB, 2),
         "capacity_gb": round(report["capacity"] / GB, 2),
         "state_gb": round(state / GB, 2),
-        "decided_by": f"{what}: {needs / GB:.1f} of {report['capacity'] / GB:.1f} GB",
+        "decided_by": f"the {what}: {needs / GB:.1f} of {report['capacity'] / GB:.1f} GB",
     }
     rollout = report["programs"].get("rollout", {})
     if report["fits"] and "time" in rollout:  # compiled

@@ -131,7 +131,11 @@ def test_a_group_by_a_kernel_is_the_same_model(cfg):
     grads = jax.grad(loss, has_aux=True)
     (got_grad, got), (want_grad, want) = grads(params, CALL), grads(params, None)
     np.testing.assert_allclose(jnp.where(real, got - want, 0), 0, atol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got_grad, want_grad)
+
+    def same(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 + 3e-5 * np.abs(b).max())
+
+    jax.tree.map(same, got_grad, want_grad)
 
 
 @pytest.mark.parametrize(
