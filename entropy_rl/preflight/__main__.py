@@ -5,6 +5,7 @@ python -m entropy_rl.preflight --config=configs/entropy_mechanism.py:qwen2_5_7b 
 With --suggest it also changes the pieces of an update, remat, the slots, and at last LoRA, until the run fits.
 """
 
+import functools
 import json
 import os
 import sys
@@ -32,13 +33,18 @@ _SUGGEST = flags.DEFINE_bool("suggest", False, "Try smaller settings until the r
 _SUGGEST_LORA = flags.DEFINE_bool("suggest_lora", True, "With --suggest: LoRA may be one of them.")
 
 
-def preflight(c: ConfigDict, topology: chips.Topology) -> Report:
+def preflight(c: ConfigDict, topology: chips.Topology, first_failure: bool = False) -> Report:
     """The report of a run: for TPUs its programs are compiled, for GPUs it is made by arithmetic.
+
+    Args:
+        c: the configuration.
+        topology: the chips.
+        first_failure: as in `compile_for`.
 
     Raises:
         ValueError: If a run would refuse the configuration, or if libtpu is missing or made for another JAX.
     """
-    report = compile_for(c, topology) if topology.is_tpu else estimate(c, topology)
+    report = compile_for(c, topology, first_failure) if topology.is_tpu else estimate(c, topology)
     return report if report.fits else report._replace(advice=advice(c, report))
 
 
@@ -52,7 +58,7 @@ def main(argv: list[str]) -> None:
     try:
         c, topology, settings = _CONFIG.load(), chips.parse(_TOPOLOGY.value), None
         if _SUGGEST.value:
-            found = suggest(c, topology, preflight, _SUGGEST_LORA.value)
+            found = suggest(c, topology, functools.partial(preflight, first_failure=True), _SUGGEST_LORA.value)
             report, settings = found.report, found.settings
         else:
             report = preflight(c, topology)

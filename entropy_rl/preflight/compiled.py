@@ -1,7 +1,9 @@
 """The report for TPUs: the programs of a run are compiled for a topology that need not be present."""
 
+import functools
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,37 +22,53 @@ _COST = ("flops", "bytes", "time", "collective_bytes", "collectives")  # the key
 _MEMORY = ("arguments", "activations", "resident", "peak", "largest", "error")
 
 
-def compile_for(c: ConfigDict, topology: Topology) -> Report:
+def compile_for(c: ConfigDict, topology: Topology, first_failure: bool = False) -> Report:
     """Compiles the programs of a run for TPUs, and reports what they need per chip.
+
+    Args:
+        c: the configuration.
+        topology: the chips.
+        first_failure: what comes after the first program that does not fit is left out.
 
     Raises:
         ValueError: If a run would refuse the configuration, or if libtpu is missing or made for another JAX.
     """
     run = programs.prepare(c, devices(topology))
-    engine = run.engine
-    optimiser = bytes_per_chip(engine.abstract_state.opt_state)
-    beside = optimiser + bytes_per_chip(
-        engine.abstract_state.ref
-    )  # what every other program than an update leaves alone
-    state = bytes_per_chip(engine.abstract_state)
+    state = bytes_per_chip(run.engine.abstract_state)
     if state > topology.chip.memory:
         error = f"the state alone takes {state / 1e9:.1f} GB: nothing was compiled"
         return _report(run, topology, {"update": {"peak": state, "error": error}}, None)
-    found = {"update": figures(run, topology, "update", programs.update(run))}
+    found: dict[str, dict[str, Any]] = {}
+    for name, compiled in _programs(run, topology).items():
+        found[name] = compiled()
+        if first_failure and found[name]["peak"] > topology.chip.memory:
+            break
+    scored = ("update", "score") if run.is_scored else ("update",)
+    known = all("time" in found.get(name, {}) for name in scored)
+    return _report(run, topology, found, sum(found[name]["time"]["step"] for name in scored) if known else None)
+
+
+def _programs(run: Run, topology: Topology) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What compiles each program of a run and reports its figures, in order."""
+    c, state = run.config, run.engine.abstract_state
+    beside = bytes_per_chip(state.opt_state) + bytes_per_chip(state.ref)  # what all but the updates leave alone
+
+    def update(run: Run, name: str, measured: bool = False) -> Callable[[], dict[str, Any]]:
+        return lambda: figures(run, topology, name, programs.update(run, measured))
+
+    found = {"update": update(run, "update")}
     if run.is_scored:
-        found["score"] = figures(run, topology, "score", programs.score(run)._replace(resident=beside))
-    known = all("time" in program for program in found.values())
-    update_seconds = sum(program["time"]["step"] for program in found.values()) if known else None
+        scoring = programs.score(run)._replace(resident=beside)
+        found["score"] = lambda: figures(run, topology, "score", scoring)
     if c.measure.every:
-        found["measured update"] = figures(run, topology, "measured update", programs.update(run, measured=True))
+        found["measured update"] = update(run, "measured update", measured=True)
     if c.warmup.updates:
-        lesson = programs.warm_up(run)
-        found["warm-up update"] = figures(lesson, topology, "warm-up update", programs.update(lesson))
-    found["rollout"] = rollout_figures(run, topology, beside)
+        found["warm-up update"] = update(programs.warm_up(run), "warm-up update")
+    found["rollout"] = functools.partial(rollout_figures, run, topology, beside)
     for batch in programs.evaluations(run):
         name = "evaluation, greedy" if batch.config.rollout.samples == 1 else "evaluation, sampled"
-        found[name] = rollout_figures(batch, topology, beside)
-    return _report(run, topology, found, update_seconds)
+        found[name] = functools.partial(rollout_figures, batch, topology, beside)
+    return found
 
 
 def _report(run: Run, topology: Topology, found: dict[str, dict[str, Any]], update_seconds: float | None) -> Report:

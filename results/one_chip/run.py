@@ -1,9 +1,10 @@
 """What trains on one chip: fills configs/one_chip.json, and prints the table of README.md.
 
-    PYTHONPATH=. python results/one_chip/run.py [t4 l4 …]    # all chips, or those named; rows that are there are kept
+    PYTHONPATH=. python results/one_chip/run.py [t4 l4 qwen2_5_0_5b …]    # all, or the chips and models that are named
 
 TPUs are compiled for, one process per row and some minutes each, with pip install "jax[tpu]==<jax>"; GPUs are judged by
-arithmetic. Each row tries pieces, remat and slots until it fits (`entropy_rl/preflight/suggest.py`).
+arithmetic. Rows that are there are kept. Each row tries pieces, remat and slots until it fits
+(`entropy_rl/preflight/suggest.py`).
 """
 
 import json
@@ -101,9 +102,10 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 def main() -> None:
     rows: dict[str, Any] = json.loads(one_chip.TABLE.read_text()) if one_chip.TABLE.exists() else {}
-    for chip in sys.argv[1:] or one_chip.CHIPS:
+    named = sys.argv[1:]
+    for chip in [name for name in named if name in one_chip.CHIPS] or one_chip.CHIPS:
         for lora in (False, True):
-            for model in one_chip.MODELS:
+            for model in [name for name in named if name in one_chip.MODELS] or one_chip.MODELS:
                 for tokens in one_chip.TOKENS:
                     name = one_chip.row_name(model, chip, tokens, lora)
                     if name not in rows:
