@@ -19,8 +19,9 @@ test: .venv-test/ready lint      ## everything that takes seconds
 test-all: .venv-test/ready lint  ## the slow ones too: SmolLM2, kills, notebooks
 	$(TEST) -m pytest -n auto --dist loadfile -m ""
 
-results: .venv/ready             ## the pages of results/claims, from the data in it
+results: .venv/ready             ## the pages of results/claims and results/atlas, from the data in them
 	$(RUN) results/claims/verdicts.py
+	$(RUN) results/atlas/page.py
 
 lint: .venv-test/ready
 	$(TEST) -m ruff check .

@@ -105,6 +105,7 @@ def test_everything_that_make_results_writes(made, tmp_path, monkeypatch):
     readme.write_text("before\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n")
     monkeypatch.setattr(verdicts, "README", readme)
     sweep("b_core", lambda arm, rng: run_of(falling, rng), ["grpo", "rloo", "reinforce_pp"])
+    sweep("d_core", lambda arm, rng: run_of(falling, rng), ["grpo"])  # which claims 1 to 6 do not ask for
     verdicts.main()
     first = tmp_path / "01_entropy_is_spent_early"
     figure = (first / "effects.svg").read_text()
