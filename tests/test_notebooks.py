@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 import jax
@@ -44,14 +43,29 @@ def executed(name, monkeypatch, runs, **environment):
 
 
 def test_every_notebook_has_a_test():
-    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == {"01_quickstart", "03_math_on_one_chip"}
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_0")}
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
 
-def test_01_quickstart(tmp_path, monkeypatch):
-    outputs = executed("01_quickstart", monkeypatch, tmp_path, STEPS="6", WARMUP="20")
-    assert (tmp_path / "notebook-grpo" / "report" / "curves.png").stat().st_size > 10_000
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert os.path.getsize(tmp_path / "notebook-forking" / "metrics.jsonl") > 0
+def test_01_entropy_collapse_in_ten_minutes(tmp_path, monkeypatch):
+    outputs = executed("01_entropy_collapse_in_ten_minutes", monkeypatch, tmp_path, STEPS="6", WARMUP="20")
+    shown = [output.get("data", {}) for output in outputs]
+    assert sum("image/png" in data for data in shown) == 5  # collapse, law, hold it, the reader's method, the atlas
+    (table,) = (data["text/markdown"] for data in shown if "entropy kept" in data.get("text/markdown", ""))
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| grpo", "| kl_cov", "| mine"]
+    made = json.loads((tmp_path / "notebook-mine" / "config.json").read_text())["algo"]
+    assert made["chain"] == ["keep_unsure"] and made["transforms"] == {"keep_unsure": {"bound": 0.95}}
+    rows = [json.loads(line) for line in (tmp_path / "notebook-mine" / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == list(range(7))
+
+
+def test_02_forking_tokens(tmp_path, monkeypatch):
+    outputs = executed("02_forking_tokens", monkeypatch, tmp_path, STEPS="6", WARMUP="20", K="2")
+    shown = [output.get("data", {}) for output in outputs]
+    assert {"**entropy_overlap**", "**tokens_highest**"} <= {data.get("text/markdown") for data in shown}
+    assert (tmp_path / "forks-grpo" / "evaluation" / "forks.csv").read_text().count("\n") == 1 + 5
+    (table,) = (data["text/markdown"] for data in shown if "entropy kept" in data.get("text/markdown", ""))
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| grpo", "| dapo", "| forking", "| bottom80"]
 
 
 def test_03_math_on_one_chip(tmp_path, monkeypatch):
