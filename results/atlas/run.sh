@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The atlas: every recipe of the repository on bed A. An interrupted one continues; methods that are done take seconds.
 #
-#   results/atlas/run.sh                  # all: about 570 runs of one core, a day on two
+#   results/atlas/run.sh                  # all: about 680 runs of one core, more than half of them short: a day and a half on two
 #   results/atlas/run.sh grpo kl_cov      # these
 set -euo pipefail
 cd "$(dirname "$0")/../.."
