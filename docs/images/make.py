@@ -12,7 +12,7 @@ from selenium import webdriver
 
 HERE = pathlib.Path(__file__).parent
 TOKENS = "document.getElementById('tokens').scrollIntoView()"
-HOVER = """const token = document.querySelector('.marked');
+HOVER = """const token = document.querySelectorAll('#shown [data-i]')[4];
 token.dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))"""
 PICTURES = {  # name -> (width, height, theme, what follows the address, scripts)
     "figures": (1400, 1250, "light", "", ()),
@@ -20,7 +20,7 @@ PICTURES = {  # name -> (width, height, theme, what follows the address, scripts
         1400,
         820,
         "light",
-        "#run=kl_cov&step=40&sort=reward&colour=covariance&group=1&token=4",
+        "#run=kl_cov&step=40&sort=reward&colour=covariance&group=1",
         (TOKENS, HOVER),
     ),
     "viewer-dark": (400, 1100, "dark", "#run=grpo&step=80&colour=entropy&group=1", (TOKENS,)),
