@@ -257,8 +257,10 @@ class Engine:
             (self.params_sharding, rows),
             out_shardings=rows,
         )
+        # Recorded tokens stay on their rows' devices: gathered in every update, their collectives can stop one another.
+        metrics = None if method.records else whole
         update_jit = functools.partial(
-            training_jit, in_shardings=(state, rows, whole, whole), out_shardings=(state, whole), donate_argnums=0
+            training_jit, in_shardings=(state, rows, whole, whole), out_shardings=(state, metrics), donate_argnums=0
         )
         fixed = self.model, method, optimizer, self.micro_batches
         self.jitted_update = update_jit(functools.partial(train_step, *fixed))

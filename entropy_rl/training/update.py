@@ -6,6 +6,7 @@ statistic, rank and normaliser is taken over it, however it is split into micro-
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -175,8 +176,11 @@ def record(
         fate = jnp.where(holds, jnp.uint8(number), fate)
     ratio = jnp.exp(clamped(tokens.logp - tokens.old_logp))
     made = TokenRecord(tokens.logp, tokens.entropy, cov, ratio, before.logp, after.logp, after.entropy, fate)
-    shown: TokenRecord = jax.tree.map(lambda x: jnp.where(tokens.mask > 0, x, jnp.zeros_like(x)), made)
-    return shown
+
+    def shown(x: Array) -> Array:
+        return nn.with_logical_constraint(jnp.where(tokens.mask > 0, x, jnp.zeros_like(x)), ("batch", None))
+
+    return TokenRecord(*map(shown, made))
 
 
 def loss_fn(
