@@ -156,3 +156,17 @@ def test_an_admission_moves_no_cache_across_the_mesh(shape, tensor):
     sent = sum(one.size * one.times for one in collectives_of(admit))
     cache = bytes_per_chip(admit.args[2].cache)
     assert 0 < sent < cache / 2, (sent, cache)
+
+
+@pytest.mark.slow
+def test_recording_tokens_gathers_nothing():
+    """What each update did with its tokens stays where their rows are, until a step is recorded."""
+
+    def gathers(records):
+        run = run_of()
+        if records:
+            run.config.log.rollouts = 1
+            run = programs.Run(run.config, Engine.of(run.config, CFG, None, run.engine.mesh))
+        return len(re.findall(r" all-gather(?:-start)?\(", text_of(programs.update(run))))
+
+    assert gathers(True) == gathers(False) > 0
