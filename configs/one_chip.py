@@ -20,7 +20,7 @@ from entropy_rl.config.recipes import RECIPES
 from entropy_rl.preflight import chips
 
 TABLE = pathlib.Path(__file__).with_suffix(".json")
-MODELS = {
+SOURCES = {
     "qwen2_5_0_5b": "Qwen/Qwen2.5-0.5B",
     "qwen2_5_1_5b": "Qwen/Qwen2.5-1.5B",
     "qwen2_5_3b": "Qwen/Qwen2.5-3B",
@@ -57,7 +57,7 @@ def get_config(argument: str = "qwen2_5_0_5b") -> ConfigDict:
 def work(model: str, tokens: int, lora: bool) -> ConfigDict:
     """The run before anything is changed to make it fit."""
     c = config.default()
-    c.model.source = MODELS[model]
+    c.model.source = SOURCES[model]
     c.data.task, c.data.template, c.data.max_prompt_len = "gsm8k", "paper_plain", 256
     c.data.held_out_modulus = 0
     c.eval.sets = {"gsm8k": {"task": "gsm8k-test", "settings": {}}}
@@ -110,11 +110,11 @@ def _parse(argument: str) -> tuple[str, str | None, int, bool, str]:
             method = word
         else:
             raise ValueError(
-                f"--config=one_chip.py:{argument}: {word!r} is no chip ({', '.join(CHIPS)}, here), nor 512, 2048, "
-                "lora, nor a method"
+                f"config method: unknown name {word!r}; legal names: {', '.join(RECIPES)}; nor is it a chip "
+                f"({', '.join(CHIPS)}, here), 512, 2048, or lora"
             )
-    if model not in MODELS:
+    if model not in SOURCES:
         raise ValueError(
-            f"--config=configs/one_chip.py:{argument}: {model!r} is none of the models {', '.join(MODELS)}"
+            f"--config=configs/one_chip.py:{argument}: {model!r} is none of the models {', '.join(SOURCES)}"
         )
     return model, chip, tokens, lora, method

@@ -9,10 +9,10 @@ for seed in 0 1 2; do
   start=$runs/start-$seed
   if [ ! -d "$start" ]; then
     "$python" -m entropy_rl.train --config=configs/smollm2.py:grpo --workdir="$runs/warmup-$seed" \
-      --config.seed=$seed --config.train.steps=0
+      --config.seed="$seed" --config.train.steps=0
     "$python" -c "import entropy_rl; entropy_rl.load('$runs/warmup-$seed').save('$start')"
   fi
-  from=(--config.model.source="$start" --config.warmup.updates=0 --config.seed=$seed --config.log.rollouts=10)
+  from=(--config.model.source="$start" --config.warmup.updates=0 --config.seed="$seed" --config.log.rollouts=10)
   "$python" -m entropy_rl.train --config=configs/smollm2.py:grpo --workdir="$runs/full-$seed" "${from[@]}"
   "$python" -m entropy_rl.train --config=configs/smollm2.py:grpo --workdir="$runs/rank16-$seed" "${from[@]}" \
     --config.model.lora.rank=16 --config.optim.lr=1e-4

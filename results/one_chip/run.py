@@ -84,7 +84,7 @@ def table(rows: dict[str, Any]) -> str:
     """Models by chips: for responses of 512 and of 2048 tokens, in full and by LoRA."""
     chips = [chip for chip in one_chip.CHIPS if any(name.split(",")[1] == chip for name in rows)]
     lines = ["| model | " + " | ".join(chips) + " |", "|---" * (1 + len(chips)) + "|"]
-    for model, source in one_chip.MODELS.items():
+    for model, source in one_chip.SOURCES.items():
         for lora in (False, True):
             cells = []
             for chip in chips:
@@ -105,7 +105,7 @@ def main() -> None:
     named = sys.argv[1:]
     for chip in [name for name in named if name in one_chip.CHIPS] or one_chip.CHIPS:
         for lora in (False, True):
-            for model in [name for name in named if name in one_chip.MODELS] or one_chip.MODELS:
+            for model in [name for name in named if name in one_chip.SOURCES] or one_chip.SOURCES:
                 for tokens in one_chip.TOKENS:
                     name = one_chip.row_name(model, chip, tokens, lora)
                     if name not in rows:
