@@ -1,7 +1,7 @@
 """What recording a step's rollouts costs: in one run, every other step records every token.
 
-    PYTHONPATH=. python benchmarks/bench_record.py                              # the quickstart's model and task
-    PYTHONPATH=. python benchmarks/bench_record.py --config smollm2 --steps 12  # SmolLM2-135M
+    python benchmarks/bench_record.py                              # the quickstart's model and task
+    python benchmarks/bench_record.py --config smollm2 --steps 12  # SmolLM2-135M
 
 The steps between take the program of a run that records nothing. Compared is the time from the start of a step's
 updates to the start of the next rollout: the updates, the tokens' way to the host, the file. The first two steps,

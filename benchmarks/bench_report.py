@@ -1,12 +1,11 @@
 """How long the report takes to write and to open: one step of 500 responses of 2,000 tokens, and a run of 100 steps.
 
-    PYTHONPATH=. python benchmarks/bench_report.py  # needs selenium, chromium and chromedriver
+    python benchmarks/bench_report.py     # needs selenium, chromium and chromedriver
 
 Opening is from the navigation to the first response on the page; then another step is chosen, until it is shown.
 """
 
 import pathlib
-import shutil
 import sys
 import tempfile
 import time
@@ -17,23 +16,20 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-sys.path[:0] = [str(common.ROOT), str(common.ROOT / "tests")]  # finds the package even if it is not installed
-from recorded_runs import write_run  # noqa: E402  # made-up runs, shared with the tests
+from entropy_rl.report import page
 
-from entropy_rl.report import page  # noqa: E402
+sys.path.insert(0, str(common.ROOT / "tests"))
+import chromium  # noqa: E402  # both are shared with the tests
+from recorded_runs import write_run  # noqa: E402
 
 
 def main() -> None:
     print("| run | MB | written, s | opened, s | another step, s |\n|---|---|---|---|---|")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
     works = {
         "2 steps of 500 responses of up to 2,000 tokens": (2, 500, 2000),
         "100 steps of 256 responses of up to 200 tokens": (100, 256, 200),
     }
-    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+    with chromium.start() as browser:
         for name, (steps, responses, length) in works.items():
             with tempfile.TemporaryDirectory() as folder:
                 root = epath.Path(folder)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GROUPS, SAMPLES, P, T = 8, 8, 64, 64  # the work: 8 prompts of up to 64 tokens, 8 responses of 64 tokens to each
 VOCAB = 49152
 ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # the package, which need not be installed
 # By default glibc returns large blocks to the system at once and faults them in again. Both sides run with these.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from entropy_rl import config
 from entropy_rl.config.recipes import RECIPES
 from entropy_rl.preflight import chips
+from entropy_rl.preflight.suggest import RANK
 
 TABLE = pathlib.Path(__file__).with_suffix(".json")
 SOURCES = {
@@ -34,18 +35,16 @@ SOURCES = {
 CHIPS = ("v5e", "v6e", "v5p", "t4", "l4", "a10g", "rtx4090", "a100", "h100", "h200")
 SHAPES = {"v5e": "1x1", "v6e": "1x1", "v5p": "1x1x1"}  # of one chip, as preflight's --topology; one GPU is "1"
 TOKENS = (512, 2048)
-RANK = 16
 
 
 def get_config(argument: str = "qwen2_5_0_5b") -> ConfigDict:
     model, chip, tokens, lora, method = _parse(argument)
-    c = work(model, tokens, lora)
-    config.apply_recipe(c, method)
+    c = work(model, tokens, lora, method)
     if chip is not None:
         name = row_name(model, chip, tokens, lora)
         row = json.loads(TABLE.read_text()).get(name)
         if row is None:
-            raise ValueError(f"--config=one_chip.py:{argument}: {name!r} is not in {TABLE.name}")
+            raise ValueError(f"--config=configs/one_chip.py:{argument}: {name!r} is not in {TABLE.name}")
         if not row["fits"]:
             raise ValueError(
                 f"--config=configs/one_chip.py:{argument}: it does not fit on one {chip}: {row['decided_by']}"
@@ -54,7 +53,7 @@ def get_config(argument: str = "qwen2_5_0_5b") -> ConfigDict:
     return c
 
 
-def work(model: str, tokens: int, lora: bool) -> ConfigDict:
+def work(model: str, tokens: int, lora: bool, method: str = "grpo") -> ConfigDict:
     """The run before anything is changed to make it fit."""
     c = config.default()
     c.model.source = SOURCES[model]
@@ -67,7 +66,7 @@ def work(model: str, tokens: int, lora: bool) -> ConfigDict:
     c.optim.lr, c.checkpoint.every, c.mesh.data = 1e-6, 20, 1
     if lora:
         c.model.lora.rank, c.optim.lr = RANK, 2e-5
-    return config.apply_recipe(c, "grpo")
+    return config.apply_recipe(c, method)
 
 
 def chip_here() -> str:
@@ -81,9 +80,7 @@ def chip_here() -> str:
     device = jax.devices()[0]
     stats = (device.memory_stats() or {}) if device.platform in ("tpu", "gpu") else {}
     room = 1.01 * stats.get("bytes_limit", 0)
-    alike = [
-        name for name in CHIPS if chips.parse(f"{name}:{SHAPES.get(name, '1')}").is_tpu == (device.platform == "tpu")
-    ]
+    alike = [name for name in CHIPS if chips.CHIPS[name].is_tpu == (device.platform == "tpu")]
     fitting = [name for name in alike if chips.CHIPS[name].memory <= room]
     if not fitting:
         raise ValueError(f"--config: 'here' is {device.device_kind}, and the table begins with {', '.join(alike)}")

@@ -4,10 +4,10 @@ import csv
 import importlib
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 
+import chromium
 import numpy as np
 import pytest
 import small_runs
@@ -109,20 +109,14 @@ def test_the_files_that_make_results_writes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium here")
+@pytest.mark.skipif(not chromium.INSTALLED, reason="no chromium here")
 def test_a_click_on_a_heading_sorts(tmp_path):
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
 
     for method, accuracy in {"grpo": 0.5, "best": 0.6, "a_worst": 0.0625}.items():
         entered(tmp_path, method, accuracy, 1000)
     load("page").main(tmp_path)
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    browser = chromium.start()
     try:
         browser.get(f"file://{tmp_path / 'index.html'}")
 

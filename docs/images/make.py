@@ -4,13 +4,13 @@ python docs/images/make.py runs/grpo/report     # needs selenium, chromium and c
 """
 
 import pathlib
-import shutil
 import sys
 import time
 
-from selenium import webdriver
-
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "tests"))
+import chromium  # noqa: E402  # shared with the tests
+
 TOKENS = "document.getElementById('tokens').scrollIntoView()"
 HOVER = """const token = document.querySelectorAll('#shown [data-i]')[4];
 token.dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))"""
@@ -29,12 +29,8 @@ PICTURES = {  # name -> (width, height, theme, what follows the address, scripts
 
 def main() -> None:
     """Makes all of them."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
     page = pathlib.Path(sys.argv[1]).resolve() / "index.html"
-    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+    with chromium.start() as browser:
         for name, (width, height, theme, fragment, scripts) in PICTURES.items():
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -28,6 +28,11 @@ class Chip(NamedTuple):
     source: str
     bfloat16: bool = True
 
+    @property
+    def is_tpu(self) -> bool:
+        """Whether it is a TPU."""
+        return self.dims > 0
+
 
 def _share(mebibytes: int) -> float:
     return host.GPU_SHARE * mebibytes * 2**20
@@ -78,7 +83,7 @@ class Topology(NamedTuple):
     @property
     def is_tpu(self) -> bool:
         """Whether the chips are TPUs."""
-        return self.chip.dims > 0
+        return self.chip.is_tpu
 
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"

@@ -25,7 +25,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 DATA = pathlib.Path(__file__).parent / "data"
 sys.path.insert(0, str(ROOT / "results" / "claims"))
 
-import tokens  # noqa: E402  (of results/claims)
+import measure  # noqa: E402  (of results/claims)
+import tokens  # noqa: E402
 
 from entropy_rl.record import jsonl  # noqa: E402
 
@@ -89,11 +90,7 @@ def speed(run: pathlib.Path) -> float:
 
 def forks_kept(run: pathlib.Path) -> float:
     """The share of the start's top 20% positions that are among the end's, on the start's responses (claim 8)."""
-    path = run / "measured" / "forks.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(tokens.forks(run)))
-    return json.loads(path.read_text())["last/overlap"]
+    return measure.kept(run, "forks", tokens.forks)["last/overlap"]
 
 
 def enter(args: argparse.Namespace, method: str) -> pathlib.Path:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tokens
+from etils import epath
 
-from entropy_rl.record import jsonl
+from entropy_rl.record import files, jsonl
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEMPERATURES = "0.5,0.7,1,1.3,1.6"
@@ -130,11 +131,19 @@ def measure(sweep: pathlib.Path, names: Sequence[str] = ()) -> list[str]:
             if path.exists() or not (run.parent.name in arms[sweep.name] or not arms[sweep.name]) or not _done(run):
                 continue
             print(f"{sweep.name}: {name} of {run.parent.name}, {run.name}", flush=True)
-            found = make(run)
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(found, indent=1, allow_nan=True) + "\n")
+            kept(run, name, make)
             written.append(str(path.relative_to(sweep)))
     return written
+
+
+def kept(run: pathlib.Path, name: str, make: Callable[[pathlib.Path], dict[str, Any]]) -> dict[str, Any]:
+    """What is in a run's measured/NAME.json, which is made if it is not there."""
+    path = run / "measured" / f"{name}.json"
+    if not path.exists():
+        found = make(run)
+        path.parent.mkdir(exist_ok=True)
+        files.replace(epath.Path(path), json.dumps(found, indent=1, allow_nan=True) + "\n")
+    return json.loads(path.read_text())
 
 
 def _done(run: pathlib.Path) -> bool:

@@ -45,20 +45,11 @@ def read(sweep: str) -> dict[str, Arm]:
     Raises:
         KeyError: It was not collected.
     """
-    path = DATA / f"{sweep}.steps.csv.gz"
-    if not path.exists():
-        raise KeyError(sweep)
-    by_run: dict[str, dict[int, list[dict[str, str]]]] = {}
-    with gzip.open(path, "rt", newline="") as file:
-        for row in csv.DictReader(file):
-            by_run.setdefault(row.pop("arm"), {}).setdefault(int(row.pop("seed")), []).append(row)
-    return {
-        arm: {
-            seed: {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
-            for seed, rows in by_seed.items()
-        }
-        for arm, by_seed in by_run.items()
-    }
+
+    def series(rows: list[dict[str, str]]) -> Series:
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+
+    return _by_run(sweep, "steps.csv.gz", series)
 
 
 def read_measured(sweep: str) -> dict[str, Measured]:
@@ -67,15 +58,23 @@ def read_measured(sweep: str) -> dict[str, Measured]:
     Raises:
         KeyError: It was not collected.
     """
-    path = DATA / f"{sweep}.measured.csv"
+
+    def values(rows: list[dict[str, str]]) -> dict[str, float]:
+        return {row["name"]: float(row["value"] or "nan") for row in rows}
+
+    return _by_run(sweep, "measured.csv", values)
+
+
+def _by_run(sweep: str, ending: str, of: Callable[[list[dict[str, str]]], Run]) -> dict[str, dict[int, Run]]:
+    """arm -> seed -> what `of` makes of the rows that a sweep's file has of this run, without arm and seed."""
+    path = DATA / f"{sweep}.{ending}"
     if not path.exists():
         raise KeyError(sweep)
-    found: dict[str, Measured] = {}
-    with path.open(newline="") as file:
+    found: dict[str, dict[int, list[dict[str, str]]]] = {}
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="") as file:
         for row in csv.DictReader(file):
-            own = found.setdefault(row["arm"], {}).setdefault(int(row["seed"]), {})
-            own[row["name"]] = float(row["value"] or "nan")
-    return found
+            found.setdefault(row.pop("arm"), {}).setdefault(int(row.pop("seed")), []).append(row)
+    return {arm: {seed: of(rows) for seed, rows in by_seed.items()} for arm, by_seed in found.items()}
 
 
 def having(arm: Measured, name: str) -> Measured:

@@ -29,7 +29,7 @@ GB = 1e9
 
 def measure(model: str, chip: str, tokens: int, lora: bool) -> dict[str, Any]:
     """The row of one run."""
-    if not chips.CHIPS[chip].dims:
+    if not chips.CHIPS[chip].is_tpu:
         found = suggest(one_chip.work(model, tokens, lora), chips.parse(f"{chip}:1"), arithmetic, adapters=False)
         return summary(found.report.to_json() | {"settings": found.settings})
     argument = f"{model},{tokens}" + ",lora" * lora

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -113,3 +114,8 @@ def test_a_cache_that_keeps_its_shape_moves_in_place():
     memory = move.lower(kv, jax.ShapeDtypeStruct((64,), jnp.int32), jnp.int32(3), 256).compile().memory_analysis()
     assert memory.alias_size_in_bytes >= size
     assert memory.temp_size_in_bytes < 0.7 * size
+
+
+@pytest.mark.parametrize("platform, wanted", [("cpu", True), ("gpu", True), ("tpu", False)])
+def test_layers_are_decoded_one_by_one_where_a_scan_would_copy_them(platform, wanted):
+    assert decode.unrolled(types.SimpleNamespace(platform=platform)) is wanted

@@ -1,10 +1,12 @@
 """Settings that fit are found by changing the part that is too large, and only that."""
 
+import jax
 import pytest
 
 from entropy_rl import config
-from entropy_rl.preflight import chips
+from entropy_rl.preflight import chips, compiled, programs
 from entropy_rl.preflight.estimate import estimate
+from entropy_rl.preflight.sizes import bytes_per_chip
 from entropy_rl.preflight.suggest import suggest
 
 GPU = chips.parse("h100:1")
@@ -60,3 +62,23 @@ def test_a_large_rollout_gets_fewer_slots():
 def test_if_nothing_fits_the_last_report_says_so():
     found = suggest(settings(), GPU, on(1))
     assert not found.report.fits and found.settings == {"model.lora.rank": 16}
+
+
+def test_after_what_does_not_fit_nothing_is_compiled(monkeypatch):
+    """For a CPU in a TPU's place, whose compiler is not needed here: only memory is looked at."""
+    monkeypatch.setattr(compiled, "devices", lambda _: jax.devices()[:1])
+    c = config.default()
+    c.model.source, c.mesh.data, c.eval.every = "tiny", 1, 0
+    c.rollout.prompts, c.rollout.samples, c.rollout.max_tokens, c.data.max_prompt_len = 4, 2, 8, 8
+    c.train.updates_per_rollout, c.train.micro_batches = 1, 2
+    state = bytes_per_chip(programs.prepare(c, jax.devices()[:1]).engine.abstract_state)
+    v5e = chips.parse("v5e:1x1")
+
+    def programs_of(memory, **options):
+        monkeypatch.setitem(chips.CHIPS, "v5e", chips.CHIPS["v5e"]._replace(memory=memory))
+        return compiled.compile_for(c, v5e, **options).programs
+
+    alone = programs_of(0.9 * state)
+    assert set(alone) == {"update"} and "the state alone" in alone["update"]["error"]
+    assert set(programs_of(1.01 * state, first_failure=True)) == {"update"}
+    assert set(programs_of(1.01 * state)) == {"update", "score", "rollout"}

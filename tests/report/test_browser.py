@@ -1,6 +1,6 @@
 """The report in headless Chromium: nothing in the console, the viewer's controls, keys and links, contrast.
 
-Needs `chromium` and `chromedriver` (Debian: chromium-driver), and is skipped where they are not installed.
+Skipped where Chromium is not installed.
 """
 
 import functools
@@ -8,6 +8,7 @@ import pathlib
 import shutil
 
 import axe_core_python
+import chromium
 import pytest
 from etils import epath
 from recorded_runs import EVIL, G, N, write_run
@@ -21,7 +22,7 @@ from entropy_rl.report.figure import Figure
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium here"),
+    pytest.mark.skipif(not chromium.INSTALLED, reason="no chromium here"),
 ]
 AXE = pathlib.Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 SIZES, THEMES = (400, 1400), ("light", "dark")
@@ -44,12 +45,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = chromium.start()
     driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
