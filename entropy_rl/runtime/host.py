@@ -16,8 +16,8 @@ def prepare() -> None:
     """Keeps freed memory, and compiled programs, for the next use.
 
     On a CPU, XLA allocates its temporaries anew at every step: returning them to the system and faulting them in again
-    takes a third of a training step. On a GPU, JAX takes GPU_SHARE of the memory, unless the environment says
-    otherwise or the device is in use already.
+    takes a third of a training step. On a GPU, JAX takes GPU_SHARE of the memory, unless the environment sets another
+    share or the device is in use already.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     if sys.platform == "linux" and jax.default_backend() == "cpu":
